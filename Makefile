@@ -1,0 +1,109 @@
+# TokenBatcher. `make help` lists the targets; settings come first.
+
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+CC       ?= gcc
+LUAJIT   ?= luajit
+BUSTED   ?= busted --lua=$(LUAJIT)
+OPT      ?= -O2
+B        ?= build
+
+WARN     = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
+CFLAGS  ?= $(OPT) -g
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -pthread -Iinclude $(WARN) $(CFLAGS)
+LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I/usr/include/luajit-2.1)
+LUA_LIBDIR := $(shell pkg-config --variable=libdir luajit 2>/dev/null || echo /usr/lib/x86_64-linux-gnu)
+
+# What runs needs, what tests need, what lint needs: Debian 12 packages.
+RUN_DEPS  = gcc libc6-dev pkg-config libev-dev luajit2 libluajit2-5.1-dev lua-cjson lua-cjson-dev lua-argparse
+TEST_DEPS = lua-busted libcmocka-dev
+LINT_DEPS = lua-check cppcheck clang-tidy universal-ctags
+DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install,$(MAKECMDGOALS)),$(TEST_DEPS)) \
+            $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \
+            $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),clang libclang-rt-14-dev) \
+            $(if $(filter sanitize,$(MAKECMDGOALS)),valgrind)
+
+CORE_SRC = $(wildcard src/core/*.c)
+EV_SRC   = $(wildcard src/ev/*.c)
+CORE_OBJ = $(CORE_SRC:%.c=$B/%.o)
+EV_OBJ   = $(EV_SRC:%.c=$B/%.o)
+LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $B/gen/cdef.o
+HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
+LUA_SRC  = $(shell find lua -name '*.lua' | sort)
+
+LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
+export LUA_PATH
+
+.PHONY: all deps run test lint bench bench-gateway soak fuzz sanitize install clean help
+.DELETE_ON_ERROR:
+
+all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/tokenbatcher ## build the libraries and the executable
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+deps: ## install what the other targets of this command line need (Debian packages)
+	@missing=; for p in $(DEPS); do \
+	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+	  $$as_root apt-get update -q && \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+	else echo "deps: nothing is missing"; fi
+
+# --- the libraries ---------------------------------------------------------
+
+$B/src/core/%.o: src/core/%.c src/core/core.h include/tokenbatcher.h
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$B/src/ev/%.o: src/ev/%.c $(wildcard src/ev/*.h) $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+# The library carries the ffi.cdef of its own headers: the two cannot drift apart.
+$B/gen/cdef.c: $(HEADERS)
+	@mkdir -p $(@D)
+	{ echo 'const char *tb_cdef(void);'; echo 'const char *tb_cdef(void) { return'; \
+	  $(CC) -E -P -DTB_CDEF include/tokenbatcher_ev.h | sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/'; \
+	  echo ';}'; } > $@
+
+$B/gen/cdef.o: $B/gen/cdef.c
+	$(CC) -std=c11 -fPIC -Wno-overlength-strings $(CFLAGS) -c $< -o $@
+
+$B/libcore.a: $(CORE_OBJ)
+	rm -f $@ && ar rc $@ $^
+
+$B/libtokenbatcher.a: $(LIB_OBJ)
+	rm -f $@ && ar rc $@ $^
+
+$B/libtokenbatcher.so: $(LIB_OBJ)
+	$(CC) -shared $(CFLAGS) -pthread -o $@ $^ -lev
+
+# --- the executable: LuaJIT, cjson and all Lua modules inside --------------
+
+$B/gen/modules.c: src/host/embed.lua $(LUA_SRC)
+	@mkdir -p $(@D)
+	$(LUAJIT) src/host/embed.lua $(LUA_SRC) > $@
+
+$B/src/host/main.o: src/host/main.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
+
+$B/gen/modules.o: $B/gen/modules.c
+	$(CC) -std=c11 $(CFLAGS) -c $< -o $@
+
+$B/tokenbatcher: $B/src/host/main.o $B/gen/modules.o $B/libtokenbatcher.a
+	$(CC) $(CFLAGS) -pthread -Wl,-E -o $@ $B/src/host/main.o $B/gen/modules.o \
+	  -Wl,--whole-archive $B/libtokenbatcher.a -Wl,--no-whole-archive \
+	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a -lm -ldl
+
+# --- using it ----------------------------------------------------------------
+
+run: all ## run the sample: 240 prompts through a simulated accelerator
+	$B/tokenbatcher run examples/simulated_accelerator.lua --input examples/prompts.jsonl
+
+include tests/tests.mk
+
+clean: ## remove what was built
+	rm -rf $B

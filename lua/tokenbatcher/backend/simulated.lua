@@ -1,0 +1,41 @@
+--- tb.backend.simulated{base_s, per_token_s}: an inference function that takes as long
+-- as a device with a fixed cost per call and a cost per token would, and answers from
+-- the input: {tokens = n, text = the first 32 bytes}. It computes nothing.
+
+local errors = require "tokenbatcher.errors"
+local scheduler = require "tokenbatcher.scheduler"
+
+local DEFAULTS = { base_s = 0.02, per_token_s = 0.00005 }
+
+local function check(given)
+  if type(given) ~= "table" then errors.misuse("simulated: options must be a table, got a " .. type(given)) end
+  for key, value in pairs(given) do
+    if DEFAULTS[key] == nil then
+      errors.misuse(("simulated: unknown option '%s'; did you mean '%s'?"):format(errors.text(key),
+        errors.nearest(errors.text(key), { "base_s", "per_token_s" })))
+    end
+    if type(value) ~= "number" or not (value >= 0 and value < math.huge) then
+      errors.misuse(("simulated: option '%s' must be a number of seconds >= 0, got %s"):format(key, errors.show(value)))
+    end
+  end
+end
+
+local function text_of(record)
+  if type(record) == "table" then record = record.text or record.prompt or record.question end
+  return type(record) == "string" and record:sub(1, 32) or nil
+end
+
+--- @param given table|nil  base_s, seconds a call (0.02); per_token_s, seconds a token (0.00005)
+-- @return function  for inference_fn
+return function(given)
+  check(given or {})
+  local base_s = given and given.base_s or DEFAULTS.base_s
+  local per_token_s = given and given.per_token_s or DEFAULTS.per_token_s
+  return function(records, info)
+    scheduler.require_suspend("simulated", 1)
+    scheduler.sleep_until(scheduler.now_us() + (base_s + per_token_s * info.cost) * 1e6)
+    local results = {}
+    for i = 1, #records do results[i] = { tokens = info.costs[i], text = text_of(records[i]) } end
+    return results
+  end
+end

@@ -1,0 +1,91 @@
+--- tokenbatcher check: load a script, try its estimator and policy on one record, say
+-- what is missing.
+
+local batcher_class = require "tokenbatcher.batcher"
+local cost = require "tokenbatcher.cost"
+local errors = require "tokenbatcher.errors"
+local json = require "tokenbatcher.cli.json"
+local script = require "tokenbatcher.cli.script"
+
+local M = {}
+
+-- Under every name that a script is likely to look for.
+local SAMPLE = [[{"text":"What is 2+2?","prompt":"What is 2+2?","question":"What is 2+2?",]]
+  .. [["input":"What is 2+2?","content":"What is 2+2?"}]]
+
+local function report(mark, ...)
+  io.stdout:write(("%-5s"):format(mark), ...)
+  io.stdout:write "\n"
+end
+
+local function sample_record(made, line)
+  if not made.decode then
+    local value, message = json.decode(line)
+    if message then return nil, "the sample is broken JSON: " .. message end
+    return value
+  end
+  local ok, value, message = pcall(made.decode, line)
+  if not ok then return nil, "decode raised: " .. errors.message_of(value) end
+  if value == nil then
+    return nil, "decode returned nil" .. (message ~= nil and ": " .. errors.message_of(message) or "")
+  end
+  return value
+end
+
+local function estimator_source(made)
+  if made.options.token_estimator then return "token_estimator" end
+  if made.options.cost_estimator then return "cost_estimator" end
+  return nil
+end
+
+local function check_cost(batcher, made, record)
+  local ok, value = pcall(cost.estimate, batcher, record)
+  if not ok then
+    report("FAIL", errors.message_of(value))
+    return false
+  end
+  local source = estimator_source(made)
+  if source then
+    report("ok", ("%s: the sample record costs %.14g"):format(source, value))
+  elseif value ~= batcher._default_cost then
+    report("ok", ("the record's own estimate: the sample record costs %.14g"):format(value))
+  else
+    report("note", ("no token_estimator: a record costs %.14g (default_token_estimate) unless it has "
+      .. "estimate_tokens()"):format(value))
+  end
+  if value > batcher._config.target_batch_cost then
+    report("note", ("the sample record alone exceeds target_batch_cost = %.0f"):format(batcher._config.target_batch_cost))
+  end
+  return true
+end
+
+--- @param args table  values, overrides, sample (a line, or nil)
+-- @return number exit status, 0 or 2
+function M.run(definition, args)
+  local made, message = script.build(definition, args.values, args.overrides)
+  local ok, batcher
+  if made then
+    ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
+    message = not ok and errors.text(batcher) or nil
+  end
+  if message then
+    report("FAIL", message)
+    return 2
+  end
+  report("ok", definition.path, ": options are valid; inference_fn is there (it is not called)")
+  report("ok", "policy: ", batcher._values.policy)
+  local record, problem = sample_record(made, args.sample or SAMPLE)
+  if problem then
+    report("FAIL", problem, " (give a line of your input with --sample)")
+    return 2
+  end
+  if not check_cost(batcher, made, record) then
+    if not args.sample then report("note", "give a line of your input with --sample if its fields differ") end
+    return 2
+  end
+  report("ok", "decode: ", made.decode and "the script's" or "JSON lines", "; encode: ",
+    made.encode and "the script's" or "JSON lines")
+  return 0
+end
+
+return M

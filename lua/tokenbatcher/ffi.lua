@@ -1,0 +1,136 @@
+--- The only module that touches LuaJIT's ffi: finds the library, declares its
+-- functions from the library's own copy of the public headers, checks the version.
+--
+-- Search order: TOKENBATCHER_LIB (a file), the program itself (the command-line host
+-- has the library linked in), the build folder beside this module, the installed
+-- place, the system's loader. On failure the error lists every path tried.
+
+local ffi = require "ffi"
+
+local ABI = 1
+local LIBRARY = "libtokenbatcher.so"
+
+local function here()
+  return debug.getinfo(1, "S").source:match "^@(.*)[/\\]lua[/\\]tokenbatcher[/\\][^/\\]*$"
+    or debug.getinfo(1, "S").source:match "^@lua[/\\]tokenbatcher" and "."
+end
+
+local function candidates()
+  local named = os.getenv "TOKENBATCHER_LIB"
+  if named then return { named } end
+  local root, paths = here(), {}
+  if root then paths[#paths + 1] = root .. "/build/" .. LIBRARY end
+  -- installed modules are in PREFIX/share/lua/5.1/tokenbatcher/, the library in PREFIX/lib
+  local prefix = debug.getinfo(1, "S").source:match "^@(.*)/share/lua/5%.1/tokenbatcher/[^/]*$"
+  if prefix then paths[#paths + 1] = prefix .. "/lib/" .. LIBRARY end
+  paths[#paths + 1] = "/usr/local/lib/" .. LIBRARY
+  paths[#paths + 1] = LIBRARY
+  return paths
+end
+
+local function load_library()
+  if package.loaded["tokenbatcher.linked"] then return ffi.C, "the program itself" end
+  local tried = {}
+  for _, path in ipairs(candidates()) do
+    local ok, lib = pcall(ffi.load, path)
+    if ok then return lib, path end
+    tried[#tried + 1] = "\n  " .. path .. ": " .. tostring(lib)
+  end
+  error("tokenbatcher: cannot load " .. LIBRARY .. "; tried:" .. table.concat(tried)
+    .. "\n(run make, or set TOKENBATCHER_LIB to the file)", 0)
+end
+
+local function declare(lib)
+  if pcall(ffi.typeof, "tb_batcher") then return end -- loaded before in this Lua state
+  ffi.cdef(ffi.string(lib.tb_cdef()))
+end
+
+ffi.cdef "const char *tb_cdef(void); int tb_abi(void);"
+local lib, path = load_library()
+if lib.tb_abi() ~= ABI then
+  error(("tokenbatcher: %s has ABI %d, these Lua modules need %d: they are of different versions")
+    :format(path, lib.tb_abi(), ABI), 0)
+end
+declare(lib)
+
+local M = {
+  lib = lib,
+  path = path,
+  NEVER = -1,
+  SLOTS = 2 ^ lib.TB_SLOT_BITS,
+  string = ffi.string,
+}
+
+--- A C array or struct; zeroed, owned by Lua. `declaration` like "tb_event[?]".
+-- @param declaration string  @param n number|nil  its length
+function M.new(declaration, n)
+  if n then return ffi.new(declaration, n) end
+  return ffi.new(declaration)
+end
+
+--- A string or nil from a C string.
+function M.text(pointer)
+  if pointer == nil then return nil end
+  return ffi.string(pointer)
+end
+
+--- A new batcher of the core, freed with its last reference. nil: no memory.
+function M.batcher(config)
+  local handle = lib.tb_new(config)
+  if handle == nil then return nil end
+  return ffi.gc(handle, lib.tb_free)
+end
+
+--- A new libev driver, freed with its last reference.
+function M.driver(inbox_capacity)
+  local ev = lib.tb_ev_new(inbox_capacity)
+  if ev == nil then error("tokenbatcher: cannot make an event loop (out of file descriptors?)", 0) end
+  return ffi.gc(ev, lib.tb_ev_free)
+end
+
+ffi.cdef [[
+int open(const char *path, int flags, ...);
+ssize_t read(int fd, void *buffer, size_t size);
+int close(int fd);
+int isatty(int fd);
+char *strerror(int error);
+]]
+
+local O_RDONLY, O_CLOEXEC, EINTR = 0, 524288, 4
+local READ_SIZE = 65536
+local read_buffer
+
+--- Open a file for reading. @return number fd, or nil and a message
+function M.open(file)
+  local fd = ffi.C.open(file, O_RDONLY + O_CLOEXEC)
+  if fd >= 0 then return fd end
+  return nil, file .. ": " .. ffi.string(ffi.C.strerror(ffi.errno()))
+end
+
+--- Read what there is, up to 64 KiB. @return string ("" at the end), or nil and a message
+function M.read(fd)
+  read_buffer = read_buffer or ffi.new("char[?]", READ_SIZE)
+  local n
+  repeat
+    n = tonumber(ffi.C.read(fd, read_buffer, READ_SIZE))
+  until n >= 0 or ffi.errno() ~= EINTR
+  if n < 0 then return nil, ffi.string(ffi.C.strerror(ffi.errno())) end
+  return ffi.string(read_buffer, n)
+end
+
+function M.close(fd)
+  ffi.C.close(fd)
+end
+
+function M.is_terminal(fd)
+  return ffi.C.isatty(fd) == 1
+end
+
+--- Copy a C struct of type `name`.
+function M.copy(name, source)
+  local out = ffi.new(name)
+  ffi.copy(out, source, ffi.sizeof(name))
+  return out
+end
+
+return M

@@ -1,0 +1,139 @@
+--- TokenBatcher: records from many producers go in, batches within a token budget come
+-- out, one inference function runs over each, every producer gets its own answer.
+--
+--     local tb = require "tokenbatcher"
+--     tb.run(function()
+--       local batcher = tb.TokenBatcher{ inference_fn = fn, target_batch_tokens = 32000 }
+--       batcher:start()
+--       print(batcher:submit("What is 2+2?", {estimated_tokens = 5}):await())
+--       batcher:stop()
+--     end)
+--
+-- Misuse raises at the caller's line; failure returns nil, err (see errors.lua).
+
+local batcher = require "tokenbatcher.batcher"
+local errors = require "tokenbatcher.errors"
+local Future = require "tokenbatcher.future"
+local inference = require "tokenbatcher.inference"
+local options = require "tokenbatcher.options"
+local scheduler = require "tokenbatcher.scheduler"
+
+--- @class tokenbatcher
+local M = {
+  _VERSION = "0.1.0",
+  TokenBatcher = batcher.TokenBatcher,
+  DynamicBatcher = batcher.DynamicBatcher,
+  Prompt = require "tokenbatcher.prompt",
+  failure = inference.failure,
+  gather = Future.gather,
+}
+
+local function require_function(fn, name)
+  if not options.is_callable(fn) then errors.misuse(name .. ": a function is needed, got a " .. type(fn)) end
+end
+
+local function pump_of(opts)
+  if opts == nil then return require("tokenbatcher.pump.libev").new() end
+  if type(opts) ~= "table" then errors.misuse("run: options must be a table, got a " .. type(opts)) end
+  for key in pairs(opts) do
+    if key ~= "clock" then errors.misuse(("run: unknown option '%s'; did you mean 'clock'?"):format(errors.text(key))) end
+  end
+  local clock = opts.clock or "real"
+  if clock ~= "real" and clock ~= "virtual" then
+    errors.misuse('run: clock must be "real" or "virtual", got ' .. errors.show(clock))
+  end
+  return require("tokenbatcher.pump." .. (clock == "real" and "libev" or "virtual")).new()
+end
+
+--- Run fn as a coroutine until it and all it spawned are done and every accepted record
+-- has settled. Raises at once what fn raises, with its traceback; `deadlock` when
+-- coroutines wait and nothing can wake them. Cannot be nested.
+-- @param fn function
+-- @param opts table|nil  clock: "real" (default) or "virtual", where nothing waits
+-- @return what fn returns
+function M.run(fn, opts)
+  require_function(fn, "run")
+  return scheduler.run(fn, pump_of(opts))
+end
+
+--- Run fn(...) in a coroutine. @return future of its result
+function M.spawn(fn, ...)
+  require_function(fn, "spawn")
+  if scheduler.context then errors.misuse("spawn cannot be called inside a " .. scheduler.context) end
+  if not scheduler.pump then scheduler.host() end
+  return scheduler.spawn(fn, ...)
+end
+
+--- Suspend the running coroutine. @param s number  seconds, >= 0; 0: until the next turn
+function M.sleep(s)
+  if type(s) ~= "number" or not (s >= 0 and s < 1e9) then
+    errors.misuse("sleep: a number of seconds >= 0 is needed, got " .. errors.show(s))
+  end
+  scheduler.require_suspend("sleep", 2)
+  scheduler.sleep_until(scheduler.now_us() + s * 1e6)
+end
+
+--- Seconds, monotonic, of any origin; within a virtual run its clock.
+function M.now()
+  return scheduler.now_us() / 1e6
+end
+
+--- Start a batcher, call fn(batcher), stop it. If fn raises, queued records are cancelled,
+-- running ones awaited, and the error is raised again. @return what fn returns
+function M.with(b, fn)
+  if not batcher.is_batcher(b) then errors.misuse("with: a batcher is needed, got a " .. type(b)) end
+  require_function(fn, "with")
+  scheduler.require_suspend("with", 2)
+  b:start()
+  local results = { n = 0 }
+  local function keep(ok, ...)
+    results.n, results.ok = select("#", ...), ok
+    for i = 1, results.n do results[i] = (select(i, ...)) end
+  end
+  local traceback
+  keep(xpcall(fn, function(value)
+    traceback = debug.traceback(errors.text(value), 2)
+    return value
+  end, b))
+  if not results.ok then b:cancel_queued() end
+  b:stop()
+  if results.ok then return unpack(results, 1, results.n) end
+  if errors.is_err(results[1]) then results[1].traceback = results[1].traceback or traceback end
+  error(results[1], 0)
+end
+
+--- For a host that owns the loop: a descriptor that polls readable when there is work, or
+-- the next deadline has come.
+function M.fd()
+  return scheduler.host().fd()
+end
+
+--- When step() is needed next, on the clock of now(): seconds, or nil.
+function M.next_deadline()
+  scheduler.host()
+  local at = scheduler.next_us()
+  return at and at / 1e6
+end
+
+--- One turn of the loop; never blocks.
+function M.step()
+  scheduler.step()
+end
+
+-- tb.backend.NAME and the like load a small file on first use.
+local function shelf(kind, names)
+  return setmetatable({}, { __index = function(self, name)
+    for _, known in ipairs(names) do
+      if name == known then
+        self[name] = require("tokenbatcher." .. kind .. "." .. name)
+        return self[name]
+      end
+    end
+    errors.misuse(("tokenbatcher.%s has no '%s'; it has: %s"):format(kind, errors.text(name), table.concat(names, ", ")))
+  end })
+end
+
+--- Inference functions that ship.
+M.backend = shelf("backend", { "simulated" })
+
+return M

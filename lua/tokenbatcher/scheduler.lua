@@ -1,0 +1,380 @@
+--- Coroutines, timers and batchers on one clock.
+--
+-- A turn: wait (not at all if something is ready), wake what is due, run ready
+-- coroutines until none is left, then let every batcher decide once. So all that is
+-- submitted in one turn is seen by one decision, and no decision runs a user's code.
+--
+-- A pump supplies the clock: now() in microseconds and wait(deadline). See pump/.
+--
+-- A task is a coroutine of ours: {co, future, live, owner}. `live` tasks keep run()
+-- going; an inference call is not live (its records are what counts), so one that was
+-- abandoned keeps nothing alive. `owner` is the batcher whose inference function it runs.
+
+local errors = require "tokenbatcher.errors"
+local Timers = require "tokenbatcher.timers"
+
+local create, resume, yield, running = coroutine.create, coroutine.resume, coroutine.yield, coroutine.running
+local status = coroutine.status
+
+-- Resumes in one turn, at most: coroutines that keep waking each other must not keep
+-- the loop from its deadlines.
+local RESUMES_PER_TURN = 100000
+
+local M = {}
+
+--- Who runs now: nil outside of coroutines of ours.
+M.task = nil
+--- "token_estimator" and the like while such a function runs: it must not suspend.
+M.context = nil
+--- The clock in use; nil before the first run() or step().
+M.pump = nil
+
+local timers = Timers.new()
+local ready, ready_first, ready_last = {}, 1, 0
+local batchers = {}
+local live_tasks = 0
+local waits = {} -- what suspended tasks wait for -> how many do
+local failures = {} -- futures of spawned coroutines that failed and nobody had awaited
+local failures_limit = 64
+local in_run, in_turn = false, false
+local host_pump
+
+--- Hooks the future module fills in (it needs us, we need its two functions).
+M.new_future = nil
+M.settle = nil
+
+local function enqueue(task)
+  ready_last = ready_last + 1
+  ready[ready_last] = task
+end
+
+-- A host that owns the loop learns of work that came from outside a turn.
+local function notify()
+  if not in_turn and M.pump and M.pump.wake then M.pump.wake() end
+end
+M.notify = notify
+
+--- Let a suspended task go on, once. @param value any  what suspend() returns there
+function M.wake(task, value)
+  if not task.waiting then return end
+  task.waiting = false
+  task.value = value
+  enqueue(task)
+  notify()
+end
+
+--- May the running code suspend? nil and the reason if not.
+function M.can_suspend()
+  if M.context then return nil, "inside a " .. M.context end
+  if not M.task then return nil, "outside of a coroutine started by run or spawn" end
+  if running() ~= M.task.co then return nil, "inside a coroutine of the program's own" end
+  return true
+end
+
+--- Suspend the running task until wake(task, value); returns value. Check can_suspend() first.
+-- @param what string  what it waits for, for the deadlock report
+function M.suspend(what)
+  local task = M.task
+  task.waiting = true
+  waits[what] = (waits[what] or 0) + 1
+  yield()
+  waits[what] = waits[what] - 1
+  local value = task.value
+  task.value = nil
+  return value
+end
+
+local function require_suspend(name)
+  local ok, reason = M.can_suspend()
+  if not ok then errors.misuse(name .. " cannot wait here: " .. reason) end
+end
+M.require_suspend = require_suspend
+
+--- Suspend until a time. @param at_us number  on the pump's clock
+function M.sleep_until(at_us)
+  timers:add(at_us, M.task)
+  M.suspend "sleep"
+end
+
+--- A timer that wakes the running task with `false`. @return table  for cancel_timer
+function M.timer(at_us)
+  return timers:add(at_us, M.task)
+end
+
+function M.cancel_timer(entry)
+  timers:remove(entry)
+end
+
+--- The clock, microseconds. Outside of run it is the real one.
+function M.now_us()
+  local pump = M.pump
+  if not pump then
+    M.host()
+    pump = M.pump
+  end
+  return pump.now()
+end
+
+-- Some are awaited later; those are dropped now and then, so the list stays short.
+local function remember_failure(future)
+  failures[#failures + 1] = future
+  if #failures < failures_limit then return end
+  local kept = {}
+  for i = 1, #failures do
+    if not failures[i].awaited then kept[#kept + 1] = failures[i] end
+  end
+  failures, failures_limit = kept, 2 * #kept + 64
+end
+
+local function finish(task, ok, value, second)
+  if task.live then live_tasks = live_tasks - 1 end
+  if not task.future then return end
+  if ok then
+    local err = nil
+    if value == nil then err = second end
+    M.settle(task.future, value, err)
+    return
+  end
+  local err = errors.new("coroutine_failed", errors.message_of(value), value, task.traceback)
+  if not task.future.awaited then remember_failure(task.future) end
+  M.settle(task.future, nil, err)
+end
+
+local function returned(task, ok, ...)
+  if not ok then
+    task.traceback = debug.traceback(task.co, errors.text((...)))
+  end
+  if task.on_end then
+    task.on_end(task, ok, ...)
+  else
+    finish(task, ok, ...)
+  end
+end
+
+local function resumed(task, ok, ...)
+  M.task, M.context = nil, nil
+  if ok and task.waiting then return end
+  if ok and status(task.co) == "suspended" then
+    -- a bare coroutine.yield() in a user's code: its turn comes again
+    task.waiting = true
+    timers:add(M.pump.now(), task)
+    return
+  end
+  returned(task, ok, ...)
+end
+
+local function resume_task(task)
+  M.task = task
+  local arguments = task.arguments
+  if arguments then
+    task.arguments = nil
+    resumed(task, resume(task.co, unpack(arguments, 1, arguments.n)))
+  else
+    resumed(task, resume(task.co))
+  end
+end
+
+local function new_task(fn, live, ...)
+  local task = { co = create(fn), live = live, waiting = false }
+  if select("#", ...) > 0 then task.arguments = { n = select("#", ...), ... } end
+  if live then live_tasks = live_tasks + 1 end
+  enqueue(task)
+  notify()
+  return task
+end
+
+--- Run fn(...) in a coroutine. @return future of its result
+function M.spawn(fn, ...)
+  local task = new_task(fn, true, ...)
+  task.future = M.new_future()
+  return task.future
+end
+
+--- Run fn(argument) for a batcher: not live, its end goes to on_end(task, ok, ...).
+function M.start_call(owner, fn, argument, on_end)
+  local task = new_task(fn, false, argument)
+  task.owner, task.on_end = owner, on_end
+  return task
+end
+
+--- Batchers take part in every turn from attach to detach: turn(now_us), next_us(),
+-- unsettled (count), abandon(now_us).
+function M.attach(batcher)
+  batchers[#batchers + 1] = batcher
+end
+
+function M.detach(batcher)
+  for i = 1, #batchers do
+    if batchers[i] == batcher then
+      table.remove(batchers, i)
+      return
+    end
+  end
+end
+
+local function has_ready()
+  return ready_first <= ready_last
+end
+
+local function run_ready()
+  local budget = RESUMES_PER_TURN
+  while ready_first <= ready_last and budget > 0 do
+    local task = ready[ready_first]
+    ready[ready_first] = nil
+    ready_first = ready_first + 1
+    resume_task(task)
+    budget = budget - 1
+  end
+  if ready_first > ready_last then ready_first, ready_last = 1, 0 end
+end
+
+local function fire_timers(now)
+  local task = timers:pop(now)
+  while task do
+    M.wake(task, false)
+    task = timers:pop(now)
+  end
+end
+
+local function let_batchers_decide()
+  local now = M.pump.now()
+  local i = 1
+  while batchers[i] do
+    local batcher = batchers[i]
+    batcher:turn(now)
+    if batchers[i] == batcher then i = i + 1 end -- one that has drained detaches itself
+  end
+end
+
+--- The earliest time at which something is to be done, microseconds, or nil.
+function M.next_us()
+  if has_ready() then return M.pump.now() end
+  local at = timers:next()
+  for i = 1, #batchers do
+    local due = batchers[i]:next_us()
+    if due and (not at or due < at) then at = due end
+  end
+  return at
+end
+
+local function turn(deadline)
+  in_turn = true
+  M.pump.wait(deadline)
+  fire_timers(M.pump.now())
+  run_ready()
+  let_batchers_decide()
+  in_turn = false
+end
+
+local function unsettled()
+  local n = 0
+  for i = 1, #batchers do n = n + batchers[i].unsettled end
+  return n
+end
+
+--- An error that nobody awaited, or nil; forgets the rest.
+local function unawaited_failure()
+  local list = failures
+  failures = {}
+  for i = 1, #list do
+    if not list[i].awaited then return list[i]._err end
+  end
+end
+
+--- Raise what a coroutine raised, with the traceback of there.
+local function reraise(value, traceback)
+  if type(value) == "string" then error(traceback or value, 0) end
+  if errors.is_err(value) then
+    value.traceback = value.traceback or traceback
+    error(value, 0)
+  end
+  error(errors.new("coroutine_failed", errors.text(value), value, traceback), 0)
+end
+
+local function describe_waiting()
+  local parts = {}
+  for what, n in pairs(waits) do
+    if n > 0 then parts[#parts + 1] = n .. " in " .. what end
+  end
+  table.sort(parts)
+  return table.concat(parts, ", ")
+end
+
+local function raise_deadlock()
+  local text = describe_waiting()
+  local err = errors.new("deadlock", ("coroutines wait and nothing can wake them (%s; %d records unsettled)")
+    :format(text, unsettled()))
+  error(err, 0)
+end
+
+local function run_loop(main)
+  while true do
+    if main.failed then reraise(main.failed.value, main.failed.traceback) end
+    if live_tasks == 0 and not has_ready() and unsettled() == 0 then return end
+    local deadline = M.next_us()
+    if not deadline and not M.pump.external() then raise_deadlock() end
+    turn(deadline)
+  end
+end
+
+--- Leave nothing behind: batchers stop, what they still hold fails, coroutines are dropped.
+local function clean_up()
+  in_turn = true -- settling must not wake a host
+  local now = M.pump.now()
+  for i = #batchers, 1, -1 do batchers[i]:abandon(now) end
+  for i = ready_first, ready_last do ready[i] = nil end
+  ready_first, ready_last = 1, 0
+  timers, waits = Timers.new(), {}
+  live_tasks, M.task, M.context, M.pump = 0, nil, nil, host_pump
+  in_run, in_turn = false, false
+end
+
+--- Run fn as a coroutine until it and all it spawned are done and every record has
+-- settled. @param pump table  @return what fn returns
+function M.run(fn, pump, ...)
+  if in_run then errors.misuse("run cannot be nested: it is running already") end
+  if in_turn then errors.misuse("run cannot be called from within step") end
+  in_run, M.pump, failures = true, pump, {}
+  local results
+  local main = new_task(fn, true, ...)
+  main.on_end = function(task, ok, ...)
+    live_tasks = live_tasks - 1
+    if ok then
+      results = { n = select("#", ...), ... }
+    else
+      task.failed = { value = (...), traceback = task.traceback }
+    end
+  end
+  local ok, err = pcall(run_loop, main)
+  clean_up()
+  if not ok then error(err, 0) end
+  local failure = unawaited_failure()
+  if failure then reraise(failure.cause, failure.traceback) end
+  return unpack(results, 1, results.n)
+end
+
+--- The pump of a host that owns the loop, made on first use.
+function M.host()
+  if not host_pump then host_pump = require("tokenbatcher.pump.libev").new() end
+  if not M.pump then M.pump = host_pump end
+  return host_pump
+end
+
+--- One turn that never blocks. Raises what a spawned coroutine raised and nobody awaited,
+-- once all coroutines are done.
+function M.step()
+  if in_run or in_turn then errors.misuse("step cannot be called from within run or step") end
+  local pump = M.host()
+  turn(0)
+  pump.arm(M.next_us())
+  if live_tasks > 0 then return end
+  local failure = unawaited_failure()
+  if failure then reraise(failure.cause, failure.traceback) end
+end
+
+--- Is a batcher allowed to start here?
+function M.is_driven()
+  return in_run or M.task ~= nil or in_turn
+end
+
+return M

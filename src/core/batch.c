@@ -1,0 +1,216 @@
+/* batch.c - records that run. A batch keeps its records on a list of its own, in
+ * order; one that is cancelled or settled leaves it, and the rest are undisturbed.
+ */
+#include "core.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Slots for `count` batches; never shrinks. */
+bool tb__batches_reserve(tb_batcher *b, uint32_t count)
+{
+    if (count <= b->batches) return true;
+    tb_running *grown = realloc(b->batch, count * sizeof *grown);
+    if (!grown) return false;
+    memset(grown + b->batches, 0, (count - b->batches) * sizeof *grown);
+    b->batch = grown;
+    b->batches = count;
+    return true;
+}
+
+tb_id tb__batch_id(const tb_batcher *b, uint32_t at)
+{
+    return tb__make_id(at, b->batch[at].generation);
+}
+
+tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at)
+{
+    uint32_t generation;
+    if (!tb__split_id(batch, at, &generation) || *at >= b->batches) return NULL;
+    tb_running *found = &b->batch[*at];
+    return found->in_use && found->generation == generation ? found : NULL;
+}
+
+static uint32_t idle_slot(const tb_batcher *b)
+{
+    uint32_t at = 0;
+    while (at < b->batches && b->batch[at].in_use) at++;
+    assert(at < b->batches);
+    return at;
+}
+
+static void start_call(tb_running *batch, int64_t now_us)
+{
+    batch->expires_us = batch->timeout_us ? now_us + batch->timeout_us : TB_TIME_MAX;
+}
+
+/* Records first..last, the head of the pending list, leave it and run. */
+static tb_list unlink_head(tb_batcher *b, uint32_t last, uint32_t size)
+{
+    tb_list out = {b->pending.first, last, size};
+    b->pending.first = b->slot[last].next;
+    b->pending.size -= size;
+    if (b->pending.first == TB_NIL) b->pending.last = TB_NIL;
+    else b->slot[b->pending.first].prev = TB_NIL;
+    b->slot[last].next = TB_NIL;
+    return out;
+}
+
+static void record_start(tb_batcher *b, uint32_t at, uint32_t batch)
+{
+    tb_slot *slot = &b->slot[at];
+    if (slot->state == TB_RECORD_QUEUED) {
+        b->queued--;
+        b->queued_cost -= slot->cost;
+        b->overdue -= slot->overdue;
+    }
+    if (slot->heap_at != TB_NIL) tb__heap_remove(b, at);
+    if (slot->deadline_us < b->batch[batch].deadline_us)
+        b->batch[batch].deadline_us = slot->deadline_us;
+    slot->state = TB_RECORD_RUNNING;
+    slot->batch = batch;
+    tb__histogram_add(&b->wait_us, (uint64_t)(b->now_us - slot->submitted_us));
+}
+
+static void count_batch(tb_batcher *b, const tb_running *batch)
+{
+    b->batches_total++;
+    b->batch_records_total += batch->load.size;
+    b->cost_total += (double)batch->cost;
+    b->sum_total += (double)batch->load.sum;
+    b->padded_total += (double)batch->load.size * (double)batch->load.largest;
+    b->dispatched[batch->reason]++;
+    if ((double)batch->cost > b->config.target_batch_cost) b->oversize++;
+    tb__histogram_add(&b->batch_size, batch->load.size);
+    tb__histogram_add(&b->batch_cost, batch->cost);
+}
+
+tb_id tb__batch_start(tb_batcher *b, uint32_t first, uint32_t last, const tb_load *load,
+                      int reason)
+{
+    assert(first == b->pending.first);
+    uint32_t at = idle_slot(b);
+    tb_running *batch = &b->batch[at];
+    batch->generation++;
+    batch->in_use = true;
+    batch->records = unlink_head(b, last, load->size);
+    batch->load = *load;
+    batch->cost = tb__load_cost(b, load);
+    batch->reason = (uint32_t)reason;
+    batch->started_us = b->now_us;
+    batch->deadline_us = TB_TIME_MAX;
+    batch->timeout_us = b->config.inference_timeout_us;
+    start_call(batch, b->now_us);
+    for (uint32_t i = first; i != TB_NIL; i = b->slot[i].next) record_start(b, i, at);
+    tb__account(b);
+    b->running_batches++;
+    b->running_records += load->size;
+    if (batch->timeout_us) b->timed_batches++;
+    count_batch(b, batch);
+    return tb__batch_id(b, at);
+}
+
+void tb__count_outcome(tb_batcher *b, int outcome)
+{
+    if (outcome == TB_COMPLETED) b->completed++;
+    else if (outcome == TB_FAILED) b->failed++;
+    else b->expired++;
+}
+
+static void record_end(tb_batcher *b, uint32_t at, int outcome)
+{
+    const tb_slot *slot = &b->slot[at];
+    if (outcome == TB_COMPLETED)
+        tb__histogram_add(&b->latency_us, (uint64_t)(b->now_us - slot->submitted_us));
+    tb__count_outcome(b, outcome);
+    tb__slot_give(b, at);
+}
+
+void tb__batch_end(tb_batcher *b, uint32_t at, int outcome)
+{
+    tb_running *batch = &b->batch[at];
+    for (uint32_t i = batch->records.first, next; i != TB_NIL; i = next) {
+        next = b->slot[i].next;
+        record_end(b, i, outcome);
+    }
+    tb__histogram_add(&b->service_us, (uint64_t)(b->now_us - batch->started_us));
+    tb__account(b);
+    b->running_batches--;
+    b->running_records -= batch->records.size;
+    if (batch->timeout_us) b->timed_batches--;
+    batch->in_use = false;
+}
+
+int tb_batch_finish(tb_batcher *b, tb_id batch, int outcome, int64_t now_us)
+{
+    uint32_t at;
+    tb__advance(b, now_us);
+    if (!tb__batch_find(b, batch, &at)) return TB_ENOENT;
+    tb__batch_end(b, at, outcome);
+    return TB_OK;
+}
+
+int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us)
+{
+    uint32_t at;
+    tb__advance(b, now_us);
+    tb_running *found = tb__batch_find(b, batch, &at);
+    if (!found) return TB_ENOENT;
+    start_call(found, b->now_us);
+    return TB_OK;
+}
+
+/* A running record leaves its batch, whose slot stays taken. */
+static void leave_batch(tb_batcher *b, uint32_t at)
+{
+    tb__list_remove(b, &b->batch[b->slot[at].batch].records, at);
+    b->running_records--;
+}
+
+int tb_settle(tb_batcher *b, tb_id record, int outcome, int64_t now_us)
+{
+    tb__advance(b, now_us);
+    uint32_t at = tb__slot_find(b, record);
+    if (at == TB_NIL) return TB_ENOENT;
+    if (b->slot[at].state != TB_RECORD_RUNNING) return TB_ESTATE;
+    leave_batch(b, at);
+    record_end(b, at, outcome);
+    return TB_OK;
+}
+
+int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us)
+{
+    tb__advance(b, now_us);
+    uint32_t at = tb__slot_find(b, record);
+    if (at == TB_NIL) return TB_ENOENT;
+    if (b->slot[at].state == TB_RECORD_RUNNING) {
+        leave_batch(b, at);
+        tb__slot_give(b, at);
+    } else {
+        tb__queue_forget(b, at);
+    }
+    b->cancelled++;
+    return TB_OK;
+}
+
+int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
+                  double *costs, uint32_t capacity)
+{
+    uint32_t at, n = 0;
+    const tb_running *found = tb__batch_find(b, batch, &at);
+    if (!found) return TB_ENOENT;
+    *out = (tb_batch){
+        .cost = (double)found->cost,
+        .sum = (double)found->load.sum,
+        .largest = (double)found->load.largest,
+        .started_us = found->started_us,
+        .deadline_us = found->deadline_us == TB_TIME_MAX ? TB_NEVER_US : found->deadline_us,
+        .size = found->records.size,
+        .reason = found->reason,
+    };
+    for (uint32_t i = found->records.first; i != TB_NIL && n < capacity; i = b->slot[i].next, n++) {
+        if (ids) ids[n] = tb__slot_id(b, i);
+        if (costs) costs[n] = (double)b->slot[i].cost;
+    }
+    return TB_OK;
+}

@@ -1,0 +1,226 @@
+/* batcher.c - the life of a batcher, and the pump's two questions: what happened
+ * (tb_poll), and when must I ask again (tb_next). */
+#include "core.h"
+
+#include <stdlib.h>
+
+static const tb_list EMPTY = {TB_NIL, TB_NIL, 0};
+
+static bool cuts_reserve(tb_batcher *b, uint32_t count)
+{
+    if (count <= b->cut_capacity) return true;
+    tb_cut *grown = malloc(count * sizeof *grown);
+    if (!grown) return false;
+    tb__cuts_dissolve(b);
+    free(b->cut);
+    b->cut = grown;
+    b->cut_capacity = count;
+    return true;
+}
+
+tb_batcher *tb_new(const tb_config *config)
+{
+    if (tb_config_check(config)) return NULL;
+    tb_batcher *b = calloc(1, sizeof *b);
+    if (!b) return NULL;
+    b->config = *config;
+    b->state = TB_STOPPED;
+    b->free_slot = TB_NIL;
+    b->waiting = b->pending = EMPTY;
+    b->open.next = TB_NIL;
+    b->stop_at_us = TB_TIME_MAX;
+    if (!tb__batches_reserve(b, config->max_concurrent_batches) ||
+        !cuts_reserve(b, config->prefetch_batches)) {
+        tb_free(b);
+        return NULL;
+    }
+    return b;
+}
+
+void tb_free(tb_batcher *b)
+{
+    if (!b) return;
+    free(b->slot);
+    free(b->heap.entry);
+    free(b->cut);
+    free(b->batch);
+    free(b);
+}
+
+size_t tb_memory(const tb_batcher *b)
+{
+    return sizeof *b + b->slots * sizeof *b->slot + b->heap.capacity * sizeof *b->heap.entry +
+           b->cut_capacity * sizeof *b->cut + b->batches * sizeof *b->batch;
+}
+
+int tb_state(const tb_batcher *b)
+{
+    return b->state;
+}
+
+void tb__advance(tb_batcher *b, int64_t now_us)
+{
+    if (now_us > b->now_us) b->now_us = now_us;
+}
+
+int tb_start(tb_batcher *b, int64_t now_us)
+{
+    if (b->state != TB_STOPPED) return TB_ERUNNING;
+    b->now_us = b->accounted_us = now_us;
+    b->stop_at_us = TB_TIME_MAX;
+    b->state = TB_RUNNING;
+    return TB_OK;
+}
+
+void tb_stop(tb_batcher *b, int64_t timeout_us, int64_t now_us)
+{
+    tb__advance(b, now_us);
+    if (b->state == TB_STOPPED) return;
+    b->state = TB_DRAINING;
+    if (timeout_us < 0 || timeout_us > TB_TIME_MAX / 2) return;
+    int64_t at = b->now_us + timeout_us;
+    if (at < b->stop_at_us) b->stop_at_us = at;
+}
+
+void tb_flush(tb_batcher *b, int64_t now_us)
+{
+    tb__advance(b, now_us);
+    if (b->queued) b->flushed_seq = b->slot[b->pending.last].seq + 1;
+}
+
+int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
+{
+    int error = tb_config_check(config);
+    if (error) return error;
+    if (!tb__batches_reserve(b, config->max_concurrent_batches) ||
+        !cuts_reserve(b, config->prefetch_batches))
+        return TB_ENOMEM;
+    tb__advance(b, now_us);
+    tb__account(b);
+    b->config = *config;
+    tb__cuts_dissolve(b);
+    tb__open_reset(b);
+    return TB_OK;
+}
+
+void tb_get(const tb_batcher *b, tb_config *config)
+{
+    *config = b->config;
+}
+
+/* --- tb_poll ------------------------------------------------------------ */
+
+static bool batch_timed_out(tb_batcher *b, tb_event *event)
+{
+    if (b->timed_batches == 0) return false;
+    for (uint32_t at = 0; at < b->batches; at++) {
+        if (!b->batch[at].in_use || b->batch[at].expires_us > b->now_us) continue;
+        *event = (tb_event){tb__batch_id(b, at), TB_EVENT_BATCH_TIMED_OUT, 0};
+        tb__batch_end(b, at, TB_FAILED);
+        return true;
+    }
+    return false;
+}
+
+static bool any_batch_stopped(tb_batcher *b, tb_event *event)
+{
+    for (uint32_t at = 0; at < b->batches; at++) {
+        if (!b->batch[at].in_use) continue;
+        *event = (tb_event){tb__batch_id(b, at), TB_EVENT_BATCH_STOPPED, 0};
+        tb__batch_end(b, at, TB_FAILED);
+        return true;
+    }
+    return false;
+}
+
+/* Stop has run out of time: one thing that is left fails. */
+static bool stopped_one(tb_batcher *b, tb_event *event)
+{
+    uint32_t at = b->pending.first;
+    if (at != TB_NIL) {
+        *event = (tb_event){tb__slot_id(b, at), TB_EVENT_STOPPED, 0};
+        tb__queue_forget(b, at);
+        b->failed++;
+        return true;
+    }
+    at = b->waiting.first;
+    if (at != TB_NIL) {
+        *event = (tb_event){tb__slot_id(b, at), TB_EVENT_REFUSED, 0};
+        tb__queue_forget(b, at);
+        b->submitted--; /* a refusal is no submission */
+        b->rejected++;
+        return true;
+    }
+    return any_batch_stopped(b, event);
+}
+
+/* Draining is over when no record is left. A batch may be left all the same, whose
+ * records were all cancelled while it ran: it is abandoned. */
+static bool drained(tb_batcher *b, tb_event *event)
+{
+    if (b->pending.size || b->waiting.size || b->running_records) return false;
+    if (any_batch_stopped(b, event)) return true;
+    tb__account(b);
+    b->state = TB_STOPPED;
+    *event = (tb_event){0, TB_EVENT_DRAINED, 0};
+    return true;
+}
+
+static bool next_event(tb_batcher *b, tb_event *event)
+{
+    if (batch_timed_out(b, event)) return true;
+    if (tb__pop_expired(b, &event->id)) {
+        event->kind = TB_EVENT_EXPIRED;
+        return true;
+    }
+    if (b->state == TB_DRAINING && b->stop_at_us <= b->now_us && stopped_one(b, event)) return true;
+    if (tb__admit_next(b, &event->id)) {
+        event->kind = TB_EVENT_ADMITTED;
+        return true;
+    }
+    return b->state == TB_DRAINING && drained(b, event);
+}
+
+uint32_t tb_poll(tb_batcher *b, tb_event *events, uint32_t max, int64_t now_us)
+{
+    uint32_t n = 0;
+    tb__advance(b, now_us);
+    if (b->state == TB_STOPPED) return 0;
+    while (n < max && next_event(b, &events[n])) {
+        events[n].reserved = 0;
+        n++;
+        if (b->state == TB_STOPPED) break;
+    }
+    return n;
+}
+
+/* --- tb_next ------------------------------------------------------------ */
+
+static int64_t earlier(int64_t x, int64_t y)
+{
+    return x < y ? x : y;
+}
+
+static int64_t earliest_timeout(const tb_batcher *b)
+{
+    int64_t at = TB_TIME_MAX;
+    if (b->timed_batches == 0) return at;
+    for (uint32_t i = 0; i < b->batches; i++)
+        if (b->batch[i].in_use) at = earlier(at, b->batch[i].expires_us);
+    return at;
+}
+
+int64_t tb_next(const tb_batcher *b)
+{
+    if (b->state == TB_STOPPED) return TB_NEVER_US;
+    int64_t at = earliest_timeout(b);
+    if (b->heap.size) at = earlier(at, b->heap.entry[0].at_us);
+    if (b->state == TB_DRAINING) at = earlier(at, b->stop_at_us);
+    if (b->running_batches < b->config.max_concurrent_batches) {
+        at = earlier(at, tb__due_us(b));
+        if (b->cuts) at = 0;
+    }
+    bool over = b->pending.size == 0 && b->waiting.size == 0 && b->running_records == 0;
+    if (b->state == TB_DRAINING && over) at = 0;
+    return at == TB_TIME_MAX ? TB_NEVER_US : at;
+}

@@ -1,0 +1,200 @@
+/* core.h - the inside of the core: one struct, four nouns, lists of slots.
+ *
+ * A record lives in a slot and is on exactly one list:
+ *
+ *     free -> waiting (the line) -> pending (the queue) -> a batch -> free
+ *
+ * The pending list is in arrival order. Its head may be cut into full batches
+ * (struct tb_cut: a first record and a count); cutting moves no record, it only
+ * marks the records as CUT. Behind the cuts lies the queue proper, and the greedy
+ * prefix of it that fits the budget is the open batch (struct tb_open), kept up to
+ * date as records come and go, so that deciding costs O(1) per record:
+ *
+ *     [ cut | cut | open batch ... next | rest of the queue ]
+ *
+ * Records with a deadline are also in a heap (heap.c), keyed by the next time that
+ * matters to them: first half of their timeout (then they make the queue due),
+ * then the deadline itself.
+ *
+ * Which file may touch what:
+ *     slots.c    allocation of slots, ids, list links
+ *     heap.c     the heap of times
+ *     queue.c    moves between waiting, queued, cut; cancel; expiry
+ *     form.c     open batch, cuts, due, the built-in policies
+ *     batch.c    running records: settle, finish, retry
+ *     batcher.c  life: new, start, stop, set, poll, next
+ */
+#ifndef TB_CORE_H
+#define TB_CORE_H
+
+#include "tokenbatcher.h"
+
+#include <assert.h>
+#include <stdbool.h>
+
+#define TB_COST_MAX 1e12
+#define TB_SLOTS_MAX (1u << TB_SLOT_BITS)
+#define TB_NIL UINT32_MAX
+#define TB_TIME_MAX (INT64_MAX / 4)
+
+enum { TB_HISTOGRAM_BITS = 5, TB_HISTOGRAM_BUCKETS = 60 << TB_HISTOGRAM_BITS };
+
+/* Log-linear: 32 buckets per power of two, so a bucket is at most 1/32 wide and its
+ * middle at most 1.6 % off. Values are whole numbers >= 0. */
+typedef struct {
+    uint64_t count;
+    double sum;
+    uint64_t max;
+    uint64_t bucket[TB_HISTOGRAM_BUCKETS];
+} tb_histogram;
+
+typedef struct {
+    uint64_t cost;
+    double priority;
+    int64_t submitted_us;
+    int64_t deadline_us; /* TB_TIME_MAX: none */
+    uint64_t seq;        /* arrival in the queue; ties and flush */
+    uint32_t prev, next; /* on the record's list */
+    uint32_t generation;
+    uint32_t key;
+    uint32_t heap_at;    /* position in the heap, or TB_NIL */
+    uint32_t batch;      /* slot of its batch while running */
+    uint8_t state;       /* enum tb_record_state */
+    uint8_t overdue;     /* half of its timeout has passed */
+    uint8_t more;        /* TB_MORE */
+} tb_slot;
+
+typedef struct {
+    uint32_t first, last, size;
+} tb_list;
+
+typedef struct {
+    int64_t at_us;
+    uint32_t slot;
+} tb_heap_entry;
+
+typedef struct {
+    tb_heap_entry *entry;
+    uint32_t size, capacity;
+} tb_heap;
+
+/* n, sum and largest decide what fits, here and in a batch. */
+typedef struct {
+    uint64_t sum, largest;
+    uint32_t size;
+} tb_load;
+
+typedef struct {
+    tb_load load;
+    uint32_t next; /* first queued record not in it, or TB_NIL */
+    bool full;
+} tb_open;
+
+typedef struct {
+    tb_load load;
+    uint32_t first, last;
+} tb_cut;
+
+typedef struct {
+    tb_list records;
+    tb_load load;        /* at dispatch */
+    uint64_t cost;       /* at dispatch, by the cost model of then */
+    int64_t started_us;
+    int64_t timeout_us;  /* inference_timeout_us of then; 0: none */
+    int64_t expires_us;  /* of the present call, or TB_TIME_MAX */
+    int64_t deadline_us;
+    uint32_t generation;
+    uint32_t reason;
+    bool in_use;
+} tb_running;
+
+struct tb_batcher {
+    tb_config config;
+    int state;
+    int64_t now_us;
+    int64_t stop_at_us;  /* TB_TIME_MAX: stop waits as long as it takes */
+    uint64_t next_seq;
+    uint64_t flushed_seq; /* records with a lower seq are due */
+
+    tb_slot *slot;
+    uint32_t slots, slots_used; /* allocated; ever used */
+    uint32_t free_slot;         /* list through next */
+    tb_heap heap;
+
+    tb_list waiting, pending;
+    uint32_t waiting_calls;
+    uint32_t queued, overdue; /* queued records; those of them past half their timeout */
+    uint64_t queued_cost;
+    tb_open open;
+
+    tb_cut *cut; /* ring of config.prefetch_batches */
+    uint32_t cuts, cut_first, cut_capacity;
+    uint32_t cut_records;
+    bool cuts_stale;
+
+    tb_running *batch;
+    uint32_t batches; /* allocated */
+    uint32_t running_batches, running_records, timed_batches;
+
+    uint64_t submitted, completed, failed, cancelled, expired, rejected, oversize;
+    uint64_t dispatched[TB_REASONS];
+    uint64_t batches_total, batch_records_total;
+    double cost_total, padded_total, sum_total;
+    double busy_us, idle_us;
+    int64_t accounted_us;
+    tb_histogram wait_us, service_us, latency_us, batch_size, batch_cost;
+};
+
+/* slots.c */
+bool tb__slots_reserve(tb_batcher *b);
+uint32_t tb__slot_take(tb_batcher *b);
+void tb__slot_give(tb_batcher *b, uint32_t at);
+tb_id tb__slot_id(const tb_batcher *b, uint32_t at);
+uint32_t tb__slot_find(const tb_batcher *b, tb_id id);
+void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at);
+void tb__list_remove(tb_batcher *b, tb_list *list, uint32_t at);
+tb_id tb__make_id(uint32_t slot, uint32_t generation);
+bool tb__split_id(tb_id id, uint32_t *slot, uint32_t *generation);
+
+/* heap.c */
+bool tb__heap_reserve(tb_heap *heap);
+void tb__heap_push(tb_batcher *b, uint32_t slot, int64_t at_us);
+void tb__heap_remove(tb_batcher *b, uint32_t slot);
+void tb__heap_move_top(tb_batcher *b, int64_t at_us);
+
+/* queue.c */
+void tb__queue_forget(tb_batcher *b, uint32_t at);
+bool tb__has_room(const tb_batcher *b, uint64_t cost);
+bool tb__pop_expired(tb_batcher *b, tb_id *id);
+bool tb__admit_next(tb_batcher *b, tb_id *id);
+int tb__cost_check(const tb_batcher *b, double cost, uint64_t *out);
+
+/* form.c */
+bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t cost);
+bool tb__is_full(const tb_batcher *b, const tb_load *load);
+uint64_t tb__load_cost(const tb_batcher *b, const tb_load *load);
+void tb__load_add(tb_load *load, uint64_t cost);
+void tb__open_reset(tb_batcher *b);
+void tb__open_extend(tb_batcher *b);
+void tb__cuts_dissolve(tb_batcher *b);
+bool tb__is_due(const tb_batcher *b);
+int64_t tb__due_us(const tb_batcher *b);
+
+/* batch.c */
+tb_id tb__batch_start(tb_batcher *b, uint32_t first, uint32_t last, const tb_load *load,
+                      int reason);
+void tb__batch_end(tb_batcher *b, uint32_t at, int outcome);
+tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at);
+bool tb__batches_reserve(tb_batcher *b, uint32_t count);
+tb_id tb__batch_id(const tb_batcher *b, uint32_t at);
+void tb__count_outcome(tb_batcher *b, int outcome);
+
+/* batcher.c */
+void tb__advance(tb_batcher *b, int64_t now_us);
+
+/* stats.c */
+void tb__account(tb_batcher *b);
+void tb__histogram_add(tb_histogram *h, uint64_t value);
+
+
+#endif

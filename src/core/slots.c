@@ -1,0 +1,104 @@
+/* slots.c - where records live: an array of slots, ids with generations, list links.
+ *
+ * A slot's generation goes up each time it is taken. One that has used up its
+ * generations is retired (it goes back to no list), so that no id is ever used
+ * twice: one slot in 2^29 records.
+ */
+#include "core.h"
+
+#include <stdlib.h>
+
+#define GENERATIONS (1u << 29)
+#define SLOT_MASK (TB_SLOTS_MAX - 1)
+
+tb_id tb__make_id(uint32_t slot, uint32_t generation)
+{
+    return (double)(((uint64_t)generation << TB_SLOT_BITS) | slot);
+}
+
+bool tb__split_id(tb_id id, uint32_t *slot, uint32_t *generation)
+{
+    if (!(id >= 1 && id < 9007199254740992.0)) return false;
+    uint64_t bits = (uint64_t)id;
+    if ((double)bits != id) return false;
+    *slot = (uint32_t)(bits & SLOT_MASK);
+    *generation = (uint32_t)(bits >> TB_SLOT_BITS);
+    return true;
+}
+
+static bool slots_grow(tb_batcher *b)
+{
+    uint32_t want = b->slots ? b->slots * 2 : 256;
+    if (b->slots >= TB_SLOTS_MAX) return false;
+    tb_slot *grown = realloc(b->slot, (size_t)want * sizeof *grown);
+    if (!grown) return false;
+    b->slot = grown;
+    b->slots = want;
+    return true;
+}
+
+/* Room for one more record. False: no memory, or 2^24 slots are in use. */
+bool tb__slots_reserve(tb_batcher *b)
+{
+    return b->free_slot != TB_NIL || b->slots_used < b->slots || slots_grow(b);
+}
+
+uint32_t tb__slot_take(tb_batcher *b)
+{
+    uint32_t at = b->free_slot;
+    if (at != TB_NIL) {
+        b->free_slot = b->slot[at].next;
+    } else {
+        assert(b->slots_used < b->slots);
+        at = b->slots_used++;
+        b->slot[at].generation = 0;
+        b->slot[at].state = TB_RECORD_NONE;
+    }
+    b->slot[at].generation++;
+    return at;
+}
+
+void tb__slot_give(tb_batcher *b, uint32_t at)
+{
+    tb_slot *slot = &b->slot[at];
+    slot->state = TB_RECORD_NONE;
+    if (slot->generation >= GENERATIONS - 1) return;
+    slot->next = b->free_slot;
+    b->free_slot = at;
+}
+
+tb_id tb__slot_id(const tb_batcher *b, uint32_t at)
+{
+    return tb__make_id(at, b->slot[at].generation);
+}
+
+/* The slot of a live record, or TB_NIL. */
+uint32_t tb__slot_find(const tb_batcher *b, tb_id id)
+{
+    uint32_t at, generation;
+    if (!tb__split_id(id, &at, &generation) || at >= b->slots_used) return TB_NIL;
+    const tb_slot *slot = &b->slot[at];
+    if (slot->generation != generation || slot->state == TB_RECORD_NONE) return TB_NIL;
+    return at;
+}
+
+void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at)
+{
+    tb_slot *slot = &b->slot[at];
+    slot->prev = list->last;
+    slot->next = TB_NIL;
+    if (list->last == TB_NIL) list->first = at;
+    else b->slot[list->last].next = at;
+    list->last = at;
+    list->size++;
+}
+
+void tb__list_remove(tb_batcher *b, tb_list *list, uint32_t at)
+{
+    const tb_slot *slot = &b->slot[at];
+    if (slot->prev == TB_NIL) list->first = slot->next;
+    else b->slot[slot->prev].next = slot->next;
+    if (slot->next == TB_NIL) list->last = slot->prev;
+    else b->slot[slot->next].prev = slot->prev;
+    list->size--;
+}

@@ -1,0 +1,98 @@
+/* stats.c - counters, slot-time and histograms. */
+#include "core.h"
+
+void tb__account(tb_batcher *b)
+{
+    double passed = (double)(b->now_us - b->accounted_us);
+    uint32_t slots = b->config.max_concurrent_batches;
+    b->accounted_us = b->now_us;
+    if (b->state == TB_STOPPED) return;
+    b->busy_us += passed * b->running_batches;
+    if (slots > b->running_batches) b->idle_us += passed * (slots - b->running_batches);
+}
+
+static uint32_t bucket_of(uint64_t value)
+{
+    if (value < (1u << TB_HISTOGRAM_BITS)) return (uint32_t)value;
+    uint32_t octave = 63 - (uint32_t)__builtin_clzll(value) - TB_HISTOGRAM_BITS;
+    uint32_t bucket = (octave << TB_HISTOGRAM_BITS) + (uint32_t)(value >> octave);
+    return bucket < TB_HISTOGRAM_BUCKETS ? bucket : TB_HISTOGRAM_BUCKETS - 1;
+}
+
+/* The middle of a bucket. */
+static double value_of(uint32_t bucket)
+{
+    if (bucket < (2u << TB_HISTOGRAM_BITS)) return bucket;
+    uint32_t octave = (bucket >> TB_HISTOGRAM_BITS) - 1;
+    uint64_t low = ((uint64_t)bucket - ((uint64_t)octave << TB_HISTOGRAM_BITS)) << octave;
+    return (double)low + (double)((UINT64_C(1) << octave) - 1) / 2;
+}
+
+void tb__histogram_add(tb_histogram *h, uint64_t value)
+{
+    h->count++;
+    h->sum += (double)value;
+    if (value > h->max) h->max = value;
+    h->bucket[bucket_of(value)]++;
+}
+
+static double percentile(const tb_histogram *h, uint64_t percent)
+{
+    uint64_t rank = (h->count * percent + 99) / 100, seen = 0;
+    for (uint32_t i = 0; i < TB_HISTOGRAM_BUCKETS; i++) {
+        seen += h->bucket[i];
+        if (seen < rank) continue;
+        double value = value_of(i);
+        return value < (double)h->max ? value : (double)h->max;
+    }
+    return (double)h->max;
+}
+
+static void summarize(const tb_histogram *h, tb_summary *out)
+{
+    if (h->count == 0) {
+        *out = (tb_summary){0};
+        return;
+    }
+    out->count = (double)h->count;
+    out->mean = h->sum / (double)h->count;
+    out->p50 = percentile(h, 50);
+    out->p90 = percentile(h, 90);
+    out->p99 = percentile(h, 99);
+    out->max = (double)h->max;
+}
+
+void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us)
+{
+    tb__advance(b, now_us);
+    tb__account(b);
+    *out = (tb_stats){
+        .total_submitted = (double)b->submitted,
+        .total_completed = (double)b->completed,
+        .total_failed = (double)b->failed,
+        .total_cancelled = (double)b->cancelled,
+        .total_expired = (double)b->expired,
+        .total_rejected = (double)b->rejected,
+        .total_oversize = (double)b->oversize,
+        .total_batches = (double)b->batches_total,
+        .total_batch_records = (double)b->batch_records_total,
+        .total_batch_cost = b->cost_total,
+        .queue_size = b->queued,
+        .queue_cost = (double)b->queued_cost,
+        .waiting_submits = b->waiting_calls,
+        .prefetched_batches = b->cuts,
+        .prefetched_records = b->cut_records,
+        .running_batches = b->running_batches,
+        .running_records = b->running_records,
+        .busy_us = b->busy_us,
+        .idle_us = b->idle_us,
+        .padded_cost = b->padded_total,
+        .sum_cost = b->sum_total,
+    };
+    for (int i = 0; i < TB_REASONS; i++) out->dispatched[i] = (double)b->dispatched[i];
+    summarize(&b->wait_us, &out->wait_us);
+    summarize(&b->service_us, &out->service_us);
+    summarize(&b->latency_us, &out->latency_us);
+    summarize(&b->batch_size, &out->batch_size);
+    summarize(&b->batch_cost, &out->batch_cost);
+}
