@@ -10,7 +10,7 @@ B        ?= build
 
 WARN     = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS  ?= $(OPT) -g
-ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -pthread -Iinclude $(WARN) $(CFLAGS)
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread -Iinclude $(WARN) $(CFLAGS)
 LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I/usr/include/luajit-2.1)
 LUA_LIBDIR := $(shell pkg-config --variable=libdir luajit 2>/dev/null || echo /usr/lib/x86_64-linux-gnu)
 
@@ -53,7 +53,7 @@ deps: ## install what the other targets of this command line need (Debian packag
 
 # --- the libraries ---------------------------------------------------------
 
-$B/src/core/%.o: src/core/%.c src/core/core.h include/tokenbatcher.h
+$B/src/core/%.o: src/core/%.c src/core/core.h src/core/hot.h include/tokenbatcher.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 

@@ -52,6 +52,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 #endif
 
 enum {
@@ -223,6 +224,9 @@ tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us);
 int tb_submit_check(tb_batcher *b, const double *costs, uint32_t n, uint32_t flags,
                     uint32_t *culprit);
 
+/* Would a record of this cost be queued now? 1 or 0; 0 also while others wait. */
+int tb_has_room(const tb_batcher *b, double cost);
+
 enum tb_record_state {
     TB_RECORD_NONE, /* settled long ago, or never was */
     TB_RECORD_WAITING,
@@ -354,6 +358,7 @@ const char *tb_verify(const tb_batcher *b);
 size_t tb_memory(const tb_batcher *b);
 
 #ifndef TB_CDEF
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

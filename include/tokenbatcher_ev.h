@@ -5,17 +5,26 @@
  *
  *     tb_ev_wait(ev, tb_next(b))       one turn of the loop
  *     tb_ev_poll(ev, ...)              signals and descriptors that fired
- *     tb_ev_take(ev, ...)              what other threads posted -> tb_submit()
- *     tb_poll() / tb_form()            see tokenbatcher.h
+ *     tb_ev_take(ev, ...)              what other threads posted
+ *     now = tb_ev_now()                after the take: a post is never from the future
+ *     tb_submit() what was taken, tb_poll(), tb_form(): see tokenbatcher.h
  *
  * THE SPECIAL PROBLEM OF SHORT TIMEOUTS. On epoll libev sleeps in whole
  * milliseconds, and its timers count from a cached time. Deadlines here are one
- * timerfd, armed to an absolute CLOCK_MONOTONIC time: late by tens of microseconds.
+ * timerfd, armed to an absolute CLOCK_MONOTONIC time (`make bench` shows how late).
  *
  * THE SPECIAL PROBLEM OF FOREIGN LOOPS. A program whose loop is not libev's polls
  * tb_ev_fd(), which becomes readable when there is work or the deadline of the last
- * tb_ev_wait() or tb_ev_arm() has come, and then calls tb_ev_wait(ev, now): that never
- * blocks for a deadline in the past.
+ * tb_ev_wait() or tb_ev_arm() has come. Its turn is then
+ *
+ *     tb_ev_wait(ev, 0)                never blocks
+ *     ... take, submit, poll, form as above
+ *     tb_ev_arm(ev, tb_next(b))        or the descriptor stays readable
+ *
+ * A signal (tb_ev_signal) that comes while a foreign loop sleeps is seen in the next
+ * tb_ev_wait() only; such a program has signal handling of its own.
+ *
+ * MEMORY. If libev itself runs out of memory it prints and aborts, its default.
  *
  * Like the core's header it holds no function-pointer types and is a source of the
  * ffi.cdef. All times are int64 microseconds of CLOCK_MONOTONIC.
@@ -29,12 +38,14 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 #endif
 
 typedef struct tb_ev tb_ev;
 
 /* A driver with a libev loop of its own and an inbox of `inbox_capacity` posts
- * (1 .. 2^20). NULL: no memory or no descriptors. Owned by the calling thread. */
+ * (1 .. 2^20). NULL: a capacity outside that, no memory, or no descriptors. Owned by the
+ * calling thread. */
 tb_ev *tb_ev_new(uint32_t inbox_capacity);
 
 /* Frees it, closes its descriptors; NULL is fine. No thread may post any more. */
@@ -89,19 +100,23 @@ struct tb_ev_event {
 typedef struct tb_ev_event tb_ev_event;
 
 /* Report once when `fd` becomes readable (or at its end), then forget it; the caller
- * keeps the descriptor open until then. A plain file is always readable.
- * TB_EFULL: 8 descriptors are watched already. TB_EOPTION: fd < 0. */
+ * keeps the descriptor open until then. A plain file is always readable. Watching it
+ * again before the report changes nothing. TB_EFULL: 8 descriptors are watched (or
+ * reported and not polled) already. TB_EOPTION: not an open descriptor. */
 int tb_ev_watch(tb_ev *ev, int fd);
 
 /* Turn a signal into events from now on. For the program that owns the process:
- * libraries never call it. TB_EOPTION: not a signal; TB_EFULL: 8 are watched. */
+ * libraries never call it, and only one driver of a process may take a given signal.
+ * TB_EOPTION: not a signal that can be caught; TB_EFULL: 8 are watched. */
 int tb_ev_signal(tb_ev *ev, int signum);
 
-/* Take up to `max` events; each descriptor or signal is reported once per firing
- * (signals that came several times meanwhile, as often as they were seen). */
+/* Take up to `max` events. Each descriptor or signal is reported once per firing
+ * (signals that came several times meanwhile, as often as they were seen). While
+ * events are untaken tb_ev_wait() does not block. */
 uint32_t tb_ev_poll(tb_ev *ev, tb_ev_event *events, uint32_t max);
 
 #ifndef TB_CDEF
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

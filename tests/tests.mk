@@ -1,0 +1,48 @@
+# tests.mk - tests, checks and measurements; included by the Makefile.
+
+TEST_CFLAGS = -std=c11 -D_GNU_SOURCE -pthread -Iinclude -Itests/c -Wall -Wextra -Wshadow $(CFLAGS)
+CMOCKA      = -lcmocka
+
+# Every tests/c/test_*.c is a program; the others are shared by the core's tests.
+C_TESTS     = $(patsubst tests/c/%.c,$B/tests/%,$(wildcard tests/c/test_*.c))
+C_SHARED    = $(filter-out tests/c/test_%.c,$(wildcard tests/c/*.c))
+FAIL_ALLOC  = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
+
+$B/tests/test_alloc: LINK_EXTRA = $(FAIL_ALLOC)
+$B/tests/test_%: tests/c/test_%.c $(C_SHARED) $(wildcard tests/c/*.h) $B/libtokenbatcher.a
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $< $(if $(findstring test_ev,$<),,$(C_SHARED)) $(LINK_EXTRA) \
+	  $B/libtokenbatcher.a $(CMOCKA) -lev
+
+$B/tests/fuzz_replay: tests/fuzz/fuzz_core.c $(C_SHARED) $B/libtokenbatcher.a
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(C_SHARED) $B/libtokenbatcher.a $(CMOCKA)
+
+$B/tests/bench_%: tests/bench/bench_%.c $B/libtokenbatcher.a
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $< $B/libtokenbatcher.a -lev
+
+test: all $(C_TESTS) $B/tests/fuzz_replay ## run all tests; the last line sums them up
+	BUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
+
+lint: ## style, dependencies between rooms, static analysis, generated text is current
+	B='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
+
+bench: all $B/tests/bench_core $B/tests/bench_ev ## measure against the budgets
+	B='$B' $(LUAJIT) tests/bench/report.lua
+
+soak: all $(C_TESTS) ## long runs: minutes of load, a million records
+	B='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
+
+fuzz: ## libFuzzer on the core for FUZZ_SECONDS (60)
+	B='$B' sh tests/fuzz/run.sh
+
+sanitize: ## the tests under ASan, UBSan, TSan and valgrind
+	B='$B' sh tests/sanitize.sh
+
+install: all ## into PREFIX (/usr/local), below DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install -m 755 $B/tokenbatcher $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $B/libtokenbatcher.a $B/libtokenbatcher.so $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 include/*.h $(DESTDIR)$(PREFIX)/include/
+	cd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} $(DESTDIR)$(PREFIX)/share/lua/5.1/{} \;

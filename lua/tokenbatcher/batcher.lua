@@ -24,6 +24,16 @@ local batch = tbffi.new "tb_batch"
 local submission = tbffi.new "tb_submission"
 local capacity, ids, costs = 0, nil, nil -- where a batch is read into
 
+local SUBMIT_OPTIONS = {
+  TokenBatcher = { "estimated_tokens", "estimated_cost", "priority", "timeout_s", "key" },
+  DynamicBatcher = { "estimated_cost", "priority", "timeout_s", "key" },
+}
+local IS_SUBMIT_OPTION = {}
+for class, names in pairs(SUBMIT_OPTIONS) do
+  IS_SUBMIT_OPTION[class] = {}
+  for _, name in ipairs(names) do IS_SUBMIT_OPTION[class][name] = true end
+end
+
 local function reserve(n)
   if n <= capacity then return end
   capacity = math.max(n, 2 * capacity)
@@ -77,7 +87,7 @@ local function new(class, given)
   local handle = tbffi.batcher(config)
   if not handle then errors.misuse(class .. ": out of memory") end
   local self = setmetatable({
-    _class = class, _handle = handle, _attached = false, _accepting = false,
+    _class = class, _is_submit_option = IS_SUBMIT_OPTION[class], _handle = handle, _attached = false, _accepting = false,
     _records = {}, _futures = {}, _runs = {}, _drained = false, unsettled = 0,
   }, meta)
   apply(self, config, values, estimator_name(self, given))
@@ -120,7 +130,7 @@ function Batcher:start()
     errors.misuse(tostring(self) .. ": start must be called within tokenbatcher.run")
   end
   C.tb_start(self._handle, scheduler.now_us())
-  self._accepting, self._attached, self._drained = true, true, Future.new()
+  self._accepting, self._attached, self._drained = true, true, Future.new(false, false)
   scheduler.attach(self)
   return self
 end
@@ -185,18 +195,8 @@ end
 
 -- --- submission ---------------------------------------------------------
 
-local SUBMIT_OPTIONS = { "estimated_tokens", "estimated_cost", "priority", "timeout_s", "key" }
-
-local function known_submit_option(self, name)
-  for i = 1, #SUBMIT_OPTIONS do
-    if SUBMIT_OPTIONS[i] == name then return self._class == "TokenBatcher" or i > 1 end
-  end
-  return false
-end
-
 local function bad_submit_option(self, name)
-  local known = {}
-  for i = self._class == "TokenBatcher" and 1 or 2, #SUBMIT_OPTIONS do known[#known + 1] = SUBMIT_OPTIONS[i] end
+  local known = SUBMIT_OPTIONS[self._class]
   errors.misuse(("submit: unknown option '%s'; did you mean '%s'?"):format(errors.text(name),
     errors.nearest(errors.text(name), known)))
 end
@@ -204,8 +204,9 @@ end
 -- Priority, timeout and key of a call, checked, into `submission`.
 local function read_submit_options(self, opts)
   if type(opts) ~= "table" then errors.misuse("submit: options must be a table, got a " .. type(opts)) end
+  local is_known = self._is_submit_option
   for name in pairs(opts) do
-    if not known_submit_option(self, name) then bad_submit_option(self, name) end
+    if not is_known[name] then bad_submit_option(self, name) end
   end
   local priority, timeout_s, key = opts.priority, opts.timeout_s, opts.key
   if priority ~= nil and (type(priority) ~= "number" or priority ~= priority) then
@@ -255,9 +256,8 @@ local function refusal(self, code)
 end
 
 local function enlist(self, record, id, now, timeout_us)
-  local future = Future.new(self)
+  local future = Future.new(self, id)
   local slot = id % SLOTS
-  future._id = id
   if timeout_us > 0 then future._deadline_us = now + timeout_us end
   self._records[slot], self._futures[slot] = record, future
   self.unsettled = self.unsettled + 1
@@ -279,15 +279,14 @@ local function wait_in_line(future)
   future._admission = scheduler.task
   scheduler.suspend "submit"
   future._admission = nil
-  if future._refused then return nil, future._err end
+  if future._refused then return Future.outcome(future) end
   return future
 end
 
 -- A submit may wait for room if the option says so and the code may suspend; the
 -- batcher's own inference function never waits for itself.
 local function may_wait(self)
-  if not self._may_wait or not scheduler.can_suspend() then return false end
-  return scheduler.task.owner ~= self
+  return self._may_wait and scheduler.can_suspend() and scheduler.task.owner ~= self
 end
 
 local function check_record(record)
@@ -303,7 +302,7 @@ function Batcher:submit(record, opts)
   if not self._accepting then require_accepting(self, 2) end
   if opts ~= nil then read_submit_options(self, opts, 2) end
   local value = cost_of(self, record, opts, 2)
-  local waits = may_wait(self)
+  local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
   local now = scheduler.now_us()
   if not scheduler.task then scheduler.notify() end
   local future, code = hand_in(self, record, value, opts, waits and C.TB_MAY_WAIT or 0, now)
@@ -396,7 +395,7 @@ function Batcher:submit_batch(records, opts)
   if not futures then return nil, refusal(self, failed) end
   if C.tb_waiting(self._handle) > 0 then
     local _, err = wait_in_line(futures[n])
-    if err and futures[n]._refused then return nil, err end
+    if err then return nil, err end
   end
   return futures
 end

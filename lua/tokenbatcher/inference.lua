@@ -66,31 +66,33 @@ local function fail_range(run, first, last, message, cause, traceback)
   local now = scheduler.now_us()
   for i = first, last do
     local future = run.futures[i]
-    if not future._settled then
+    if not future._state then
       C.tb_settle(run.batcher._handle, run.ids[i], FAILED, now)
       run.batcher:settle(future, nil, errors.new("inference_failed", message, cause, traceback))
     end
   end
 end
 
+-- Where a whole batch succeeds, the core completes what is left in one call
+-- (tb_batch_finish); a half of it (`partial`) is told record by record.
 local function settle_one(run, future, id, result, now)
+  local handle = run.batcher._handle
   if getmetatable(result) == Failure then
-    C.tb_settle(run.batcher._handle, id, FAILED, now)
+    C.tb_settle(handle, id, FAILED, now)
     run.batcher:settle(future, nil, failure_err(result))
   else
     run.batcher:settle(future, result, nil)
-    if run.partial then C.tb_settle(run.batcher._handle, id, COMPLETED, now) end
+    if run.partial then C.tb_settle(handle, id, COMPLETED, now) end
   end
 end
 
--- Where a whole batch succeeds, the core completes what is left in one call
--- (tb_batch_finish); a half of it (`partial`) is told record by record.
+-- positions[i] is the place in the run of results[i]; nil: i itself.
 local function settle_results(run, positions, results, n)
   local now, futures, ids = scheduler.now_us(), run.futures, run.ids
   for i = 1, n do
     local at = positions and positions[i] or i
     local future = futures[at]
-    if not future._settled then settle_one(run, future, ids[at], results[i], now) end
+    if not future._state then settle_one(run, future, ids[at], results[i], now) end
   end
 end
 
@@ -130,7 +132,7 @@ local function still_wanted(run, positions, first, last)
   for i = first, last do
     local at = positions[i]
     local future = run.futures[at]
-    if not future._settled then
+    if not future._state then
       local deadline = future._deadline_us
       if deadline and deadline <= now then
         C.tb_settle(run.batcher._handle, run.ids[at], EXPIRED, now)
@@ -218,7 +220,7 @@ function M.close(run, code, message)
   run.over = true
   for i = 1, run.size do
     local future = run.futures[i]
-    if not future._settled then run.batcher:settle(future, nil, errors.new(code, message)) end
+    if not future._state then run.batcher:settle(future, nil, errors.new(code, message)) end
   end
 end
 

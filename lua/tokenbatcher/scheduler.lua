@@ -186,7 +186,7 @@ end
 --- Run fn(...) in a coroutine. @return future of its result
 function M.spawn(fn, ...)
   local task = new_task(fn, true, ...)
-  task.future = M.new_future()
+  task.future = M.new_future(false, false)
   return task.future
 end
 
@@ -277,7 +277,7 @@ local function unawaited_failure()
   local list = failures
   failures = {}
   for i = 1, #list do
-    if not list[i].awaited then return list[i]._err end
+    if not list[i].awaited then return list[i]._held end
   end
 end
 

@@ -56,20 +56,26 @@ static tb_list unlink_head(tb_batcher *b, uint32_t last, uint32_t size)
     return out;
 }
 
-static void record_start(tb_batcher *b, uint32_t at, uint32_t batch)
+static void leave_pending(tb_batcher *b, const tb_slot *slot)
+{
+    if (slot->state == TB_RECORD_CUT) return; /* counted when it was cut */
+    b->queued--;
+    b->queued_cost -= slot->cost;
+    b->overdue -= slot->overdue;
+}
+
+static void record_start(tb_batcher *b, uint32_t at, uint32_t batch, tb_tally *waits)
 {
     tb_slot *slot = &b->slot[at];
-    if (slot->state == TB_RECORD_QUEUED) {
-        b->queued--;
-        b->queued_cost -= slot->cost;
-        b->overdue -= slot->overdue;
+    leave_pending(b, slot);
+    if (slot->deadline_us != TB_TIME_MAX) {
+        tb__heap_remove(b, at);
+        if (slot->deadline_us < b->batch[batch].deadline_us)
+            b->batch[batch].deadline_us = slot->deadline_us;
     }
-    if (slot->heap_at != TB_NIL) tb__heap_remove(b, at);
-    if (slot->deadline_us < b->batch[batch].deadline_us)
-        b->batch[batch].deadline_us = slot->deadline_us;
     slot->state = TB_RECORD_RUNNING;
-    slot->batch = batch;
-    tb__histogram_add(&b->wait_us, (uint64_t)(b->now_us - slot->submitted_us));
+    slot->batch = (uint16_t)batch;
+    tb__tally(&b->wait_us, waits, (uint64_t)(b->now_us - slot->submitted_us));
 }
 
 static void count_batch(tb_batcher *b, const tb_running *batch)
@@ -80,7 +86,7 @@ static void count_batch(tb_batcher *b, const tb_running *batch)
     b->sum_total += (double)batch->load.sum;
     b->padded_total += (double)batch->load.size * (double)batch->load.largest;
     b->dispatched[batch->reason]++;
-    if ((double)batch->cost > b->config.target_batch_cost) b->oversize++;
+    if (batch->cost > b->budget) b->oversize++;
     tb__histogram_add(&b->batch_size, batch->load.size);
     tb__histogram_add(&b->batch_cost, batch->cost);
 }
@@ -101,7 +107,9 @@ tb_id tb__batch_start(tb_batcher *b, uint32_t first, uint32_t last, const tb_loa
     batch->deadline_us = TB_TIME_MAX;
     batch->timeout_us = b->config.inference_timeout_us;
     start_call(batch, b->now_us);
-    for (uint32_t i = first; i != TB_NIL; i = b->slot[i].next) record_start(b, i, at);
+    tb_tally waits = {0};
+    for (uint32_t i = first; i != TB_NIL; i = b->slot[i].next) record_start(b, i, at, &waits);
+    tb__tally_end(&b->wait_us, &waits);
     tb__account(b);
     b->running_batches++;
     b->running_records += load->size;
@@ -110,29 +118,31 @@ tb_id tb__batch_start(tb_batcher *b, uint32_t first, uint32_t last, const tb_loa
     return tb__batch_id(b, at);
 }
 
-void tb__count_outcome(tb_batcher *b, int outcome)
-{
-    if (outcome == TB_COMPLETED) b->completed++;
-    else if (outcome == TB_FAILED) b->failed++;
-    else b->expired++;
-}
-
-static void record_end(tb_batcher *b, uint32_t at, int outcome)
+static void record_end(tb_batcher *b, uint32_t at, int outcome, tb_tally *latencies)
 {
     const tb_slot *slot = &b->slot[at];
     if (outcome == TB_COMPLETED)
-        tb__histogram_add(&b->latency_us, (uint64_t)(b->now_us - slot->submitted_us));
-    tb__count_outcome(b, outcome);
+        tb__tally(&b->latency_us, latencies, (uint64_t)(b->now_us - slot->submitted_us));
     tb__slot_give(b, at);
+}
+
+static void count_outcome(tb_batcher *b, int outcome, uint32_t records)
+{
+    if (outcome == TB_COMPLETED) b->completed += records;
+    else if (outcome == TB_FAILED) b->failed += records;
+    else b->expired += records;
 }
 
 void tb__batch_end(tb_batcher *b, uint32_t at, int outcome)
 {
     tb_running *batch = &b->batch[at];
+    tb_tally latencies = {0};
     for (uint32_t i = batch->records.first, next; i != TB_NIL; i = next) {
         next = b->slot[i].next;
-        record_end(b, i, outcome);
+        record_end(b, i, outcome, &latencies);
     }
+    tb__tally_end(&b->latency_us, &latencies);
+    count_outcome(b, outcome, batch->records.size);
     tb__histogram_add(&b->service_us, (uint64_t)(b->now_us - batch->started_us));
     tb__account(b);
     b->running_batches--;
@@ -174,7 +184,10 @@ int tb_settle(tb_batcher *b, tb_id record, int outcome, int64_t now_us)
     if (at == TB_NIL) return TB_ENOENT;
     if (b->slot[at].state != TB_RECORD_RUNNING) return TB_ESTATE;
     leave_batch(b, at);
-    record_end(b, at, outcome);
+    tb_tally latency = {0};
+    record_end(b, at, outcome, &latency);
+    tb__tally_end(&b->latency_us, &latency);
+    count_outcome(b, outcome, 1);
     return TB_OK;
 }
 
@@ -210,7 +223,7 @@ int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
     };
     for (uint32_t i = found->records.first; i != TB_NIL && n < capacity; i = b->slot[i].next, n++) {
         if (ids) ids[n] = tb__slot_id(b, i);
-        if (costs) costs[n] = (double)b->slot[i].cost;
+        if (costs) costs[n] = tb__double(b->slot[i].cost);
     }
     return TB_OK;
 }

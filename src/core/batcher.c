@@ -18,12 +18,18 @@ static bool cuts_reserve(tb_batcher *b, uint32_t count)
     return true;
 }
 
+static void adopt(tb_batcher *b, const tb_config *config)
+{
+    b->config = *config;
+    b->budget = (uint64_t)config->target_batch_cost;
+}
+
 tb_batcher *tb_new(const tb_config *config)
 {
     if (tb_config_check(config)) return NULL;
     tb_batcher *b = calloc(1, sizeof *b);
     if (!b) return NULL;
-    b->config = *config;
+    adopt(b, config);
     b->state = TB_STOPPED;
     b->free_slot = TB_NIL;
     b->waiting = b->pending = EMPTY;
@@ -56,11 +62,6 @@ size_t tb_memory(const tb_batcher *b)
 int tb_state(const tb_batcher *b)
 {
     return b->state;
-}
-
-void tb__advance(tb_batcher *b, int64_t now_us)
-{
-    if (now_us > b->now_us) b->now_us = now_us;
 }
 
 int tb_start(tb_batcher *b, int64_t now_us)
@@ -97,7 +98,7 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
         return TB_ENOMEM;
     tb__advance(b, now_us);
     tb__account(b);
-    b->config = *config;
+    adopt(b, config);
     tb__cuts_dissolve(b);
     tb__open_reset(b);
     return TB_OK;

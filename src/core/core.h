@@ -23,6 +23,7 @@
  *     form.c     open batch, cuts, due, the built-in policies
  *     batch.c    running records: settle, finish, retry
  *     batcher.c  life: new, start, stop, set, poll, next
+ *     hot.h      what every record passes through, small enough to be inlined
  */
 #ifndef TB_CORE_H
 #define TB_CORE_H
@@ -36,6 +37,7 @@
 #define TB_SLOTS_MAX (1u << TB_SLOT_BITS)
 #define TB_NIL UINT32_MAX
 #define TB_TIME_MAX (INT64_MAX / 4)
+#define TB_GENERATIONS (1u << 29)
 
 enum { TB_HISTOGRAM_BITS = 5, TB_HISTOGRAM_BUCKETS = 60 << TB_HISTOGRAM_BITS };
 
@@ -58,11 +60,14 @@ typedef struct {
     uint32_t generation;
     uint32_t key;
     uint32_t heap_at;    /* position in the heap, or TB_NIL */
-    uint32_t batch;      /* slot of its batch while running */
+    uint16_t batch;      /* slot of its batch while running */
     uint8_t state;       /* enum tb_record_state */
-    uint8_t overdue;     /* half of its timeout has passed */
-    uint8_t more;        /* TB_MORE */
+    uint8_t overdue : 1; /* half of its timeout has passed */
+    uint8_t more : 1;    /* TB_MORE */
 } tb_slot;
+
+_Static_assert(sizeof(tb_slot) == 64, "a slot is as large as a cache line");
+_Static_assert(TB_MAX_BATCHES <= UINT16_MAX, "a slot can name its batch");
 
 typedef struct {
     uint32_t first, last, size;
@@ -110,6 +115,7 @@ typedef struct {
 
 struct tb_batcher {
     tb_config config;
+    uint64_t budget;     /* config.target_batch_cost */
     int state;
     int64_t now_us;
     int64_t stop_at_us;  /* TB_TIME_MAX: stop waits as long as it takes */
@@ -146,14 +152,10 @@ struct tb_batcher {
 };
 
 /* slots.c */
+uint32_t tb__slot_first_use(tb_batcher *b);
 bool tb__slots_reserve(tb_batcher *b);
-uint32_t tb__slot_take(tb_batcher *b);
-void tb__slot_give(tb_batcher *b, uint32_t at);
-tb_id tb__slot_id(const tb_batcher *b, uint32_t at);
 uint32_t tb__slot_find(const tb_batcher *b, tb_id id);
-void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at);
 void tb__list_remove(tb_batcher *b, tb_list *list, uint32_t at);
-tb_id tb__make_id(uint32_t slot, uint32_t generation);
 bool tb__split_id(tb_id id, uint32_t *slot, uint32_t *generation);
 
 /* heap.c */
@@ -164,16 +166,10 @@ void tb__heap_move_top(tb_batcher *b, int64_t at_us);
 
 /* queue.c */
 void tb__queue_forget(tb_batcher *b, uint32_t at);
-bool tb__has_room(const tb_batcher *b, uint64_t cost);
 bool tb__pop_expired(tb_batcher *b, tb_id *id);
 bool tb__admit_next(tb_batcher *b, tb_id *id);
-int tb__cost_check(const tb_batcher *b, double cost, uint64_t *out);
 
 /* form.c */
-bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t cost);
-bool tb__is_full(const tb_batcher *b, const tb_load *load);
-uint64_t tb__load_cost(const tb_batcher *b, const tb_load *load);
-void tb__load_add(tb_load *load, uint64_t cost);
 void tb__open_reset(tb_batcher *b);
 void tb__open_extend(tb_batcher *b);
 void tb__cuts_dissolve(tb_batcher *b);
@@ -187,14 +183,11 @@ void tb__batch_end(tb_batcher *b, uint32_t at, int outcome);
 tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at);
 bool tb__batches_reserve(tb_batcher *b, uint32_t count);
 tb_id tb__batch_id(const tb_batcher *b, uint32_t at);
-void tb__count_outcome(tb_batcher *b, int outcome);
-
-/* batcher.c */
-void tb__advance(tb_batcher *b, int64_t now_us);
 
 /* stats.c */
 void tb__account(tb_batcher *b);
-void tb__histogram_add(tb_histogram *h, uint64_t value);
 
+
+#include "hot.h"
 
 #endif

@@ -5,34 +5,6 @@
  */
 #include "core.h"
 
-uint64_t tb__load_cost(const tb_batcher *b, const tb_load *load)
-{
-    return b->config.cost_model == TB_COST_PADDED ? load->size * load->largest : load->sum;
-}
-
-void tb__load_add(tb_load *load, uint64_t cost)
-{
-    load->size++;
-    load->sum += cost;
-    if (cost > load->largest) load->largest = cost;
-}
-
-/* An empty batch takes any record: the one exception to the budget. */
-bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t cost)
-{
-    if (load->size == 0) return true;
-    if (load->size >= b->config.max_batch_size) return false;
-    tb_load more = *load;
-    tb__load_add(&more, cost);
-    return (double)tb__load_cost(b, &more) <= b->config.target_batch_cost;
-}
-
-/* No record of cost 1 would fit any more. */
-bool tb__is_full(const tb_batcher *b, const tb_load *load)
-{
-    return load->size > 0 && !tb__fits(b, load, 1);
-}
-
 static uint32_t queue_head(const tb_batcher *b)
 {
     if (b->cut_records == 0) return b->pending.first;
@@ -55,17 +27,18 @@ void tb__open_reset(tb_batcher *b)
 
 void tb__open_extend(tb_batcher *b)
 {
-    tb_open *open = &b->open;
-    while (!open->full && open->next != TB_NIL) {
-        const tb_slot *slot = &b->slot[open->next];
-        if (!tb__fits(b, &open->load, slot->cost)) {
-            open->full = true;
-            return;
-        }
-        tb__load_add(&open->load, slot->cost);
-        open->next = slot->next;
-        open->full = tb__is_full(b, &open->load);
+    tb_load load = b->open.load;
+    uint32_t next = b->open.next;
+    bool full = b->open.full;
+    while (!full && next != TB_NIL) {
+        const tb_slot *slot = &b->slot[next];
+        full = !tb__fits(b, &load, slot->cost);
+        if (full) break;
+        tb__load_add(&load, slot->cost);
+        next = slot->next;
+        full = tb__is_full(b, &load);
     }
+    b->open = (tb_open){load, next, full};
 }
 
 /* When the head of the queue has lingered long enough. */

@@ -24,17 +24,17 @@ static void enqueue(tb_batcher *b, uint32_t at)
 {
     tb__list_append(b, &b->pending, at);
     enter_queue(b, at);
-    if (b->open.next == TB_NIL) b->open.next = at;
+    tb__open_append(b, at);
     b->submitted++;
 }
 
-int tb__cost_check(const tb_batcher *b, double cost, uint64_t *out)
+static int cost_check(const tb_batcher *b, double cost, uint64_t *out)
 {
     if (!(cost >= 0 && cost <= TB_COST_MAX)) return TB_ECOST;
-    uint64_t whole = (uint64_t)cost;
-    if ((double)whole < cost) whole++;
+    uint64_t whole = (uint64_t)(int64_t)cost;
+    if (tb__double(whole) < cost) whole++;
     *out = whole;
-    bool oversize = (double)whole > b->config.target_batch_cost;
+    bool oversize = whole > b->budget;
     return oversize && b->config.on_oversize == TB_OVERSIZE_REJECT ? TB_EOVERSIZE : TB_OK;
 }
 
@@ -46,9 +46,16 @@ static bool room_for(const tb_batcher *b, uint32_t queued, uint64_t queued_cost,
            (double)(queued_cost + cost) <= b->config.max_queue_cost;
 }
 
-bool tb__has_room(const tb_batcher *b, uint64_t cost)
+static bool has_room(const tb_batcher *b, uint64_t cost)
 {
     return room_for(b, b->queued, b->queued_cost, cost);
+}
+
+int tb_has_room(const tb_batcher *b, double cost)
+{
+    uint64_t whole;
+    if (b->state != TB_RUNNING || b->waiting.size) return 0;
+    return cost_check(b, cost, &whole) == TB_OK && has_room(b, whole);
 }
 
 static tb_id refuse(tb_batcher *b, int error)
@@ -61,7 +68,8 @@ static tb_id refuse(tb_batcher *b, int error)
  * is the oldest. */
 static int64_t time_of_call(const tb_batcher *b, const tb_submission *record)
 {
-    int64_t at = record->submitted_us ? record->submitted_us : b->now_us;
+    int64_t at = record->submitted_us;
+    if (at == 0) return b->now_us;
     const tb_list *ahead = b->waiting.size ? &b->waiting : &b->pending;
     if (ahead->size && b->slot[ahead->last].submitted_us > at)
         at = b->slot[ahead->last].submitted_us;
@@ -98,11 +106,11 @@ tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
     uint64_t cost;
     tb__advance(b, now_us);
     if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
-    int error = tb__cost_check(b, record->cost, &cost);
+    int error = cost_check(b, record->cost, &cost);
     if (record->timeout_us < 0) return TB_ETIMEOUT;
     if (error == TB_ECOST) return error;
     if (error) return refuse(b, error);
-    bool fits = b->waiting.size == 0 && tb__has_room(b, cost);
+    bool fits = b->waiting.size == 0 && has_room(b, cost);
     if (!fits && !(record->flags & TB_MAY_WAIT)) return refuse(b, TB_EFULL);
     if (!tb__slots_reserve(b)) return TB_ENOMEM;
     if (record->timeout_us && !tb__heap_reserve(&b->heap)) return TB_ENOMEM;
@@ -117,7 +125,7 @@ static int check_costs(const tb_batcher *b, const double *costs, uint32_t n, uin
 {
     uint64_t cost;
     for (*i = 0; *i < n; ++*i) {
-        int error = tb__cost_check(b, costs[*i], &cost);
+        int error = cost_check(b, costs[*i], &cost);
         if (error) return error;
     }
     return TB_OK;
@@ -129,7 +137,7 @@ static int check_room(const tb_batcher *b, const double *costs, uint32_t n, uint
     uint32_t queued = b->queued;
     uint64_t queued_cost = b->queued_cost, cost = 0;
     for (*i = 0; *i < n; ++*i) {
-        (void)tb__cost_check(b, costs[*i], &cost);
+        (void)cost_check(b, costs[*i], &cost);
         if (b->waiting.size || !room_for(b, queued, queued_cost, cost)) return TB_EFULL;
         queued++;
         queued_cost += cost;
@@ -264,7 +272,7 @@ bool tb__pop_expired(tb_batcher *b, tb_id *id)
 bool tb__admit_next(tb_batcher *b, tb_id *id)
 {
     uint32_t at = b->waiting.first;
-    if (at == TB_NIL || !tb__has_room(b, b->slot[at].cost)) return false;
+    if (at == TB_NIL || !has_room(b, b->slot[at].cost)) return false;
     leave_line(b, at);
     enqueue(b, at);
     *id = tb__slot_id(b, at);

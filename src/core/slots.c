@@ -8,13 +8,7 @@
 
 #include <stdlib.h>
 
-#define GENERATIONS (1u << 29)
 #define SLOT_MASK (TB_SLOTS_MAX - 1)
-
-tb_id tb__make_id(uint32_t slot, uint32_t generation)
-{
-    return (double)(((uint64_t)generation << TB_SLOT_BITS) | slot);
-}
 
 bool tb__split_id(tb_id id, uint32_t *slot, uint32_t *generation)
 {
@@ -43,33 +37,14 @@ bool tb__slots_reserve(tb_batcher *b)
     return b->free_slot != TB_NIL || b->slots_used < b->slots || slots_grow(b);
 }
 
-uint32_t tb__slot_take(tb_batcher *b)
+/* A slot that no record has had yet; tb__slots_reserve() has made room for it. */
+uint32_t tb__slot_first_use(tb_batcher *b)
 {
-    uint32_t at = b->free_slot;
-    if (at != TB_NIL) {
-        b->free_slot = b->slot[at].next;
-    } else {
-        assert(b->slots_used < b->slots);
-        at = b->slots_used++;
-        b->slot[at].generation = 0;
-        b->slot[at].state = TB_RECORD_NONE;
-    }
-    b->slot[at].generation++;
+    assert(b->slots_used < b->slots);
+    uint32_t at = b->slots_used++;
+    b->slot[at].generation = 1;
+    b->slot[at].state = TB_RECORD_NONE;
     return at;
-}
-
-void tb__slot_give(tb_batcher *b, uint32_t at)
-{
-    tb_slot *slot = &b->slot[at];
-    slot->state = TB_RECORD_NONE;
-    if (slot->generation >= GENERATIONS - 1) return;
-    slot->next = b->free_slot;
-    b->free_slot = at;
-}
-
-tb_id tb__slot_id(const tb_batcher *b, uint32_t at)
-{
-    return tb__make_id(at, b->slot[at].generation);
 }
 
 /* The slot of a live record, or TB_NIL. */
@@ -80,17 +55,6 @@ uint32_t tb__slot_find(const tb_batcher *b, tb_id id)
     const tb_slot *slot = &b->slot[at];
     if (slot->generation != generation || slot->state == TB_RECORD_NONE) return TB_NIL;
     return at;
-}
-
-void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at)
-{
-    tb_slot *slot = &b->slot[at];
-    slot->prev = list->last;
-    slot->next = TB_NIL;
-    if (list->last == TB_NIL) list->first = at;
-    else b->slot[list->last].next = at;
-    list->last = at;
-    list->size++;
 }
 
 void tb__list_remove(tb_batcher *b, tb_list *list, uint32_t at)

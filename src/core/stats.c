@@ -11,14 +11,6 @@ void tb__account(tb_batcher *b)
     if (slots > b->running_batches) b->idle_us += passed * (slots - b->running_batches);
 }
 
-static uint32_t bucket_of(uint64_t value)
-{
-    if (value < (1u << TB_HISTOGRAM_BITS)) return (uint32_t)value;
-    uint32_t octave = 63 - (uint32_t)__builtin_clzll(value) - TB_HISTOGRAM_BITS;
-    uint32_t bucket = (octave << TB_HISTOGRAM_BITS) + (uint32_t)(value >> octave);
-    return bucket < TB_HISTOGRAM_BUCKETS ? bucket : TB_HISTOGRAM_BUCKETS - 1;
-}
-
 /* The middle of a bucket. */
 static double value_of(uint32_t bucket)
 {
@@ -26,14 +18,6 @@ static double value_of(uint32_t bucket)
     uint32_t octave = (bucket >> TB_HISTOGRAM_BITS) - 1;
     uint64_t low = ((uint64_t)bucket - ((uint64_t)octave << TB_HISTOGRAM_BITS)) << octave;
     return (double)low + (double)((UINT64_C(1) << octave) - 1) / 2;
-}
-
-void tb__histogram_add(tb_histogram *h, uint64_t value)
-{
-    h->count++;
-    h->sum += (double)value;
-    if (value > h->max) h->max = value;
-    h->bucket[bucket_of(value)]++;
 }
 
 static double percentile(const tb_histogram *h, uint64_t percent)

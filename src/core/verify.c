@@ -163,14 +163,17 @@ static const char *verify_counts(const tb_batcher *b)
     return NULL;
 }
 
+typedef const char *verify_part(const tb_batcher *b);
+
+static verify_part *const PARTS[] = {
+    verify_slots, verify_line,    verify_pending, verify_cuts,
+    verify_open,  verify_batches, verify_counts,  verify_heap,
+};
+
 const char *tb_verify(const tb_batcher *b)
 {
-    const char *(*const checks[])(const tb_batcher *) = {
-        verify_slots, verify_line,    verify_pending, verify_cuts,
-        verify_open,  verify_batches, verify_counts,  verify_heap,
-    };
-    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
-        const char *broken = checks[i](b);
+    for (size_t i = 0; i < sizeof PARTS / sizeof *PARTS; i++) {
+        const char *broken = PARTS[i](b);
         if (broken) return broken;
     }
     return NULL;

@@ -68,7 +68,7 @@ local function take_line(job, line)
   end
   if not future then return job.answers:settle(entry, nil, err) end
   Future.on_settled(future, function()
-    job.answers:settle(entry, future._value, future._err)
+    job.answers:settle(entry, Future.outcome(future))
   end)
 end
 

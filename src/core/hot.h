@@ -1,0 +1,142 @@
+/* hot.h - what every record passes through, inline. Included by core.h only. */
+#ifndef TB_HOT_H
+#define TB_HOT_H
+
+static inline void tb__advance(tb_batcher *b, int64_t now_us)
+{
+    if (now_us > b->now_us) b->now_us = now_us;
+}
+
+/* Signed on the way: the conversion is one instruction then. Values are below 2^63. */
+static inline double tb__double(uint64_t value)
+{
+    return (double)(int64_t)value;
+}
+
+/* --- ids and slots ------------------------------------------------------ */
+
+static inline tb_id tb__make_id(uint32_t slot, uint32_t generation)
+{
+    return tb__double(((uint64_t)generation << TB_SLOT_BITS) | slot);
+}
+
+static inline tb_id tb__slot_id(const tb_batcher *b, uint32_t at)
+{
+    return tb__make_id(at, b->slot[at].generation);
+}
+
+static inline uint32_t tb__slot_take(tb_batcher *b)
+{
+    uint32_t at = b->free_slot;
+    if (at == TB_NIL) return tb__slot_first_use(b);
+    b->free_slot = b->slot[at].next;
+    b->slot[at].generation++;
+    return at;
+}
+
+/* A slot that has used up its generations goes back to no list: no id twice. */
+static inline void tb__slot_give(tb_batcher *b, uint32_t at)
+{
+    tb_slot *slot = &b->slot[at];
+    slot->state = TB_RECORD_NONE;
+    if (slot->generation >= TB_GENERATIONS - 1) return;
+    slot->next = b->free_slot;
+    b->free_slot = at;
+}
+
+static inline void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at)
+{
+    tb_slot *slot = &b->slot[at];
+    slot->prev = list->last;
+    slot->next = TB_NIL;
+    if (list->last == TB_NIL) list->first = at;
+    else b->slot[list->last].next = at;
+    list->last = at;
+    list->size++;
+}
+
+/* --- loads: what a batch costs and what still fits ----------------------- */
+
+static inline uint64_t tb__load_cost(const tb_batcher *b, const tb_load *load)
+{
+    return b->config.cost_model == TB_COST_PADDED ? load->size * load->largest : load->sum;
+}
+
+static inline void tb__load_add(tb_load *load, uint64_t cost)
+{
+    load->size++;
+    load->sum += cost;
+    if (cost > load->largest) load->largest = cost;
+}
+
+/* An empty batch takes any record: the one exception to the budget. */
+static inline bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t cost)
+{
+    if (load->size == 0) return true;
+    if (load->size >= b->config.max_batch_size) return false;
+    if (b->config.cost_model == TB_COST_SUM) return load->sum + cost <= b->budget;
+    uint64_t largest = cost > load->largest ? cost : load->largest;
+    return (load->size + 1) * largest <= b->budget;
+}
+
+/* No record of cost 1 would fit any more. */
+static inline bool tb__is_full(const tb_batcher *b, const tb_load *load)
+{
+    return load->size > 0 && !tb__fits(b, load, 1);
+}
+
+/* A record has joined the end of the queue. If all before it are in the open batch, so
+ * may this one be; otherwise tb__open_extend() will come to it. */
+static inline void tb__open_append(tb_batcher *b, uint32_t at)
+{
+    tb_open *open = &b->open;
+    if (open->next != TB_NIL) return;
+    uint64_t cost = b->slot[at].cost;
+    if (open->full || !tb__fits(b, &open->load, cost)) {
+        open->full = true;
+        open->next = at;
+        return;
+    }
+    tb__load_add(&open->load, cost);
+    open->full = tb__is_full(b, &open->load);
+}
+
+/* --- histograms ----------------------------------------------------------- */
+
+static inline uint32_t tb__bucket_of(uint64_t value)
+{
+    if (value < (1u << TB_HISTOGRAM_BITS)) return (uint32_t)value;
+    uint32_t octave = 63 - (uint32_t)__builtin_clzll(value) - TB_HISTOGRAM_BITS;
+    uint32_t bucket = (octave << TB_HISTOGRAM_BITS) + (uint32_t)(value >> octave);
+    return bucket < TB_HISTOGRAM_BUCKETS ? bucket : TB_HISTOGRAM_BUCKETS - 1;
+}
+
+/* Many values for one histogram: buckets are counted at once, the rest at the end, so
+ * that a loop over records does not wait for memory. */
+typedef struct {
+    uint64_t count, sum, max;
+} tb_tally;
+
+static inline void tb__tally(tb_histogram *h, tb_tally *t, uint64_t value)
+{
+    h->bucket[tb__bucket_of(value)]++;
+    t->count++;
+    t->sum += value;
+    if (value > t->max) t->max = value;
+}
+
+static inline void tb__tally_end(tb_histogram *h, const tb_tally *t)
+{
+    h->count += t->count;
+    h->sum += (double)t->sum;
+    if (t->max > h->max) h->max = t->max;
+}
+
+static inline void tb__histogram_add(tb_histogram *h, uint64_t value)
+{
+    tb_tally t = {0};
+    tb__tally(h, &t, value);
+    tb__tally_end(h, &t);
+}
+
+#endif

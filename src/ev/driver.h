@@ -1,0 +1,116 @@
+/* driver.h - the inside of the libev driver.
+ *
+ * What ends a wait is one of four things, and each has one home:
+ *
+ *     timer.c   the deadline: a timerfd, re-armed only when it changes
+ *     wake.c    the wake-up: an eventfd, and the rule when it is readable
+ *     inbox.c   posts of other threads: a ring under a mutex
+ *     watch.c   descriptors and signals: fixed slots that remember what fired
+ *
+ * loop.c makes them, turns the loop and shows them to a foreign loop as one epoll
+ * descriptor; watcher.c is the only file that uses libev's set-up macros.
+ *
+ * THE SPECIAL PROBLEM OF THE LOST WAKE-UP. There is "work" while posts, unreported
+ * events or a wake-up are outstanding. Two promises hold whenever the loop's thread is
+ * outside this driver: if there is work, the eventfd is readable (or about to be: the
+ * thread that made the work is between raising the flag and writing), and the next
+ * wait does not block. `raised` is there so that a burst of posts costs one write:
+ *
+ *     producer                          loop's thread (tb__ev_lower)
+ *     1. make the work visible          1. read the eventfd empty
+ *     2. was = exchange(raised, 1)      2. exchange(raised, 0)
+ *     3. if !was: write the eventfd     3. if there is work: raise again
+ *
+ * If the producer's 2 comes before the loop's 2, the loop sees the work in its 3; if
+ * after, the producer finds 0 and writes, and no read follows. A write that is late
+ * (its flag lowered meanwhile) costs one needless turn and loses nothing.
+ */
+#ifndef TB_EV_DRIVER_H
+#define TB_EV_DRIVER_H
+
+#include "tokenbatcher_ev.h"
+
+#include <ev.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+enum { TB__EV_SLOTS = 8 }; /* of descriptors, and of signals */
+
+enum tb__ev_watch_state { TB__EV_IDLE, TB__EV_WATCHING, TB__EV_FIRED };
+
+/* The watcher is the first member, so that its address is the slot's. */
+struct tb__ev_watch {
+    ev_io io;
+    enum tb__ev_watch_state state;
+};
+
+struct tb__ev_signal {
+    ev_signal watcher;
+    uint32_t seen; /* times it fired and was not yet reported */
+};
+
+/* head and the posts belong to whoever holds the lock; `count` is written under it
+ * and may be read without. */
+struct tb__ev_inbox {
+    pthread_mutex_t lock;
+    tb_post *posts;
+    uint32_t capacity;
+    uint32_t head; /* the oldest post */
+    atomic_uint count;
+};
+
+struct tb_ev {
+    struct ev_loop *loop;
+
+    ev_io timer_io;
+    int timer_fd;
+    int64_t deadline_us; /* asked for last */
+    int64_t armed_us;    /* what the timerfd is set to */
+
+    ev_io wake_io;
+    int wake_fd;
+    bool wake_seen;     /* libev found the eventfd readable since it was read last */
+    atomic_bool raised; /* see above */
+    atomic_bool woken;  /* tb_ev_wake() since the last wait returned */
+
+    int epoll_fd; /* tb_ev_fd(), or -1 */
+
+    struct tb__ev_inbox inbox;
+
+    struct tb__ev_watch watches[TB__EV_SLOTS];
+    struct tb__ev_signal signals[TB__EV_SLOTS];
+    uint32_t signals_used;
+    uint32_t unreported; /* fired watches plus signals seen */
+};
+
+/* timer.c */
+bool tb__ev_timer_open(tb_ev *ev);
+void tb__ev_timer_close(tb_ev *ev);
+void tb__ev_timer_arm(tb_ev *ev);
+
+/* wake.c */
+bool tb__ev_wake_open(tb_ev *ev);
+void tb__ev_wake_close(tb_ev *ev);
+bool tb__ev_has_work(tb_ev *ev);
+void tb__ev_raise(tb_ev *ev);   /* from any thread, and from a signal handler */
+void tb__ev_lower(tb_ev *ev);   /* the eventfd is readable only if there is work */
+
+/* inbox.c */
+bool tb__ev_inbox_open(tb_ev *ev, uint32_t capacity);
+void tb__ev_inbox_close(tb_ev *ev);
+
+/* watch.c */
+void tb__ev_watch_close(tb_ev *ev);
+
+/* loop.c: show a descriptor to the foreign loop. False if epoll will not have it. */
+bool tb__ev_epoll_add(tb_ev *ev, int fd);
+
+/* watcher.c: set up and start; w->data is `ev`. */
+typedef void tb__ev_io_callback(struct ev_loop *, ev_io *, int);
+typedef void tb__ev_signal_callback(struct ev_loop *, ev_signal *, int);
+void tb__ev_io_start(tb_ev *ev, ev_io *w, tb__ev_io_callback *callback, int fd);
+void tb__ev_signal_start(tb_ev *ev, ev_signal *w, tb__ev_signal_callback *callback,
+                         int signum);
+
+#endif

@@ -1,0 +1,92 @@
+-- Speed of the Lua face, on the real clock: prints plain lines "name value unit".
+local tb = require "tokenbatcher"
+local tbffi = require "tokenbatcher.ffi"
+
+local function now() return tonumber(tbffi.lib.tb_ev_now()) / 1e6 end
+
+local function median(values)
+  table.sort(values)
+  return values[math.floor(#values / 2) + 1]
+end
+
+local function echo(records)
+  return records
+end
+
+-- One producer: submit n records, then read every answer.
+local function submit_and_collect(n)
+  return tb.run(function()
+    local batcher = tb.TokenBatcher { inference_fn = echo, max_queue_size = 1e7, policy = "eager" }
+    batcher:start()
+    local record = { text = "What is 2+2?" }
+    local opts = { estimated_tokens = 5 }
+    local futures = {}
+    for i = 1, 256 do futures[i] = false end
+    local started = now()
+    for _ = 1, n / 256 do
+      for i = 1, 256 do futures[i] = batcher:submit(record, opts) end
+      for i = 1, 256 do futures[i]:await() end
+    end
+    local spent = now() - started
+    batcher:stop()
+    return spent / n * 1e9
+  end)
+end
+
+-- 256 coroutines, each awaiting its own record.
+local function awaiting_coroutines(n)
+  return tb.run(function()
+    local batcher = tb.TokenBatcher { inference_fn = echo, max_queue_size = 1e7, policy = "eager" }
+    batcher:start()
+    local opts = { estimated_tokens = 5 }
+    local record = { text = "What is 2+2?" }
+    local started = now()
+    local all = {}
+    for i = 1, 256 do
+      all[i] = tb.spawn(function()
+        for _ = 1, n / 256 do batcher:submit(record, opts):await() end
+      end)
+    end
+    tb.gather(all)
+    local spent = now() - started
+    batcher:stop()
+    return spent / n * 1e9
+  end)
+end
+
+-- A lone record on an idle eager batcher: from submit to the first line of inference_fn.
+local function lone_record(n)
+  local waits = {}
+  tb.run(function()
+    local called
+    local batcher = tb.TokenBatcher {
+      policy = "eager",
+      inference_fn = function(records)
+        called = now()
+        return records
+      end,
+    }
+    batcher:start()
+    for i = 1, n do
+      tb.sleep(0.0005) -- idle
+      local submitted = now()
+      batcher:submit(i):await()
+      waits[i] = (called - submitted) * 1e6
+    end
+    batcher:stop()
+  end)
+  table.sort(waits)
+  return waits[math.floor(n * 0.5)], waits[math.floor(n * 0.99)]
+end
+
+local function several(fn, n)
+  local values = {}
+  for i = 1, 5 do values[i] = fn(n) end
+  return median(values)
+end
+
+local n = tonumber(arg and arg[1]) or 512000
+print(("lua_submit_ns_per_record %.0f ns"):format(several(submit_and_collect, n)))
+print(("lua_coroutines_ns_per_record %.0f ns"):format(several(awaiting_coroutines, n)))
+local p50, p99 = lone_record(2000)
+print(("lone_record_us p50 %.1f us p99 %.1f us"):format(p50, p99))

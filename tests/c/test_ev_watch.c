@@ -1,0 +1,176 @@
+/* test_ev_watch.c - the libev driver's descriptors and signals. */
+#include "test_ev.h"
+
+#include <pthread.h>
+
+/* --- Descriptors ----------------------------------------------------------- */
+
+static void a_readable_pipe_is_reported_once(void **state)
+{
+    tb_ev *ev = *state;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(tb_ev_watch(ev, ends[0]), TB_OK);
+    assert_no_event(ev);
+    assert_int_equal(write(ends[1], "x", 1), 1);
+    tb_ev_event event = await_event(ev);
+    assert_int_equal(event.kind, TB_EV_READABLE);
+    assert_int_equal(event.value, ends[0]);
+    assert_no_event(ev); /* though it still is readable */
+    assert_int_equal(tb_ev_watch(ev, ends[0]), TB_OK);
+    assert_int_equal(await_event(ev).value, ends[0]);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void the_end_of_a_pipe_is_reported(void **state)
+{
+    tb_ev *ev = *state;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(tb_ev_watch(ev, ends[0]), TB_OK);
+    close(ends[1]);
+    assert_int_equal(await_event(ev).value, ends[0]);
+    close(ends[0]);
+}
+
+static void a_plain_file_is_always_readable(void **state)
+{
+    tb_ev *ev = *state;
+    FILE *file = tmpfile();
+    assert_non_null(file);
+    assert_int_equal(tb_ev_watch(ev, fileno(file)), TB_OK);
+    assert_int_equal(await_event(ev).value, fileno(file));
+    assert_false(polls_readable(ev));
+    assert_int_equal(tb_ev_watch(ev, fileno(file)), TB_OK);
+    assert_true(polls_readable(ev));
+    assert_int_equal(await_event(ev).value, fileno(file));
+    assert_false(polls_readable(ev));
+    fclose(file);
+}
+
+static void a_descriptor_that_is_not_open_is_refused(void **state)
+{
+    tb_ev *ev = *state;
+    int closed_fd = dup(0);
+    close(closed_fd);
+    assert_int_equal(tb_ev_watch(ev, closed_fd), TB_EOPTION);
+    assert_int_equal(tb_ev_watch(ev, -1), TB_EOPTION);
+    assert_no_event(ev);
+}
+
+static void watches_eight_descriptors_and_refuses_the_ninth(void **state)
+{
+    tb_ev *ev = *state;
+    int ends[9][2];
+    for (int i = 0; i < 9; i++) {
+        assert_int_equal(pipe(ends[i]), 0);
+        assert_int_equal(tb_ev_watch(ev, ends[i][0]), i < 8 ? TB_OK : TB_EFULL);
+        assert_int_equal(write(ends[i][1], "x", 1), 1);
+    }
+    assert_int_equal(tb_ev_watch(ev, ends[3][0]), TB_OK); /* again: still once */
+    tb_ev_wait(ev, TB_NEVER_US);
+    tb_ev_event events[9];
+    assert_int_equal(tb_ev_poll(ev, events, 3), 3);
+    tb_ev_wait(ev, TB_NEVER_US); /* five are unreported: does not block */
+    assert_int_equal(tb_ev_poll(ev, events + 3, 6), 5);
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(events[i].value, ends[i][0]);
+    }
+    assert_int_equal(tb_ev_watch(ev, ends[8][0]), TB_OK);
+    assert_int_equal(await_event(ev).value, ends[8][0]);
+    for (int i = 0; i < 9; i++) {
+        close(ends[i][0]);
+        close(ends[i][1]);
+    }
+}
+
+static void a_reused_descriptor_number_is_watched_anew(void **state)
+{
+    tb_ev *ev = *state;
+    tb_ev_fd(ev);
+    for (int i = 0; i < 3; i++) {
+        int ends[2];
+        assert_int_equal(pipe(ends), 0);
+        assert_int_equal(tb_ev_watch(ev, ends[0]), TB_OK);
+        assert_no_event(ev);
+        tb_ev_arm(ev, TB_NEVER_US);
+        assert_false(polls_readable(ev));
+        assert_int_equal(write(ends[1], "x", 1), 1);
+        assert_true(polls_readable(ev));
+        assert_int_equal(await_event(ev).value, ends[0]);
+        close(ends[0]);
+        close(ends[1]);
+    }
+}
+
+/* --- Signals ---------------------------------------------------------------- */
+
+static void a_signal_becomes_an_event(void **state)
+{
+    tb_ev *ev = *state;
+    assert_int_equal(tb_ev_signal(ev, SIGUSR1), TB_OK);
+    assert_int_equal(tb_ev_signal(ev, SIGUSR1), TB_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(kill(getpid(), SIGUSR1), 0);
+        tb_ev_event event = await_event(ev);
+        assert_int_equal(event.kind, TB_EV_SIGNAL);
+        assert_int_equal(event.value, SIGUSR1);
+        assert_no_event(ev);
+    }
+}
+
+static void unreported_signals_are_counted_and_keep_waits_short(void **state)
+{
+    tb_ev *ev = *state;
+    assert_int_equal(tb_ev_signal(ev, SIGUSR1), TB_OK);
+    assert_int_equal(pthread_kill(pthread_self(), SIGUSR1), 0);
+    tb_ev_wait(ev, TB_NEVER_US);
+    assert_int_equal(pthread_kill(pthread_self(), SIGUSR1), 0);
+    tb_ev_wait(ev, TB_NEVER_US);
+    tb_ev_event events[3];
+    assert_int_equal(tb_ev_poll(ev, events, 3), 2);
+}
+
+static void only_signals_that_can_be_caught_are_taken(void **state)
+{
+    tb_ev *ev = *state;
+    assert_int_equal(tb_ev_signal(ev, 0), TB_EOPTION);
+    assert_int_equal(tb_ev_signal(ev, -1), TB_EOPTION);
+    assert_int_equal(tb_ev_signal(ev, 1000), TB_EOPTION);
+    assert_int_equal(tb_ev_signal(ev, SIGKILL), TB_EOPTION);
+    assert_int_equal(tb_ev_signal(ev, SIGSTOP), TB_EOPTION);
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(tb_ev_signal(ev, SIGRTMIN + i), TB_OK);
+    }
+    assert_int_equal(tb_ev_signal(ev, SIGUSR1), TB_EFULL);
+}
+
+static void a_freed_driver_gives_a_signal_its_default_action_back(void **state)
+{
+    (void)state;
+    tb_ev *ev = tb_ev_new(1);
+    assert_int_equal(tb_ev_signal(ev, SIGUSR1), TB_OK);
+    tb_ev_free(ev);
+    struct sigaction action;
+    sigaction(SIGUSR1, NULL, &action);
+    assert_true(action.sa_handler == SIG_DFL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH_DRIVER(a_readable_pipe_is_reported_once),
+        WITH_DRIVER(the_end_of_a_pipe_is_reported),
+        WITH_DRIVER(a_plain_file_is_always_readable),
+        WITH_DRIVER(a_descriptor_that_is_not_open_is_refused),
+        WITH_DRIVER(watches_eight_descriptors_and_refuses_the_ninth),
+        WITH_DRIVER(a_reused_descriptor_number_is_watched_anew),
+        WITH_DRIVER(a_signal_becomes_an_event),
+        WITH_DRIVER(unreported_signals_are_counted_and_keep_waits_short),
+        WITH_DRIVER(only_signals_that_can_be_caught_are_taken),
+        cmocka_unit_test(a_freed_driver_gives_a_signal_its_default_action_back),
+    };
+    alarm(HANGS_AFTER_S);
+    return cmocka_run_group_tests_name("ev_watch", tests, NULL, NULL);
+}

@@ -1,0 +1,62 @@
+#!/bin/sh
+# What the code must hold to, beyond its tests. Prints each violation; exit 1 if any.
+# environment: B (build folder), LUAJIT
+
+bad=0
+complain() {
+  echo "lint: $*"
+  bad=1
+}
+# Fails with the lines found, if there are any: refuse TEXT LINES
+refuse() {
+  [ -z "$2" ] || { complain "$1"; echo "$2" | sed 's/^/    /'; }
+}
+
+C_FILES=$(git ls-files 'src/*.c' 'tests/*.c')
+H_FILES=$(git ls-files '*.h')
+LUA_FILES=$(git ls-files '*.lua')
+
+# --- who may know whom --------------------------------------------------------
+rm -f "$B/libcore.a" && make -s "$B/libcore.a"
+refuse "src/core needs more than memory functions and __assert_fail" \
+  "$(nm -u "$B/libcore.a" | awk '$1 == "U" {print $2}' | sort -u | grep -v '^tb_' |
+     grep -vxE 'malloc|calloc|realloc|free|memset|memcpy|memmove|__assert_fail|__stack_chk_fail')"
+refuse "src/core includes something else than its own and the memory headers" \
+  "$(grep -nE '^#include' src/core/* | grep -vE '"core.h"|"tokenbatcher.h"|<(stdlib|string|assert|stdbool)\.h>')"
+refuse "src/ev knows Lua or the inside of the core" "$(grep -nE '#include.*(lua|core\.h)' src/ev/*)"
+refuse "a lua_State outside of src/host and src/script" \
+  "$(grep -nE 'lua_State' $(git ls-files include src | grep -vE '^src/(host|script)/'))"
+refuse "a function pointer in a public header" "$(grep -nE '\(\*' include/*.h | grep -v '^\S*:\s*\*')"
+refuse "the ffi outside of lua/tokenbatcher/ffi.lua" \
+  "$(grep -nE "require *\(?[\"']ffi[\"']" $(git ls-files 'lua/*.lua') | grep -v '^lua/tokenbatcher/ffi.lua')"
+refuse "a clock outside of the pumps" \
+  "$(grep -nE 'os\.(clock|time)\b|clock_gettime|gettimeofday' $(git ls-files lua src) | grep -v '^src/ev/')"
+
+# --- size ---------------------------------------------------------------------
+refuse "C files over 400 lines" "$(wc -l $C_FILES $H_FILES | awk '$1 > 400 && $2 != "total"')"
+refuse "functions over 70 lines" \
+  "$(ctags -x --kinds-C=f --kinds-Lua=f --fields=+ne --_xformat='%{end} %n %N %F' $C_FILES $LUA_FILES |
+     awk '$1 - $2 > 69 {print $4 ": " $3 " (" $1 - $2 + 1 " lines)"}')"
+
+# --- text -----------------------------------------------------------------------
+refuse "debts" "$(git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.h' '*.lua' '*.sh' Makefile README.md ':!tests/lint.sh')"
+refuse "trailing white space" "$(git grep -nIE '[[:space:]]$' -- '*.c' '*.h' '*.lua' '*.sh' Makefile '*.mk')"
+
+# --- the README's generated parts are what the code says ------------------------
+$LUAJIT tests/readme_options.lua --check README.md || bad=1
+
+# --- the tools ------------------------------------------------------------------
+luacheck -q $LUA_FILES || bad=1
+cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+  -Iinclude src/core src/ev || bad=1
+for compiler in gcc clang; do
+  command -v "$compiler" >/dev/null || continue
+  for file in src/core/*.c src/ev/*.c; do
+    "$compiler" -std=c11 -D_GNU_SOURCE -Iinclude -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
+      -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror -fsyntax-only "$file" || bad=1
+  done
+done
+clang-tidy --quiet src/core/*.c src/ev/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude 2>/dev/null || bad=1
+
+[ "$bad" -eq 0 ] && echo "lint: nothing to complain about"
+exit "$bad"

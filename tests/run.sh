@@ -1,0 +1,58 @@
+#!/bin/sh
+# Runs every test program and all specs; ends with one line, the sum over all runners:
+# N passed, N failed, N skipped. Exit status 1 if anything failed.
+# usage: run.sh C_TEST ...   (environment: B, BUSTED)
+
+passed=0 failed=0 skipped=0
+out=$(mktemp -d) || exit 1
+trap 'rm -rf "$out"' EXIT
+
+# Counts from a cmocka program: "[  PASSED  ] 3 test(s)." A program that ends badly
+# without counting a failure counts as one.
+run_c() {
+  echo "== $1"
+  "$1" >"$out/c" 2>&1
+  status=$?
+  p=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$out/c" | tail -n 1)
+  f=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' "$out/c" | tail -n 1)
+  s=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*/\1/p' "$out/c" | tail -n 1)
+  p=${p:-0} f=${f:-0} s=${s:-0}
+  if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+  if [ "$f" -ne 0 ]; then cat "$out/c"; else echo "   $p passed"; fi
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+# The specs print TAP: "ok 1 - name", "not ok 2 - name", "ok 3 - # SKIP name".
+run_specs() {
+  echo "== specs"
+  $BUSTED --output=TAP --pattern=_spec tests/spec >"$out/lua" 2>&1
+  status=$?
+  f=$(grep -c '^not ok' "$out/lua")
+  s=$(grep -c '^ok .*# SKIP' "$out/lua")
+  p=$(($(grep -c '^ok ' "$out/lua") - s))
+  if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+  if [ "$f" -ne 0 ]; then cat "$out/lua"; else grep '# SKIP' "$out/lua"; echo "   $p passed"; fi
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+run_replay() {
+  echo "== fuzz corpus"
+  if "$B"/tests/fuzz_replay tests/fuzz/corpus/* >"$out/fuzz" 2>&1; then
+    passed=$((passed + 1))
+    echo "   1 passed"
+  else
+    cat "$out/fuzz"
+    failed=$((failed + 1))
+  fi
+}
+
+for program in "$@"; do run_c "$program"; done
+run_replay
+run_specs
+
+if [ "$skipped" -gt 0 ]; then
+  echo "$passed passed, $failed failed, $skipped skipped"
+else
+  echo "$passed passed, $failed failed"
+fi
+[ "$failed" -eq 0 ]
