@@ -263,7 +263,9 @@ struct tb_event {
 typedef struct tb_event tb_event;
 
 /* Do and report what is due at `now_us`: batches timed out, then expiries, then
- * the end of stop, then admissions. Fills up to `max` events and returns their
+ * the end of stop, then admissions. If the line's first finds no room while every slot
+ * is busy, full batches are cut ahead here, as tb_form() would, before it is left
+ * waiting: cutting makes room. Fills up to `max` events and returns their
  * number; call again while it returns `max`. */
 uint32_t tb_poll(tb_batcher *b, tb_event *events, uint32_t max, int64_t now_us);
 

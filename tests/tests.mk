@@ -1,7 +1,7 @@
 # tests.mk - tests, checks and measurements; included by the Makefile.
 
 TEST_CFLAGS = -std=c11 -D_GNU_SOURCE -pthread -Iinclude -Itests/c -Wall -Wextra -Wshadow $(CFLAGS)
-CMOCKA      = -lcmocka
+CMOCKA      = -lcmocka -lm
 
 # Every tests/c/test_*.c is a program; the others are shared by the core's tests.
 C_TESTS     = $(patsubst tests/c/%.c,$B/tests/%,$(wildcard tests/c/test_*.c))
@@ -20,7 +20,7 @@ $B/tests/fuzz_replay: tests/fuzz/fuzz_core.c $(C_SHARED) $B/libtokenbatcher.a
 
 $B/tests/bench_%: tests/bench/bench_%.c $B/libtokenbatcher.a
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -o $@ $< $B/libtokenbatcher.a -lev
+	$(CC) $(TEST_CFLAGS) -o $@ $< $B/libtokenbatcher.a -lev -lm
 
 test: all $(C_TESTS) $B/tests/fuzz_replay ## run all tests; the last line sums them up
 	BUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)

@@ -29,21 +29,22 @@ local function failure_err(failure)
   return errors.new("inference_failed", errors.message_of(reason), reason)
 end
 
--- Positions 1..n hold no nil, and there is nothing at n + 1.
+-- Positions 1..n hold no nil, and there is nothing behind them.
 local function is_list_of(results, n)
   for i = 1, n do
     if results[i] == nil then return false end
   end
-  return results[n + 1] == nil
+  return results[n + 1] == nil and #results <= n
 end
 
-local function count_of(results)
-  local first_hole = 1
-  while results[first_hole] ~= nil do first_hole = first_hole + 1 end
+-- Bounded, since a metatable may have an answer for every position.
+local function count_of(results, n)
+  local count, limit = 0, math.max(n + 1, #results)
+  while count < limit and results[count + 1] ~= nil do count = count + 1 end
   for key in pairs(results) do
-    if type(key) == "number" and key > first_hole then return nil, first_hole end
+    if type(key) == "number" and key > count + 1 then return nil, count + 1 end
   end
-  return first_hole - 1
+  return count
 end
 
 --- What is wrong with the results of a batch of n records. nil: nothing.
@@ -56,7 +57,7 @@ local function complaint(results, second, n)
     return "inference_fn returned " .. what .. batch .. why
   end
   if is_list_of(results, n) then return nil end
-  local count, hole = count_of(results)
+  local count, hole = count_of(results, n)
   if count then return ("inference_fn returned %d results"):format(count) .. batch end
   return ("inference_fn returned a list with a hole at position %d"):format(hole) .. batch
 end
@@ -123,6 +124,11 @@ local function call(run, records, info, n)
   return results
 end
 
+-- The batch was closed while the call ran: its answer is ignored, an error is not kept silent.
+local function report_late(run, message)
+  if message then run.batcher:_warn("an abandoned inference call failed: " .. message) end
+end
+
 -- --- bisecting ----------------------------------------------------------
 
 -- Those of positions[first..last] that still want an answer. A record past its
@@ -181,7 +187,7 @@ local function bisect(run, positions, failed)
       or still_wanted(run, positions, middle + 1, n)
     if #wanted > 0 then
       local results, message, cause, traceback = attempt_half(run, wanted)
-      if run.over then return end
+      if run.over then return report_late(run, message) end
       if results then
         settle_results(run, wanted, results, #wanted)
       else
@@ -201,14 +207,23 @@ end
 
 -- --- the whole batch ----------------------------------------------------
 
+local function copy(list)
+  local out = {}
+  for i = 1, #list do out[i] = list[i] end
+  return out
+end
+
 --- The body of the coroutine that runs a batch.
 function M.body(run)
-  local results, message, cause, traceback = call(run, run.records,
-    make_info(run, 1, run.records, run.costs, run.cost, run.deadline), run.size)
-  if run.over then return end
+  local records, costs = run.records, run.costs
+  local may_bisect = run.on_error == "bisect" and run.size > 1
+  if may_bisect then records, costs = copy(records), copy(costs) end -- its lists are inference_fn's to change
+  local results, message, cause, traceback = call(run, records,
+    make_info(run, 1, records, costs, run.cost, run.deadline), run.size)
+  if run.over then return report_late(run, message) end
   if results then
     settle_results(run, nil, results, run.size)
-  elseif run.on_error == "bisect" and run.size > 1 then
+  elseif may_bisect then
     bisect_all(run, { message = message, cause = cause, traceback = traceback })
   else
     fail_range(run, 1, run.size, message, cause, traceback)

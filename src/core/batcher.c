@@ -86,7 +86,7 @@ void tb_stop(tb_batcher *b, int64_t timeout_us, int64_t now_us)
 void tb_flush(tb_batcher *b, int64_t now_us)
 {
     tb__advance(b, now_us);
-    if (b->queued) b->flushed_seq = b->slot[b->pending.last].seq + 1;
+    if (b->pending.size) b->flushed_seq = b->slot[b->pending.last].seq + 1;
 }
 
 int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)

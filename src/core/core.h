@@ -173,6 +173,7 @@ bool tb__admit_next(tb_batcher *b, tb_id *id);
 void tb__open_reset(tb_batcher *b);
 void tb__open_extend(tb_batcher *b);
 void tb__cuts_dissolve(tb_batcher *b);
+void tb__seal_ahead(tb_batcher *b);
 bool tb__is_due(const tb_batcher *b);
 int64_t tb__due_us(const tb_batcher *b);
 

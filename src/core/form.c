@@ -129,8 +129,11 @@ static void seal_open(tb_batcher *b)
     open_at(b, next);
 }
 
-static void seal_ahead(tb_batcher *b)
+/* While every slot is busy, cut full batches ahead. */
+void tb__seal_ahead(tb_batcher *b)
 {
+    if (b->running_batches < b->config.max_concurrent_batches) return;
+    if (b->cuts_stale) tb__cuts_dissolve(b);
     while (b->cuts < b->config.prefetch_batches) {
         tb__open_extend(b);
         if (!b->open.full) return;
@@ -143,11 +146,11 @@ tb_id tb_form(tb_batcher *b, int64_t now_us)
     tb__advance(b, now_us);
     if (b->state == TB_STOPPED) return 0;
     if (b->heap.size && b->heap.entry[0].at_us <= b->now_us) return 0;
-    if (b->cuts_stale) tb__cuts_dissolve(b);
     if (b->running_batches >= b->config.max_concurrent_batches) {
-        seal_ahead(b);
+        tb__seal_ahead(b);
         return 0;
     }
+    if (b->cuts_stale) tb__cuts_dissolve(b);
     if (b->cuts) return dispatch_cut(b);
     tb__open_extend(b);
     int reason = decide(b);

@@ -184,7 +184,7 @@ static void leave_open(tb_batcher *b, uint32_t at)
     bool member = open->next == TB_NIL || slot->seq < b->slot[open->next].seq;
     if (open->next == at) {
         open->next = slot->next;
-        open->full = false;
+        open->full = tb__is_full(b, &open->load);
     } else if (member && slot->cost == open->load.largest && open->load.size > 1) {
         tb__open_reset(b);
         if (open->next == at) open->next = slot->next;
@@ -192,7 +192,7 @@ static void leave_open(tb_batcher *b, uint32_t at)
         open->load.sum -= slot->cost;
         open->load.size--;
         if (open->load.size == 0) open->load.largest = 0;
-        open->full = false;
+        open->full = tb__is_full(b, &open->load);
     }
 }
 
@@ -268,11 +268,13 @@ bool tb__pop_expired(tb_batcher *b, tb_id *id)
     return false;
 }
 
-/* Let the first of the line in, if there is room. */
+/* Let the first of the line in, if there is room, or cutting ahead makes room. */
 bool tb__admit_next(tb_batcher *b, tb_id *id)
 {
     uint32_t at = b->waiting.first;
-    if (at == TB_NIL || !has_room(b, b->slot[at].cost)) return false;
+    if (at == TB_NIL) return false;
+    if (!has_room(b, b->slot[at].cost)) tb__seal_ahead(b);
+    if (!has_room(b, b->slot[at].cost)) return false;
     leave_line(b, at);
     enqueue(b, at);
     *id = tb__slot_id(b, at);

@@ -1,12 +1,23 @@
 /* main.c - the command-line host: opens LuaJIT with our modules and cjson built in,
- * and hands over to lua/tokenbatcher/cli. */
+ * and hands over to lua/tokenbatcher/cli.
+ *
+ * THE SPECIAL PROBLEM OF THE SECOND SIGNAL. Signals become events of the loop, but a
+ * script's function may never return to the loop. So what a second SIGINT or SIGTERM
+ * does is decided here, in the handler: it ends the process. */
+#include "tokenbatcher_ev.h"
+
+#include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
-enum { EXIT_USAGE = 2 };
+enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 };
 
 struct tb_host_module {
     const char *name, *chunk;
@@ -17,11 +28,81 @@ extern const struct tb_host_module tb_host_modules[];
 
 int luaopen_cjson(lua_State *L);
 
+/* --- the second signal --------------------------------------------------- */
+
+/* While the loop has not said that it handles the first signal, a second one within
+ * this time counts as the same: timeout(1) sends each signal twice, to the process and
+ * to its group. */
+enum { SAME_SIGNAL_US = 200000 };
+
+static volatile sig_atomic_t end_seen, end_handled;
+static int64_t end_seen_us;
+static void (*loop_handler)(int);
+
+static _Noreturn void abort_run(int signum)
+{
+    static const char text[] = "tokenbatcher: a second signal: aborted\n";
+    ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)written;
+    _exit(EXIT_SIGNAL + signum);
+}
+
+static void on_end_signal(int signum)
+{
+    int kept_errno = errno;
+    int64_t now = tb_ev_now();
+    if (end_handled || (end_seen && now - end_seen_us > SAME_SIGNAL_US)) {
+        abort_run(signum);
+    }
+    if (!end_seen) {
+        end_seen_us = now;
+        end_seen = 1;
+    }
+    loop_handler(signum);
+    errno = kept_errno;
+}
+
+/* Put our handler before the loop's, which must be installed already. */
+static int host_abort_on_second_signal(lua_State *L)
+{
+    static const int signals[] = {SIGINT, SIGTERM};
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        struct sigaction action;
+        if (sigaction(signals[i], NULL, &action) != 0) {
+            return luaL_error(L, "cannot read the action of signal %d", signals[i]);
+        }
+        loop_handler = action.sa_handler;
+        action.sa_handler = on_end_signal;
+        sigaddset(&action.sa_mask, SIGINT);
+        sigaddset(&action.sa_mask, SIGTERM);
+        sigaction(signals[i], &action, NULL);
+    }
+    return 0;
+}
+
+/* The loop has seen the first signal: from now on any more is a second one. */
+static int host_signal_handled(lua_State *L)
+{
+    (void)L;
+    end_handled = 1;
+    return 0;
+}
+
+static const luaL_Reg host_functions[] = {
+    {"abort_on_second_signal", host_abort_on_second_signal},
+    {"signal_handled", host_signal_handled},
+    {NULL, NULL},
+};
+
+/* --- modules ------------------------------------------------------------- */
+
 /* A module's loader: compiles its embedded text on first use. Upvalue: its index. */
 static int load_module(lua_State *L)
 {
     const struct tb_host_module *m = &tb_host_modules[lua_tointeger(L, lua_upvalueindex(1))];
-    if (luaL_loadbuffer(L, (const char *)m->text, m->size, m->chunk)) return lua_error(L);
+    if (luaL_loadbuffer(L, (const char *)m->text, m->size, m->chunk)) {
+        return lua_error(L);
+    }
     lua_pushvalue(L, 1);
     lua_call(L, 1, 1);
     return 1;
@@ -42,13 +123,20 @@ static void preload_modules(lua_State *L)
     lua_getfield(L, -1, "loaded");
     lua_pushboolean(L, 1);
     lua_setfield(L, -2, "tokenbatcher.linked");
+    lua_newtable(L);
+    luaL_register(L, NULL, host_functions);
+    lua_setfield(L, -2, "tokenbatcher.host");
     lua_pop(L, 2);
 }
 
+/* --- main ---------------------------------------------------------------- */
+
 static int add_traceback(lua_State *L)
 {
-    if (!lua_isstring(L, 1)) return 1;
-    luaL_traceback(L, L, lua_tostring(L, 1), 1);
+    if (!lua_isstring(L, 1) && !luaL_callmeta(L, 1, "__tostring")) {
+        return 1;
+    }
+    luaL_traceback(L, L, lua_tostring(L, -1), 1);
     return 1;
 }
 
@@ -71,8 +159,21 @@ static int run(lua_State *L)
     return 1;
 }
 
+/* The next file opened would take the place of a standard descriptor that is closed,
+ * and answers would be written into it. A stand-in makes reads and writes fail. */
+static void fill_standard_descriptors(void)
+{
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) != fd) {
+            _exit(EXIT_USAGE);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
+    fill_standard_descriptors();
     lua_State *L = luaL_newstate();
     if (!L) {
         fputs("tokenbatcher: out of memory\n", stderr);
@@ -90,5 +191,9 @@ int main(int argc, char **argv)
         status = (int)lua_tointeger(L, -1);
     }
     lua_close(L);
+    if (fflush(stdout) != 0 && status != EXIT_USAGE) {
+        fprintf(stderr, "tokenbatcher: cannot write to standard output: %s\n", strerror(errno));
+        status = EXIT_USAGE;
+    }
     return status;
 }

@@ -1,8 +1,8 @@
---- Writes one JSON line for each input line: in input order, or as they come.
+--- Writes one line for each line of input: in input order, or as they come.
 --
--- Entries are {index, record, result, err, settled}. In input order, a settled entry
--- waits for earlier ones; `held` counts those, so that the reader can stop while they
--- are too many.
+-- Entries are {index, record, result, err, settled, accepted}. In input order, a settled
+-- entry waits for earlier ones; `held` counts those, so that the reader can stop while
+-- they are too many.
 
 local errors = require "tokenbatcher.errors"
 local json = require "tokenbatcher.cli.json"
@@ -17,6 +17,7 @@ function M.new(file, is_ordered, script)
   return setmetatable({
     file = file, is_ordered = is_ordered, script = script,
     first = 1, last = 0, held = 0, written = 0, failed = 0, closing = false,
+    failures = {}, first_failure = nil, -- error code -> count; {index, code, message}
   }, Answers)
 end
 
@@ -39,7 +40,7 @@ function Answers:settle(entry, result, err)
   if self.task and head and head.settled then scheduler.wake(self.task) end
 end
 
---- The reader suspends here while more than `limit` answers wait for an earlier one.
+--- The reader suspends here while `limit` answers or more wait for an earlier one.
 function Answers:wait_below(limit)
   while self.held >= limit do
     self.reader = scheduler.task
@@ -54,48 +55,67 @@ function Answers:close()
   if self.task then scheduler.wake(self.task) end
 end
 
+-- --- an entry as a line -------------------------------------------------------
+
+-- Each returns the line and, when the record counts as failed, the code and message.
+
 local function failure_line(entry, code, message)
-  return ('{"index":%d,"error":{"code":%s,"message":%s}}'):format(entry.index, json.encode(code),
-    json.encode(message) or '"(a message that is no text)"')
+  return ('{"index":%d,"error":{"code":%s,"message":%s}}'):format(entry.index, json.quote(code),
+    json.quote(message)), code, message
 end
 
 local function plain_line(entry)
-  if entry.err then return failure_line(entry, entry.err.code, entry.err.message), true end
+  if entry.err then return failure_line(entry, entry.err.code, entry.err.message) end
   local text, message = json.encode(entry.result)
-  if text then return ('{"index":%d,"result":%s}'):format(entry.index, text), false end
-  return failure_line(entry, "bad_output", "the result cannot be written: " .. message), true
+  if text then return ('{"index":%d,"result":%s}'):format(entry.index, text) end
+  return failure_line(entry, "bad_output", "the result cannot be written: " .. message)
 end
 
 -- The script's own encode: a string is the line; any other value is written as JSON.
 local function scripted_line(entry, encode)
+  scheduler.context = "encode function"
   local ok, line = pcall(encode, entry.record, entry.result, entry.err)
-  if ok and type(line) == "string" then return line, entry.err ~= nil end
-  local message = ok and "encode returned nil" or "encode raised: " .. errors.message_of(line)
-  if ok and line ~= nil then
-    line, message = json.encode(line)
-    if line then return line, entry.err ~= nil end
-    message = "what encode returned cannot be written: " .. message
+  scheduler.context = nil
+  if not ok then return failure_line(entry, "bad_output", "encode raised: " .. errors.message_of(line)) end
+  if line == nil then return failure_line(entry, "bad_output", "encode returned nil") end
+  if type(line) ~= "string" then
+    local text, message = json.encode(line)
+    if not text then
+      return failure_line(entry, "bad_output", "what encode returned cannot be written: " .. message)
+    end
+    line = text
   end
-  return failure_line(entry, "bad_output", message), true
+  if entry.err then return line, entry.err.code, entry.err.message end
+  return line
+end
+
+-- --- writing -------------------------------------------------------------------
+
+local function count_failure(self, entry, code, message)
+  self.failed = self.failed + 1
+  self.failures[code] = (self.failures[code] or 0) + 1
+  self.first_failure = self.first_failure or { index = entry.index, code = code, message = message }
+end
+
+local function require_written(ok, message)
+  if not ok then error("cannot write the output: " .. tostring(message), 0) end
 end
 
 local function write(self, entry)
   local encode = self.script.encode
-  local line, failed
+  local line, code, message
   if encode and entry.accepted then
-    scheduler.context = "encode function"
-    line, failed = scripted_line(entry, encode)
-    scheduler.context = nil
+    line, code, message = scripted_line(entry, encode)
   else
-    line, failed = plain_line(entry)
+    line, code, message = plain_line(entry)
   end
-  local ok, message = self.file:write(line, "\n")
-  if not ok then error("cannot write the output: " .. tostring(message), 0) end
+  require_written(self.file:write(line, "\n"))
   self.written = self.written + 1
-  if failed then self.failed = self.failed + 1 end
+  if code then count_failure(self, entry, code, message) end
 end
 
 local function write_settled(self)
+  local before = self.written
   while self.first <= self.last and self[self.first].settled do
     local entry = self[self.first]
     self[self.first] = nil
@@ -104,11 +124,11 @@ local function write_settled(self)
     write(self, entry)
     if self.on_written then self.on_written(self) end
   end
-  local ok, message = self.file:flush()
-  if not ok then error("cannot write the output: " .. tostring(message), 0) end
+  if self.written > before then require_written(self.file:flush()) end
 end
 
---- The writing coroutine.
+--- The body of the writing coroutine: returns after close(), when all is written. Raises
+-- when the output cannot be written.
 function Answers:run()
   self.task = scheduler.task
   while true do

@@ -8,59 +8,65 @@ local M = {}
 local Lines = {}
 Lines.__index = Lines
 
+local BYTE_ORDER_MARK = "\239\187\191"
+
 --- @param fd number
 function M.new(fd)
-  return setmetatable({ fd = fd, chunk = "", at = 1, ended = false, number = 0 }, Lines)
+  return setmetatable({ fd = fd, chunk = "", at = 1, ended = false, number = 0, waiting = nil }, Lines)
 end
 
---- End the wait for input, from another coroutine or a signal: next() returns nil.
+--- Read no more: next() still returns the lines that were read whole, then nil.
 function Lines:interrupt()
   self.ended = true
-  if self.task then scheduler.wake(self.task) end
+  if self.waiting then scheduler.wake(self.waiting) end
 end
 
+-- The next chunk, "" at the end of the input or when interrupted; or nil and a message.
+-- The descriptor may become readable long after an interruption: then nobody waits.
 local function fill(self)
-  local task = scheduler.task
-  self.task = task
+  self.waiting = scheduler.task
   local ok, message = scheduler.pump.watch(self.fd, function()
-    self.readable = true
-    scheduler.wake(task)
+    if self.waiting then scheduler.wake(self.waiting) end
   end)
   if not ok then return nil, message end
   scheduler.suspend "read"
-  self.task = nil
-  if not self.readable then return nil end
-  self.readable = false
+  self.waiting = nil
+  if self.ended then return "" end
   return tbffi.read(self.fd)
 end
 
--- What is left after the last newline is a line, too.
-local function last_line(self, parts)
-  self.ended = true
-  if #parts == 0 then return nil end
+-- The line itself: without "\r" at its end, nor a byte order mark before the first.
+local function line_of(self, parts)
   self.number = self.number + 1
-  return table.concat(parts)
+  local line = #parts == 1 and parts[1] or table.concat(parts)
+  if line:byte(-1) == 13 then line = line:sub(1, -2) end
+  if self.number == 1 and line:sub(1, 3) == BYTE_ORDER_MARK then line = line:sub(4) end
+  return line
 end
 
---- @return string the next line without its newline; nil at the end, or nil and a message
+--- @return string the next line; nil at the end, or nil and a message. `number` is its number.
 function Lines:next()
   local parts = {}
-  while not self.ended do
+  while true do
     local stop = self.chunk:find("\n", self.at, true)
     if stop then
       parts[#parts + 1] = self.chunk:sub(self.at, stop - 1)
-      self.at, self.number = stop + 1, self.number + 1
-      return #parts == 1 and parts[1] or table.concat(parts)
+      self.at = stop + 1
+      return line_of(self, parts)
     end
+    if self.ended then return nil end -- interrupted: half a line is no line
     if self.at <= #self.chunk then parts[#parts + 1] = self.chunk:sub(self.at) end
     self.chunk, self.at = "", 1
     local chunk, message = fill(self)
-    if message then return nil, message end
-    if self.ended then return nil end -- interrupted: half a line is no line
-    if chunk == "" then return last_line(self, parts) end
+    if not chunk then return nil, message end
+    if self.ended then return nil end
+    if chunk == "" then
+      self.ended = true
+      if #parts == 0 then return nil end
+      return line_of(self, parts) -- what is left after the last newline is a line, too
+    end
     self.chunk = chunk
   end
-  return nil
 end
 
 return M

@@ -1,12 +1,18 @@
 --- tokenbatcher run: records in as JSON lines, answers out as JSON lines.
+--
+-- Two coroutines: the feeder reads lines and submits, the main one writes. An output that
+-- cannot be written ends the run at once; an input that cannot be read ends it after what
+-- was read is answered.
 
 local answers = require "tokenbatcher.cli.answers"
 local batcher_class = require "tokenbatcher.batcher"
 local errors = require "tokenbatcher.errors"
 local Future = require "tokenbatcher.future"
+local host = require "tokenbatcher.host"
 local json = require "tokenbatcher.cli.json"
 local lines = require "tokenbatcher.cli.lines"
 local options = require "tokenbatcher.options"
+local report = require "tokenbatcher.cli.report"
 local scheduler = require "tokenbatcher.scheduler"
 local script = require "tokenbatcher.cli.script"
 local tb = require "tokenbatcher"
@@ -15,13 +21,8 @@ local utf8 = require "tokenbatcher.cli.utf8"
 
 local M = {}
 
-local SIGHUP, SIGINT, SIGTERM = 1, 2, 15
-local PROGRESS_EVERY_US = 200000
-
-local function say(...)
-  io.stderr:write(...)
-  io.stderr:write "\n"
-end
+local SIGHUP = 1
+local END_SIGNALS = { [2] = "SIGINT", [15] = "SIGTERM" }
 
 -- --- records from lines --------------------------------------------------
 
@@ -72,135 +73,147 @@ local function take_line(job, line)
   end)
 end
 
-local function strip_mark(line)
-  return line:sub(1, 3) == "\239\187\191" and line:sub(4) or line
-end
-
 local function read_all(job)
-  while not job.stopping do
+  while true do
     job.answers:wait_below(job.batcher._config.max_queue_size)
     local line, message = job.lines:next()
     if message then error(("cannot read %s: %s"):format(job.input_name, message), 0) end
     if not line then return end
-    if job.lines.number == 1 then line = strip_mark(line) end
     if line:find "%S" then take_line(job, line) end
   end
 end
 
+local function feed(job)
+  local ok, message = pcall(read_all, job)
+  if not ok then job.failure = message end
+  job.batcher:stop()
+  job.answers:close()
+end
+
 -- --- signals ----------------------------------------------------------------
 
+-- The second one never comes here: see src/host/main.c.
 local function on_end_signal(job, signum)
-  if job.stopping then
-    job.output:flush()
-    say(("tokenbatcher: signal %d again: aborted"):format(signum))
-    os.exit(128 + signum, false)
-  end
-  job.stopping = true
-  say(("tokenbatcher: signal %d: finishing what was read (again: abort)"):format(signum))
+  host.signal_handled()
+  job.ended_by = END_SIGNALS[signum]
+  job.report:say("tokenbatcher: ", job.ended_by, ": finishing what was read; once more aborts")
   job.lines:interrupt()
 end
 
-local function reload(job)
-  local definition, message = script.load(job.path)
-  local made
-  if definition then made, message = script.build(definition, job.values, job.overrides) end
-  local ok = made ~= nil
+-- Everything is checked as at the start, before anything changes.
+local function load_again(job)
+  local definition, made, message
+  definition, message = script.load(job.path)
+  if not definition then return nil, message end
+  made, message = script.build(definition, job.given, job.overrides)
+  if not made then return nil, message end
+  local ok
+  ok, message = pcall(batcher_class.TokenBatcher, made.options)
   if ok then ok, message = pcall(job.batcher.set, job.batcher, options.complete(made.options)) end
-  if not ok then
-    say("tokenbatcher: reload failed, the old script keeps running: ", errors.text(message))
+  if not ok then return nil, message end
+  return made
+end
+
+local function reload(job)
+  local made, message = load_again(job)
+  if not made then
+    job.report:say("tokenbatcher: SIGHUP: reload failed, the old script keeps running: ", errors.text(message))
     return
   end
   job.current.decode, job.current.encode = made.decode, made.encode
-  say("tokenbatcher: reloaded ", job.path)
+  job.report:say("tokenbatcher: SIGHUP: reloaded ", job.path)
 end
 
 local function install_signals(job)
   local pump = scheduler.pump
-  for _, signum in ipairs { SIGINT, SIGTERM } do
+  for signum in pairs(END_SIGNALS) do
     pump.signal(signum, function() on_end_signal(job, signum) end)
   end
   pump.signal(SIGHUP, function() reload(job) end)
-end
-
--- --- what people see -------------------------------------------------------
-
-local function show_progress(job)
-  local now = scheduler.now_us()
-  if now < (job.progress_at or 0) then return end
-  job.progress_at = now + PROGRESS_EVERY_US
-  io.stderr:write(("\r%d answered, %d failed, %.0f/s "):format(job.answers.written, job.answers.failed,
-    job.answers.written / math.max(1e-6, (now - job.started) / 1e6)))
-end
-
-local function summary(job, wall_s)
-  local s = job.batcher.stats
-  local reasons = {}
-  for _, reason in ipairs { "full", "timeout", "idle", "drain", "policy" } do
-    if s.dispatched[reason] > 0 then reasons[#reasons + 1] = ("%s %d"):format(reason, s.dispatched[reason]) end
-  end
-  say(("records      %d (%d answered, %d failed) in %.2f s"):format(job.answers.written,
-    job.answers.written - job.answers.failed, job.answers.failed, wall_s))
-  say(("batches      %d (%s)"):format(s.total_batches, table.concat(reasons, ", ")))
-  say(("batch size   mean %.1f records, p99 %d"):format(s.avg_batch_size, s.batch_size.p99))
-  say(("batch cost   mean %.1f of %.0f tokens, p99 %d"):format(s.avg_batch_cost,
-    job.batcher._config.target_batch_cost, s.batch_cost.p99))
-  say(("utilization  %.1f %%"):format(100 * s.utilization))
-  say(("latency      p50 %.1f ms, p99 %.1f ms"):format(1e3 * s.latency_s.p50, 1e3 * s.latency_s.p99))
+  host.abort_on_second_signal()
 end
 
 -- --- the job ----------------------------------------------------------------
 
-local function work(job)
-  job.started = scheduler.now_us()
-  install_signals(job)
-  if job.shows_progress then job.answers.on_written = function() show_progress(job) end end
-  job.batcher:start()
-  local writer = tb.spawn(job.answers.run, job.answers)
-  read_all(job)
-  job.answers:close()
-  job.batcher:stop()
-  local _, err = writer:await()
-  if err then error(err.cause, 0) end
-  if job.shows_progress then io.stderr:write "\r\27[K" end
-  summary(job, (scheduler.now_us() - job.started) / 1e6)
+local function finish(job)
+  if job.output ~= io.stdout then
+    local ok, message = job.output:close()
+    if not ok then error("cannot write the output: " .. tostring(message), 0) end
+  end
+  if job.ended_by then
+    job.report:say(("tokenbatcher: %s: ended after line %d"):format(job.ended_by, job.lines.number))
+  end
+  if not job.failure or job.answers.written > 0 then job.report:summary(job.answers, job.batcher) end
+  if job.failure then error(job.failure, 0) end
 end
 
-local function open_files(job, args)
-  local message
-  if args.input and args.input ~= "-" then
-    job.input_name = args.input
-    job.fd, message = tbffi.open(args.input)
-    if not job.fd then return nil, "cannot open the input: " .. message end
-  else
-    job.fd, job.input_name = 0, "standard input"
+local function work(job)
+  install_signals(job)
+  job.report:start()
+  if job.report.shows_progress then
+    job.answers.on_written = function() job.report:progress(job.answers) end
   end
+  job.batcher:start()
+  tb.spawn(feed, job)
+  job.answers:run()
+  finish(job)
+end
+
+local function open_input(job, path)
+  if not path or path == "-" then
+    job.fd, job.input_name = 0, "standard input"
+    return true
+  end
+  local message
+  job.input_name = path
+  job.fd, message = tbffi.open(path)
+  if not job.fd then return nil, "cannot open the input: " .. message end
+  return true
+end
+
+local function open_output(job, path)
   job.output = io.stdout
-  if args.output and args.output ~= "-" then
-    job.output, message = io.open(args.output, "wb")
+  if path and path ~= "-" then
+    if path == job.input_name then return nil, ("the input, %s, cannot be the output, too"):format(path) end
+    local message
+    job.output, message = io.open(path, "wb")
     if not job.output then return nil, "cannot open the output: " .. message end
   end
   job.output:setvbuf "full"
   return true
 end
 
---- @param args table  input, output, unordered, overrides (option -> value), values (the
--- script's own options)
+-- Standard output carries the answers: what a script prints must not end up among them.
+local function print_to_stderr()
+  rawset(_G, "print", function(...)
+    local words = {}
+    for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
+    io.stderr:write(table.concat(words, "\t"), "\n")
+  end)
+end
+
+--- @param args table  input, output, unordered, overrides (a list of {option, value}), given
+-- (name -> value of the script's own options)
 -- @return number exit status: 0 all answered, 1 some failed, or nil and a message
 function M.run(definition, args)
-  local made, message = script.build(definition, args.values, args.overrides)
+  local made, message = script.build(definition, args.given, args.overrides)
   if not made then return nil, message end
   local ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
   if not ok then return nil, definition.path .. ": " .. errors.text(batcher) end
   local job = {
-    path = definition.path, values = args.values, overrides = args.overrides, batcher = batcher,
-    current = { decode = made.decode, encode = made.encode }, stopping = false,
-    shows_progress = tbffi.is_terminal(2),
+    path = definition.path, given = args.given, overrides = args.overrides, batcher = batcher,
+    current = { decode = made.decode, encode = made.encode },
   }
-  ok, message = open_files(job, args)
+  ok, message = open_input(job, args.input)
+  if ok then ok, message = open_output(job, args.output) end
   if not ok then return nil, message end
+  print_to_stderr()
+  -- where answers scroll by, they are the progress
+  local answers_are_seen = job.output == io.stdout and tbffi.is_terminal(1)
+  job.report = report.new(tbffi.is_terminal(2) and not answers_are_seen)
   job.lines = lines.new(job.fd)
   job.answers = answers.new(job.output, not args.unordered, job.current)
-  ok, message = pcall(tb.run, function() work(job) end)
+  ok, message = pcall(tb.run, work, job)
   if not ok then return nil, errors.text(message) end
   return job.answers.failed == 0 and 0 or 1
 end

@@ -4,6 +4,8 @@ local byte, find = string.byte, string.find
 
 local M = {}
 
+local REPLACEMENT = "\239\191\189" -- U+FFFD
+
 -- Length, and the bounds of the second byte, by the first byte.
 local function sequence(first)
   if first < 0x80 then return 1 end
@@ -17,9 +19,10 @@ local function sequence(first)
   return 0
 end
 
---- @return number|nil  the position of the first byte that is wrong, nil if there is none
-function M.first_error(text)
-  local at = find(text, "[\128-\255]")
+--- @param from number|nil  where to begin (1)
+-- @return number|nil  the position of the first byte that is wrong, nil if there is none
+function M.first_error(text, from)
+  local at = find(text, "[\128-\255]", from)
   if not at then return nil end
   local size = #text
   while at <= size do
@@ -33,6 +36,21 @@ function M.first_error(text)
     at = at + length
   end
   return nil
+end
+
+--- The same text with U+FFFD in the place of each wrong byte.
+function M.clean(text)
+  local at = M.first_error(text)
+  if not at then return text end
+  local parts, from = {}, 1
+  while at do
+    parts[#parts + 1] = text:sub(from, at - 1)
+    parts[#parts + 1] = REPLACEMENT
+    from = at + 1
+    at = M.first_error(text, from)
+  end
+  parts[#parts + 1] = text:sub(from)
+  return table.concat(parts)
 end
 
 return M

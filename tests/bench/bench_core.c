@@ -1,0 +1,173 @@
+/* bench_core.c - what a record costs in the core, beside a bare ring loop.
+ *
+ * Both do submit, form, complete in batches of 256. The bare loop is the least that
+ * deserves these names: a call puts id and cost into a ring, a call sums costs up to
+ * the budget, a call hands out the ids and forgets them. Machines are noisy: each
+ * line is the median of several runs, the two sides measured in turns.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "tokenbatcher.h"
+
+enum { BATCH = 256, RING = 1024, RUNS = 15, ROUNDS = 2000, LONG_RUNS = 7 };
+
+static double now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int n) {
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return values[n / 2];
+}
+
+static void die(const char *why) {
+    fprintf(stderr, "bench_core: %s\n", why);
+    exit(1);
+}
+
+/* --- The bare loop ----------------------------------------------------- */
+
+typedef struct ring {
+    double id[RING], cost[RING];
+    uint32_t head, tail;
+    double next_id, budget, completed;
+} ring;
+
+__attribute__((noinline)) static double ring_submit(ring *r, double cost) {
+    if (r->tail - r->head == RING) return TB_EFULL;
+    uint32_t at = r->tail++ % RING;
+    r->cost[at] = cost;
+    return r->id[at] = ++r->next_id;
+}
+
+__attribute__((noinline)) static uint32_t ring_form(const ring *r) {
+    double sum = 0;
+    uint32_t n = 0;
+    while (n < BATCH && r->head + n != r->tail) {
+        double cost = r->cost[(r->head + n) % RING];
+        if (sum + cost > r->budget) break;
+        sum += cost;
+        n++;
+    }
+    return n;
+}
+
+__attribute__((noinline)) static void ring_complete(ring *r, uint32_t n, double *ids) {
+    for (uint32_t i = 0; i < n; i++) ids[i] = r->id[r->head++ % RING];
+    r->completed += n;
+}
+
+static double bare_ns(ring *r) {
+    static double ids[BATCH];
+    double start = now_ns();
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < BATCH; i++)
+            if (ring_submit(r, 1 + i % 7) <= 0) die("the ring is full");
+        ring_complete(r, ring_form(r), ids);
+    }
+    if (r->head != r->tail) die("the ring lost a record");
+    return (now_ns() - start) / ROUNDS / BATCH;
+}
+
+/* --- The core ---------------------------------------------------------- */
+
+static int64_t clock_us = 10000LL * 1000000;
+
+static tb_batcher *running(void) {
+    tb_config config;
+    tb_config_init(&config);
+    config.max_queue_size = 10000000;
+    config.max_batch_size = BATCH;
+    config.batch_timeout_us = 1000000000;
+    tb_batcher *b = tb_new(&config);
+    if (!b || tb_start(b, clock_us) != TB_OK) die("cannot start");
+    return b;
+}
+
+static void submit(tb_batcher *b, int n) {
+    for (int i = 0; i < n; i++) {
+        tb_submission record = {.cost = 1 + i % 7};
+        if (tb_submit(b, &record, clock_us) <= 0) die("a record was refused");
+    }
+}
+
+/* One turn of a pump with one slot: submit 256, send 256, finish them. */
+static void round_of_core(tb_batcher *b) {
+    static tb_id ids[BATCH];
+    tb_event events[64];
+    tb_batch read;
+    submit(b, BATCH);
+    while (tb_poll(b, events, 64, clock_us) == 64) {}
+    tb_id batch = tb_form(b, clock_us);
+    if (tb_form(b, clock_us) != 0) die("two batches in one slot");
+    if (tb_batch_read(b, batch, &read, ids, NULL, BATCH) != TB_OK || read.size != BATCH)
+        die("not a batch of 256");
+    if (tb_batch_finish(b, batch, TB_COMPLETED, clock_us += 10) != TB_OK) die("cannot finish");
+}
+
+static double core_ns(tb_batcher *b, int rounds) {
+    double start = now_ns();
+    for (int i = 0; i < rounds; i++) round_of_core(b);
+    return (now_ns() - start) / rounds / BATCH;
+}
+
+static void beside_the_ring(void) {
+    static ring r = {.budget = 32000};
+    double bare[RUNS], core[RUNS], ratio[RUNS];
+    tb_batcher *b = running();
+    core_ns(b, ROUNDS); /* warm up */
+    bare_ns(&r);
+    for (int i = 0; i < RUNS; i++) {
+        bare[i] = bare_ns(&r);
+        core[i] = core_ns(b, ROUNDS);
+        ratio[i] = core[i] / bare[i];
+    }
+    printf("bare_ns_per_record %.1f ns\n", median(bare, RUNS));
+    printf("core_ns_per_record %.1f ns\n", median(core, RUNS));
+    printf("core_to_bare %.2f\n", median(ratio, RUNS));
+    tb_free(b);
+}
+
+/* The queue stays that long: what comes in goes out at the other end. Long enough
+ * for each slot to be used again, so that memory is met as it will be. */
+static double standing_queue_ns(uint32_t length) {
+    double runs[LONG_RUNS];
+    int rounds = (int)(length / BATCH) < ROUNDS ? ROUNDS : (int)(length / BATCH);
+    tb_batcher *b = running();
+    submit(b, (int)length);
+    core_ns(b, rounds);
+    for (int i = 0; i < LONG_RUNS; i++) runs[i] = core_ns(b, rounds);
+    double ns = median(runs, LONG_RUNS);
+    printf("queue_%u_ns_per_record %.1f ns\n", length, ns);
+    tb_free(b);
+    return ns;
+}
+
+static void memory(uint32_t length) {
+    tb_batcher *b = running();
+    double empty = (double)tb_memory(b);
+    submit(b, (int)length);
+    printf("bytes_per_record %.1f B\n", ((double)tb_memory(b) - empty) / length);
+    tb_free(b);
+}
+
+int main(void) {
+    beside_the_ring();
+    double shortest = standing_queue_ns(1000);
+    standing_queue_ns(10000);
+    standing_queue_ns(100000);
+    double longest = standing_queue_ns(1000000);
+    printf("queue_1000000_to_1000 %.2f\n", longest / shortest);
+    memory(1000000);
+    return 0;
+}
