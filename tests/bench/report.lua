@@ -1,0 +1,90 @@
+-- make bench: runs the measurements, prints each figure beside its budget and, where it
+-- is a cost per record, the ratio to the bare ring loop of the same run.
+-- usage: luajit tests/bench/report.lua      (environment: B, the build folder)
+
+local B = os.getenv "B" or "build"
+local RUNS = 3
+
+local function lines_of(command)
+  local pipe = assert(io.popen(command))
+  local lines = {}
+  for line in pipe:lines() do lines[#lines + 1] = line end
+  pipe:close()
+  return lines
+end
+
+-- Figures by name, each a list over the runs.
+local figures = {}
+
+local function add(name, value)
+  figures[name] = figures[name] or {}
+  table.insert(figures[name], tonumber(value))
+end
+
+local function read(command)
+  for _, line in ipairs(lines_of(command)) do
+    local name, rest = line:match "^(%S+) (.*)$"
+    local p50, p99 = (rest or ""):match "p50 (%S+) us p99 (%S+) us"
+    if p50 then
+      add(name .. "_p50", p50)
+      add(name .. "_p99", p99)
+    elseif name then
+      add(name, rest:match "^(%S+)")
+    end
+  end
+end
+
+local function median(name)
+  local values = assert(figures[name], "no figure " .. name)
+  table.sort(values)
+  return values[math.floor((#values + 1) / 2)]
+end
+
+local function machine()
+  local model = lines_of("sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1")[1] or "unknown processor"
+  local system = lines_of "uname -sr"[1]
+  return ("%s, %s cores, %s, %s"):format(model, lines_of "nproc"[1], system, _VERSION == "Lua 5.1" and jit.version)
+end
+
+-- name, what it is, format, unit, budget (number or nil), is it a cost per record
+local ROWS = {
+  { "bare_ns_per_record", "bare C ring loop, per record (the limit)", "%.1f", "ns" },
+  { "core_ns_per_record", "C: submit + form + complete, per record", "%.1f", "ns", nil, true },
+  { "core_to_bare", "C core over the bare loop", "%.2f", "x", 4 },
+  { "lua_submit_ns_per_record", "Lua: submit + future + result, per record", "%.0f", "ns", 300, true },
+  { "lua_coroutines_ns_per_record", "Lua: 256 coroutines awaiting, per record", "%.0f", "ns", 700, true },
+  { "lone_record_us_p50", "lone record, eager: submit to inference_fn, p50", "%.1f", "us", 50 },
+  { "lone_record_us_p99", "lone record, eager: submit to inference_fn, p99", "%.1f", "us" },
+  { "queue_1000_ns_per_record", "C, 10^3 records queued, per record", "%.1f", "ns", nil, true },
+  { "queue_10000_ns_per_record", "C, 10^4 records queued, per record", "%.1f", "ns", nil, true },
+  { "queue_100000_ns_per_record", "C, 10^5 records queued, per record", "%.1f", "ns", nil, true },
+  { "queue_1000000_ns_per_record", "C, 10^6 records queued, per record", "%.1f", "ns", nil, true },
+  { "queue_1000000_to_1000", "cost per record, 10^6 over 10^3", "%.2f", "x", 2 },
+  { "bytes_per_record", "memory per queued record in C", "%.0f", "B", 96 },
+  { "deadline_200us_p50", "deadline 200 us: late by, p50", "%.0f", "us" },
+  { "deadline_200us_p99", "deadline 200 us: late by, p99", "%.0f", "us", 100 },
+  { "deadline_1000us_p50", "deadline 1 ms: late by, p50", "%.0f", "us" },
+  { "deadline_1000us_p99", "deadline 1 ms: late by, p99", "%.0f", "us" },
+  { "deadline_5000us_p50", "deadline 5 ms: late by, p50", "%.0f", "us" },
+  { "deadline_5000us_p99", "deadline 5 ms: late by, p99", "%.0f", "us" },
+}
+
+for _ = 1, RUNS do
+  read(B .. "/tests/bench_core")
+  read "luajit tests/bench/bench_lua.lua"
+  read(B .. "/tests/bench_ev")
+end
+
+print("machine: " .. machine())
+print(("command: make bench (median of %d runs)"):format(RUNS))
+print ""
+print(("%-52s %10s %10s %8s"):format("figure", "measured", "budget", "x bare"))
+local bare = median "bare_ns_per_record"
+for _, row in ipairs(ROWS) do
+  local name, text, format, unit, budget, is_cost = unpack(row, 1, 6)
+  local value = median(name)
+  local verdict = budget and (value <= budget and "" or "  missed") or ""
+  print(("%-52s %7s %-2s %7s %-2s %8s%s"):format(text, format:format(value), unit,
+    budget and tostring(budget) or "-", budget and unit or "", is_cost and ("%.1f"):format(value / bare) or "",
+    verdict))
+end

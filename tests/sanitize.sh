@@ -1,0 +1,50 @@
+#!/bin/sh
+# The tests under the sanitizers: C tests and fuzz corpus under ASan + UBSan, the threaded
+# ones under TSan, the specs with the library under ASan + UBSan (LeakSanitizer off: LuaJIT
+# frees nothing at exit), the core's tests and one script under valgrind.
+# environment: B (build folder)
+set -eu
+unset ASAN_OPTIONS
+strict='-fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1'
+
+build_tests() {
+  make -s B="$1" CFLAGS="$2" "$1/libtokenbatcher.a" "$1/tests/fuzz_replay" \
+    $(ls tests/c/test_*.c | sed "s|tests/c/\(.*\)\.c|$1/tests/\1|")
+}
+run() {
+  echo "   $*"
+  "$@" >"$B/sanitize.log" 2>&1 || { cat "$B/sanitize.log"; echo "sanitize: failed: $*" >&2; exit 1; }
+}
+mkdir -p "$B"
+
+echo "== ASan and UBSan: C tests"
+build_tests "$B/asan" "-fsanitize=address,undefined $strict"
+for test in "$B"/asan/tests/test_*; do
+  case $test in *test_alloc*) continue ;; esac # it wraps malloc, as ASan does
+  run "$test"
+done
+run "$B"/asan/tests/fuzz_replay tests/fuzz/corpus/*
+
+echo "== TSan: the inbox and the loop"
+build_tests "$B/tsan" "-fsanitize=thread $strict"
+for test in "$B"/tsan/tests/test_ev*; do run "$test"; done
+
+echo "== ASan and UBSan: specs"
+make -s B="$B/asan" CFLAGS="-fsanitize=address,undefined $strict" "$B/asan/libtokenbatcher.so"
+export TOKENBATCHER_LIB="$PWD/$B/asan/libtokenbatcher.so"
+asan=$(gcc -print-file-name=libasan.so) ubsan=$(gcc -print-file-name=libubsan.so)
+for spec in tests/spec/*_spec.lua; do
+  case $spec in *cli*|*compile*) continue ;; esac # the executable has its own; timing of the JIT
+  run env LD_PRELOAD="$asan $ubsan" ASAN_OPTIONS=detect_leaks=0 luajit \
+    -e "package.path = 'lua/?.lua;lua/?/init.lua;' .. package.path" /usr/bin/busted --ignore-lua \
+    --pattern=_spec "$spec"
+done
+unset TOKENBATCHER_LIB
+
+echo "== valgrind"
+make -s B="$B" "$B/libtokenbatcher.a" "$B/libtokenbatcher.so" $(ls tests/c/test_*.c | sed "s|tests/c/\(.*\)\.c|$B/tests/\1|")
+for test in "$B"/tests/test_*; do
+  case $test in *test_model*) export TB_OPS=5000 ;; esac
+  run valgrind -q --fair-sched=yes --leak-check=full --error-exitcode=9 "$test"
+done
+echo "sanitize: nothing found"
