@@ -87,8 +87,8 @@ local function new(class, given)
   local handle = tbffi.batcher(config)
   if not handle then errors.misuse(class .. ": out of memory") end
   local self = setmetatable({
-    _class = class, _is_submit_option = IS_SUBMIT_OPTION[class], _handle = handle, _attached = false, _accepting = false,
-    _records = {}, _futures = {}, _runs = {}, _drained = false, unsettled = 0,
+    _class = class, _is_submit_option = IS_SUBMIT_OPTION[class], _handle = handle,
+    _attached = false, _accepting = false, _records = {}, _futures = {}, _runs = {}, _drained = false, unsettled = 0,
   }, meta)
   apply(self, config, values, estimator_name(self, given))
   return self

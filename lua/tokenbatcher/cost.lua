@@ -28,7 +28,9 @@ local function call(fn, record, source)
   local context = scheduler.context
   scheduler.context = source
   local ok, value = pcall(fn, record)
+  local has_yielded = scheduler.context ~= source -- the scheduler clears it when a coroutine is put aside
   scheduler.context = context
+  if has_yielded then errors.raise("bad_cost", ("the %s suspended, which it must not"):format(source)) end
   if ok then return checked(value, "the " .. source .. "'s answer") end
   errors.raise("bad_cost", ("the %s raised: %s"):format(source, errors.message_of(value)), value)
 end

@@ -80,10 +80,13 @@ function M.on_settled(future, fn)
   if future._state then fn(future) else add_waiter(future, fn) end
 end
 
+-- Longer times would leave what a clock of ours can hold.
+local LONGEST_S = 1e9
+
 local function await_until(future, timeout_s)
   local task = scheduler.task
   local timer
-  if timeout_s then timer = scheduler.timer(scheduler.now_us() + timeout_s * 1e6) end
+  if timeout_s then timer = scheduler.timer(scheduler.now_us() + math.min(timeout_s, LONGEST_S) * 1e6) end
   add_waiter(future, task)
   scheduler.suspend "await"
   if timer then scheduler.cancel_timer(timer) end

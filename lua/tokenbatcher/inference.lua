@@ -29,12 +29,21 @@ local function failure_err(failure)
   return errors.new("inference_failed", errors.message_of(reason), reason)
 end
 
+-- Is there a number above n among the keys? One step of next() for a plain list.
+local function reaches_beyond(results, n)
+  if results[n + 1] ~= nil then return true end
+  if rawget(results, n) == nil then return false end -- a metatable answers
+  local key = next(results, n)
+  while key ~= nil and not (type(key) == "number" and key > n) do key = next(results, key) end
+  return key ~= nil
+end
+
 -- Positions 1..n hold no nil, and there is nothing behind them.
 local function is_list_of(results, n)
   for i = 1, n do
     if results[i] == nil then return false end
   end
-  return results[n + 1] == nil and #results <= n
+  return not reaches_beyond(results, n)
 end
 
 -- Bounded, since a metatable may have an answer for every position.

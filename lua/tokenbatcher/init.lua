@@ -36,7 +36,9 @@ local function pump_of(opts)
   if opts == nil then return require("tokenbatcher.pump.libev").new() end
   if type(opts) ~= "table" then errors.misuse("run: options must be a table, got a " .. type(opts)) end
   for key in pairs(opts) do
-    if key ~= "clock" then errors.misuse(("run: unknown option '%s'; did you mean 'clock'?"):format(errors.text(key))) end
+    if key ~= "clock" then
+      errors.misuse(("run: unknown option '%s'; did you mean 'clock'?"):format(errors.text(key)))
+    end
   end
   local clock = opts.clock or "real"
   if clock ~= "real" and clock ~= "virtual" then
@@ -129,7 +131,8 @@ local function shelf(kind, names)
         return self[name]
       end
     end
-    errors.misuse(("tokenbatcher.%s has no '%s'; it has: %s"):format(kind, errors.text(name), table.concat(names, ", ")))
+    errors.misuse(("tokenbatcher.%s has no '%s'; it has: %s"):format(kind, errors.text(name),
+      table.concat(names, ", ")))
   end })
 end
 

@@ -125,7 +125,7 @@ local function check_one(class, key, value, scratch)
   local entry = type(key) == "string" and M.by_name[key] or nil
   if class == "DynamicBatcher" and entry and key == entry.token_name then entry = nil end
   if not entry then
-    local nearest = errors.nearest(tostring(key), known_names(class))
+    local nearest = errors.nearest(errors.text(key), known_names(class))
     return fail(class, ("unknown option '%s'; did you mean '%s'?"):format(errors.text(key), nearest))
   end
   if is_unset(entry, value) or fits_kind(entry, value, scratch) then return entry end
@@ -136,7 +136,7 @@ end
 local function sorted_keys(given)
   local keys = {}
   for key in pairs(given) do keys[#keys + 1] = key end
-  table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+  table.sort(keys, function(a, b) return errors.text(a) < errors.text(b) end)
   return keys
 end
 

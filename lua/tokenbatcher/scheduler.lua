@@ -174,25 +174,34 @@ local function resume_task(task)
   end
 end
 
-local function new_task(fn, live, ...)
-  local task = { co = create(fn), live = live, waiting = false }
-  if select("#", ...) > 0 then task.arguments = { n = select("#", ...), ... } end
+-- coroutine.create takes functions only, and callable tables are functions to us.
+local function function_of(callable)
+  return function(...) return callable(...) end
+end
+
+local function new_task(fn, live, arguments)
+  local body = type(fn) == "function" and fn or function_of(fn)
+  local task = { co = create(body), live = live, waiting = false, arguments = arguments }
   if live then live_tasks = live_tasks + 1 end
   enqueue(task)
   notify()
   return task
 end
 
+local function pack(...)
+  return { n = select("#", ...), ... }
+end
+
 --- Run fn(...) in a coroutine. @return future of its result
 function M.spawn(fn, ...)
-  local task = new_task(fn, true, ...)
+  local task = new_task(fn, true, pack(...))
   task.future = M.new_future(false, false)
   return task.future
 end
 
 --- Run fn(argument) for a batcher: not live, its end goes to on_end(task, ok, ...).
 function M.start_call(owner, fn, argument, on_end)
-  local task = new_task(fn, false, argument)
+  local task = new_task(fn, false, { n = 1, argument })
   task.owner, task.on_end = owner, on_end
   return task
 end
@@ -331,16 +340,17 @@ end
 
 --- Run fn as a coroutine until it and all it spawned are done and every record has
 -- settled. @param pump table  @return what fn returns
-function M.run(fn, pump, ...)
+function M.run(fn, pump)
   if in_run then errors.misuse("run cannot be nested: it is running already") end
   if in_turn then errors.misuse("run cannot be called from within step") end
+  if #batchers > 0 then errors.misuse("run cannot begin while batchers run that step drives: stop them first") end
   in_run, M.pump, failures = true, pump, {}
   local results
-  local main = new_task(fn, true, ...)
+  local main = new_task(fn, true)
   main.on_end = function(task, ok, ...)
     live_tasks = live_tasks - 1
     if ok then
-      results = { n = select("#", ...), ... }
+      results = pack(...)
     else
       task.failed = { value = (...), traceback = task.traceback }
     end

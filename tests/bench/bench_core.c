@@ -14,23 +14,27 @@
 
 enum { BATCH = 256, RING = 1024, RUNS = 15, ROUNDS = 2000, LONG_RUNS = 7 };
 
-static double now_ns(void) {
+static double now_ns(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
-static int by_value(const void *a, const void *b) {
+static int by_value(const void *a, const void *b)
+{
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int n) {
+static double median(double *values, int n)
+{
     qsort(values, (size_t)n, sizeof *values, by_value);
     return values[n / 2];
 }
 
-static void die(const char *why) {
+static void die(const char *why)
+{
     fprintf(stderr, "bench_core: %s\n", why);
     exit(1);
 }
@@ -43,14 +47,16 @@ typedef struct ring {
     double next_id, budget, completed;
 } ring;
 
-__attribute__((noinline)) static double ring_submit(ring *r, double cost) {
+__attribute__((noinline)) static double ring_submit(ring *r, double cost)
+{
     if (r->tail - r->head == RING) return TB_EFULL;
     uint32_t at = r->tail++ % RING;
     r->cost[at] = cost;
     return r->id[at] = ++r->next_id;
 }
 
-__attribute__((noinline)) static uint32_t ring_form(const ring *r) {
+__attribute__((noinline)) static uint32_t ring_form(const ring *r)
+{
     double sum = 0;
     uint32_t n = 0;
     while (n < BATCH && r->head + n != r->tail) {
@@ -62,12 +68,14 @@ __attribute__((noinline)) static uint32_t ring_form(const ring *r) {
     return n;
 }
 
-__attribute__((noinline)) static void ring_complete(ring *r, uint32_t n, double *ids) {
+__attribute__((noinline)) static void ring_complete(ring *r, uint32_t n, double *ids)
+{
     for (uint32_t i = 0; i < n; i++) ids[i] = r->id[r->head++ % RING];
     r->completed += n;
 }
 
-static double bare_ns(ring *r) {
+static double bare_ns(ring *r)
+{
     static double ids[BATCH];
     double start = now_ns();
     for (int round = 0; round < ROUNDS; round++) {
@@ -83,7 +91,8 @@ static double bare_ns(ring *r) {
 
 static int64_t clock_us = 10000LL * 1000000;
 
-static tb_batcher *running(void) {
+static tb_batcher *running(void)
+{
     tb_config config;
     tb_config_init(&config);
     config.max_queue_size = 10000000;
@@ -94,7 +103,8 @@ static tb_batcher *running(void) {
     return b;
 }
 
-static void submit(tb_batcher *b, int n) {
+static void submit(tb_batcher *b, int n)
+{
     for (int i = 0; i < n; i++) {
         tb_submission record = {.cost = 1 + i % 7};
         if (tb_submit(b, &record, clock_us) <= 0) die("a record was refused");
@@ -102,7 +112,8 @@ static void submit(tb_batcher *b, int n) {
 }
 
 /* One turn of a pump with one slot: submit 256, send 256, finish them. */
-static void round_of_core(tb_batcher *b) {
+static void round_of_core(tb_batcher *b)
+{
     static tb_id ids[BATCH];
     tb_event events[64];
     tb_batch read;
@@ -115,13 +126,15 @@ static void round_of_core(tb_batcher *b) {
     if (tb_batch_finish(b, batch, TB_COMPLETED, clock_us += 10) != TB_OK) die("cannot finish");
 }
 
-static double core_ns(tb_batcher *b, int rounds) {
+static double core_ns(tb_batcher *b, int rounds)
+{
     double start = now_ns();
     for (int i = 0; i < rounds; i++) round_of_core(b);
     return (now_ns() - start) / rounds / BATCH;
 }
 
-static void beside_the_ring(void) {
+static void beside_the_ring(void)
+{
     static ring r = {.budget = 32000};
     double bare[RUNS], core[RUNS], ratio[RUNS];
     tb_batcher *b = running();
@@ -140,7 +153,8 @@ static void beside_the_ring(void) {
 
 /* The queue stays that long: what comes in goes out at the other end. Long enough
  * for each slot to be used again, so that memory is met as it will be. */
-static double standing_queue_ns(uint32_t length) {
+static double standing_queue_ns(uint32_t length)
+{
     double runs[LONG_RUNS];
     int rounds = (int)(length / BATCH) < ROUNDS ? ROUNDS : (int)(length / BATCH);
     tb_batcher *b = running();
@@ -153,7 +167,8 @@ static double standing_queue_ns(uint32_t length) {
     return ns;
 }
 
-static void memory(uint32_t length) {
+static void memory(uint32_t length)
+{
     tb_batcher *b = running();
     double empty = (double)tb_memory(b);
     submit(b, (int)length);
@@ -161,7 +176,8 @@ static void memory(uint32_t length) {
     tb_free(b);
 }
 
-int main(void) {
+int main(void)
+{
     beside_the_ring();
     double shortest = standing_queue_ns(1000);
     standing_queue_ns(10000);

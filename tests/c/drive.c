@@ -9,11 +9,13 @@ static const int64_t clock_start_us = 10000LL * 1000000;
 
 enum { MAX_LIVE = 60 }; /* beyond it nobody waits any more */
 
-static int64_t pick(drive *d, uint32_t of_3, uint32_t below, int64_t otherwise) {
+static int64_t pick(drive *d, uint32_t of_3, uint32_t below, int64_t otherwise)
+{
     return drive_draw(d, 3) < of_3 ? 1 + (int64_t)drive_draw(d, below) : otherwise;
 }
 
-void drive_draw_config(drive *d, tb_config *config) {
+void drive_draw_config(drive *d, tb_config *config)
+{
     uint32_t scale = drive_draw(d, 4) ? 1 : 6;
     tb_config_init(config);
     config->target_batch_cost = 2 + drive_draw(d, 16 * scale);
@@ -32,7 +34,8 @@ void drive_draw_config(drive *d, tb_config *config) {
     config->on_oversize = drive_draw(d, 4) == 0;
 }
 
-void drive_begin(drive *d, const tb_config *config) {
+void drive_begin(drive *d, const tb_config *config)
+{
     model_init(&d->m, config);
     d->now_us = clock_start_us;
     d->log_count = d->dead_count = 0;
@@ -43,14 +46,16 @@ void drive_begin(drive *d, const tb_config *config) {
     drive_compare(d);
 }
 
-void drive_end(drive *d) {
+void drive_end(drive *d)
+{
     tb_free(d->b);
     d->b = NULL;
 }
 
 /* --- Choices ----------------------------------------------------------- */
 
-static double draw_cost(drive *d) {
+static double draw_cost(drive *d)
+{
     static const double bad[] = {NAN, INFINITY, -INFINITY, -1, -0.25, 1e13, 1000000000001.0};
     uint32_t target = (uint32_t)d->m.config.target_batch_cost;
     switch (drive_draw(d, 16)) {
@@ -66,7 +71,8 @@ static double draw_cost(drive *d) {
 
 /* "Never earlier than the record ahead of it" says nothing about a record that is
  * no longer ahead: then the time drawn is not earlier either. */
-static int64_t draw_submitted(drive *d) {
+static int64_t draw_submitted(drive *d)
+{
     uint32_t n = d->m.record_count;
     int64_t from_us = d->now_us - 20;
     int ahead = n > 0 && d->m.records[n - 1].state != TB_RECORD_RUNNING &&
@@ -77,7 +83,8 @@ static int64_t draw_submitted(drive *d) {
 }
 
 /* Mostly one that lives, at times one that did, or never. */
-static tb_id draw_record(drive *d) {
+static tb_id draw_record(drive *d)
+{
     if (d->m.record_count > 0 && drive_draw(d, 8) != 0)
         return d->m.records[drive_draw(d, d->m.record_count)].id;
     uint32_t dead = d->dead_count < DRIVE_DEAD ? d->dead_count : DRIVE_DEAD;
@@ -86,20 +93,23 @@ static tb_id draw_record(drive *d) {
     return never[drive_draw(d, 8)];
 }
 
-static tb_id draw_batch(drive *d) {
+static tb_id draw_batch(drive *d)
+{
     if (d->m.batch_count > 0 && drive_draw(d, 8) != 0)
         return d->m.batches[drive_draw(d, d->m.batch_count)].id;
     return draw_record(d);
 }
 
 /* A clock that went back counts as the time it had. */
-static int64_t draw_now(drive *d) {
+static int64_t draw_now(drive *d)
+{
     return drive_draw(d, 16) ? d->now_us : d->now_us - drive_draw(d, 10);
 }
 
 /* --- Operations -------------------------------------------------------- */
 
-static void do_submit(drive *d) {
+static void do_submit(drive *d)
+{
     tb_submission s;
     memset(&s, 0, sizeof s);
     s.cost = draw_cost(d);
@@ -114,7 +124,8 @@ static void do_submit(drive *d) {
     int room = tb_has_room(d->b, s.cost);
     tb_id id = tb_submit(d->b, &s, d->now_us);
     drive_note(d, "submit(cost %g, timeout %lld, submitted %lld, flags %u, %lld) = %.0f", s.cost,
-               (long long)s.timeout_us, (long long)s.submitted_us, s.flags, (long long)d->now_us, id);
+               (long long)s.timeout_us, (long long)s.submitted_us, s.flags, (long long)d->now_us,
+               id);
     DRIVE_CHECK(d, model_find_record(&d->m, id) == d->m.record_count, "the id is in use");
     for (uint32_t i = 0; i < d->dead_count && i < DRIVE_DEAD; i++)
         DRIVE_CHECK(d, d->dead[i] != id, "the id is used again");
@@ -127,7 +138,8 @@ static void do_submit(drive *d) {
     d->seen.submit_errors[-error]++;
 }
 
-static void do_submit_check(drive *d) {
+static void do_submit_check(drive *d)
+{
     double costs[8];
     uint32_t n = drive_draw(d, 9), culprit = 99, expected = 99;
     for (uint32_t i = 0; i < n; i++) costs[i] = draw_cost(d);
@@ -141,7 +153,8 @@ static void do_submit_check(drive *d) {
     d->seen.check_errors[-must]++;
 }
 
-static void do_cancel(drive *d) {
+static void do_cancel(drive *d)
+{
     int64_t now_us = draw_now(d);
     tb_id id = draw_record(d);
     int got = tb_cancel(d->b, id, now_us);
@@ -152,7 +165,8 @@ static void do_cancel(drive *d) {
     DRIVE_CHECK(d, got == must, "the answer must be %d", must);
 }
 
-static void do_settle(drive *d) {
+static void do_settle(drive *d)
+{
     int64_t now_us = draw_now(d);
     uint32_t running = model_first_unsent(&d->m);
     tb_id id = draw_record(d);
@@ -163,7 +177,8 @@ static void do_settle(drive *d) {
     DRIVE_CHECK(d, got == must, "the answer must be %d", must);
 }
 
-static void do_finish(drive *d) {
+static void do_finish(drive *d)
+{
     int64_t now_us = draw_now(d);
     tb_id id = draw_batch(d);
     int outcome = (int)drive_draw(d, 3), got = tb_batch_finish(d->b, id, outcome, now_us);
@@ -172,7 +187,8 @@ static void do_finish(drive *d) {
     DRIVE_CHECK(d, got == must, "the answer must be %d", must);
 }
 
-static void do_retry(drive *d) {
+static void do_retry(drive *d)
+{
     int64_t now_us = draw_now(d);
     tb_id id = draw_batch(d);
     int got = tb_batch_retry(d->b, id, now_us);
@@ -181,7 +197,8 @@ static void do_retry(drive *d) {
     DRIVE_CHECK(d, got == must, "the answer must be %d", must);
 }
 
-static void do_set(drive *d) {
+static void do_set(drive *d)
+{
     tb_config config, kept;
     int64_t now_us = draw_now(d);
     drive_draw_config(d, &config);
@@ -203,21 +220,24 @@ static void do_set(drive *d) {
         tb_record_state(d->b, d->m.records[first].id) == TB_RECORD_QUEUED)
         model_dissolve(&d->m);
     tb_get(d->b, &kept);
-    DRIVE_CHECK(d, kept.target_batch_cost == d->m.config.target_batch_cost &&
-                       kept.max_batch_size == d->m.config.max_batch_size &&
-                       kept.policy == d->m.config.policy &&
-                       kept.max_wait_us == d->m.config.max_wait_us,
+    DRIVE_CHECK(d,
+                kept.target_batch_cost == d->m.config.target_batch_cost &&
+                    kept.max_batch_size == d->m.config.max_batch_size &&
+                    kept.policy == d->m.config.policy &&
+                    kept.max_wait_us == d->m.config.max_wait_us,
                 "tb_get does not tell what was set");
 }
 
-static void do_flush(drive *d) {
+static void do_flush(drive *d)
+{
     int64_t now_us = draw_now(d);
     tb_flush(d->b, now_us);
     model_flush(&d->m, now_us);
     drive_note(d, "flush(%lld)", (long long)now_us);
 }
 
-static void do_stop(drive *d) {
+static void do_stop(drive *d)
+{
     int64_t now_us = draw_now(d), timeout_us = TB_NO_TIMEOUT;
     if (drive_draw(d, 2)) timeout_us = drive_draw(d, 40);
     if (drive_draw(d, 16) == 0) timeout_us = INT64_MAX;
@@ -227,14 +247,17 @@ static void do_stop(drive *d) {
 }
 
 /* The clock may start anew only where nothing is left. */
-static void do_start(drive *d) {
-    if (d->m.state == TB_STOPPED && drive_draw(d, 2)) d->now_us = clock_start_us + drive_draw(d, 100);
+static void do_start(drive *d)
+{
+    if (d->m.state == TB_STOPPED && drive_draw(d, 2))
+        d->now_us = clock_start_us + drive_draw(d, 100);
     int got = tb_start(d->b, d->now_us), must = model_start(&d->m, d->now_us);
     drive_note(d, "start(%lld) = %d", (long long)d->now_us, got);
     DRIVE_CHECK(d, got == must, "the answer must be %d", must);
 }
 
-static void do_time(drive *d) {
+static void do_time(drive *d)
+{
     int64_t next = tb_next(d->b);
     uint32_t how = drive_draw(d, 8);
     if (d->now_us < d->m.now_us) d->now_us = d->m.now_us;
@@ -243,17 +266,21 @@ static void do_time(drive *d) {
     drive_note(d, "it is %lld", (long long)d->now_us);
 }
 
-static void remember_the_dead(drive *d, const tb_id *ids, uint32_t n) {
+static void remember_the_dead(drive *d, const tb_id *ids, uint32_t n)
+{
     for (uint32_t i = 0; i < n; i++)
         if (model_find_record(&d->m, ids[i]) == d->m.record_count)
             d->dead[d->dead_count++ % DRIVE_DEAD] = ids[i];
 }
 
-void drive_step(drive *d) {
+void drive_step(drive *d)
+{
     static void (*const operations[])(drive *) = {
-        do_submit, do_submit, do_submit, do_submit, do_submit,  do_submit, do_submit_check, do_cancel,
-        drive_turn,  drive_turn,  drive_turn,  do_settle, do_finish,  do_finish, do_time,         do_time};
-    static void (*const rare[])(drive *) = {do_retry, do_set, do_flush, do_stop, do_start, do_cancel};
+        do_submit,       do_submit, do_submit,  do_submit,  do_submit,  do_submit,
+        do_submit_check, do_cancel, drive_turn, drive_turn, drive_turn, do_settle,
+        do_finish,       do_finish, do_time,    do_time};
+    static void (*const rare[])(drive *) = {do_retry, do_set,   do_flush,
+                                            do_stop,  do_start, do_cancel};
     tb_id ids[MODEL_RECORDS];
     uint32_t n = d->m.record_count;
     for (uint32_t i = 0; i < n; i++) ids[i] = d->m.records[i].id;

@@ -14,11 +14,11 @@ enum { DRIVE_DEAD = 32, DRIVE_LOG = 40, DRIVE_LINE = 160, DRIVE_KINDS = 8, DRIVE
 
 /* How often what happened, to see that a run has been everywhere. */
 typedef struct drive_seen {
-    double events[DRIVE_KINDS];                 /* by enum tb_event_kind */
-    double reasons[TB_REASONS];                 /* by enum tb_reason */
-    double submit_errors[DRIVE_ERRORS];         /* by -error */
-    double check_errors[DRIVE_ERRORS];          /* by -error */
-    double cancelled[TB_RECORD_RUNNING + 1];    /* by enum tb_record_state */
+    double events[DRIVE_KINDS];              /* by enum tb_event_kind */
+    double reasons[TB_REASONS];              /* by enum tb_reason */
+    double submit_errors[DRIVE_ERRORS];      /* by -error */
+    double check_errors[DRIVE_ERRORS];       /* by -error */
+    double cancelled[TB_RECORD_RUNNING + 1]; /* by enum tb_record_state */
     double cuts, dissolved, oversize, late_turns, needless_turns, drained_by_abandoning;
 } drive_seen;
 
@@ -56,8 +56,8 @@ int drive_poll(drive *d);
 int drive_form(drive *d);
 void drive_turn(drive *d);
 
-#define DRIVE_CHECK(d, condition, ...)                 \
-    do {                                               \
+#define DRIVE_CHECK(d, condition, ...)                  \
+    do {                                                \
         if (!(condition)) drive_fail((d), __VA_ARGS__); \
     } while (0)
 

@@ -4,19 +4,22 @@
 #include <math.h>
 #include <string.h>
 
-static void tally(model_tally *t, double value) {
+static void tally(model_tally *t, double value)
+{
     t->count++;
     t->sum += value;
     t->max = fmax(t->max, value);
 }
 
-void model_init(model *m, const tb_config *config) {
+void model_init(model *m, const tb_config *config)
+{
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->stop_us = model_forever;
 }
 
-void model_clock(model *m, int64_t now_us) {
+void model_clock(model *m, int64_t now_us)
+{
     if (now_us <= m->now_us) return;
     double slots = m->config.max_concurrent_batches, busy = m->batch_count;
     double passed_us = (double)(now_us - m->now_us);
@@ -29,7 +32,8 @@ void model_clock(model *m, int64_t now_us) {
 
 /* --- Life -------------------------------------------------------------- */
 
-int model_start(model *m, int64_t now_us) {
+int model_start(model *m, int64_t now_us)
+{
     if (m->state != TB_STOPPED) return TB_ERUNNING;
     m->state = TB_RUNNING;
     m->now_us = now_us; /* the clock may start anew */
@@ -38,20 +42,23 @@ int model_start(model *m, int64_t now_us) {
     return TB_OK;
 }
 
-void model_stop(model *m, int64_t timeout_us, int64_t now_us) {
+void model_stop(model *m, int64_t timeout_us, int64_t now_us)
+{
     model_clock(m, now_us);
     if (m->state == TB_STOPPED) return;
     m->state = TB_DRAINING;
     if (timeout_us >= 0) m->stop_us = model_earlier(m->stop_us, model_later(m->now_us, timeout_us));
 }
 
-void model_flush(model *m, int64_t now_us) {
+void model_flush(model *m, int64_t now_us)
+{
     model_clock(m, now_us);
     for (uint32_t i = 0; i < m->record_count; i++)
         if (model_in_line(&m->records[i])) m->records[i].flushed = 1;
 }
 
-void model_set(model *m, const tb_config *config, int64_t now_us) {
+void model_set(model *m, const tb_config *config, int64_t now_us)
+{
     model_clock(m, now_us);
     m->config = *config;
     m->cuts_stale = 1;
@@ -59,20 +66,26 @@ void model_set(model *m, const tb_config *config, int64_t now_us) {
 
 /* --- Records ----------------------------------------------------------- */
 
-static int bad_cost(double cost) { return !(cost >= 0 && cost <= 1e12); }
+static int bad_cost(double cost)
+{
+    return !(cost >= 0 && cost <= 1e12);
+}
 
-static int cost_answer(const model *m, double cost) {
+static int cost_answer(const model *m, double cost)
+{
     if (bad_cost(cost)) return TB_ECOST;
     int oversize = ceil(cost) > m->config.target_batch_cost;
     return oversize && m->config.on_oversize == TB_OVERSIZE_REJECT ? TB_EOVERSIZE : TB_OK;
 }
 
-static int room_answer(const model *m, double size, double sum, double cost) {
+static int room_answer(const model *m, double size, double sum, double cost)
+{
     int overtakes = model_first_in(m, TB_RECORD_WAITING) < m->record_count;
     return overtakes || !model_has_room(m, size, sum, ceil(cost)) ? TB_EFULL : TB_OK;
 }
 
-int model_submit(model *m, const tb_submission *s, tb_id id, int64_t now_us) {
+int model_submit(model *m, const tb_submission *s, tb_id id, int64_t now_us)
+{
     model_clock(m, now_us);
     int error = cost_answer(m, s->cost);
     if (m->state != TB_RUNNING) return TB_ENOTRUNNING;
@@ -98,8 +111,8 @@ int model_submit(model *m, const tb_submission *s, tb_id id, int64_t now_us) {
     return TB_OK;
 }
 
-int model_submit_check(model *m, const double *costs, uint32_t n, uint32_t flags,
-                       uint32_t *culprit) {
+int model_submit_check(model *m, const double *costs, uint32_t n, uint32_t flags, uint32_t *culprit)
+{
     double size = model_count_state(m, TB_RECORD_QUEUED), sum = model_queue_cost(m);
     int error = TB_OK;
     if (m->state != TB_RUNNING) return TB_ENOTRUNNING;
@@ -115,7 +128,8 @@ int model_submit_check(model *m, const double *costs, uint32_t n, uint32_t flags
 }
 
 /* Take it out of the array and count why. */
-static void settle(model *m, uint32_t i, double *counter) {
+static void settle(model *m, uint32_t i, double *counter)
+{
     model_record *r = &m->records[i];
     m->stats.total_submitted += r->state == TB_RECORD_WAITING;
     ++*counter;
@@ -126,12 +140,14 @@ static void settle(model *m, uint32_t i, double *counter) {
     m->record_count--;
 }
 
-static double *counter_of(model *m, int outcome) {
+static double *counter_of(model *m, int outcome)
+{
     if (outcome == TB_COMPLETED) return &m->stats.total_completed;
     return outcome == TB_FAILED ? &m->stats.total_failed : &m->stats.total_expired;
 }
 
-int model_cancel(model *m, tb_id id, int64_t now_us) {
+int model_cancel(model *m, tb_id id, int64_t now_us)
+{
     model_clock(m, now_us);
     uint32_t i = model_find_record(m, id);
     if (i == m->record_count) return TB_ENOENT;
@@ -139,7 +155,8 @@ int model_cancel(model *m, tb_id id, int64_t now_us) {
     return TB_OK;
 }
 
-int model_settle(model *m, tb_id id, int outcome, int64_t now_us) {
+int model_settle(model *m, tb_id id, int outcome, int64_t now_us)
+{
     model_clock(m, now_us);
     uint32_t i = model_find_record(m, id);
     if (i == m->record_count) return TB_ENOENT;
@@ -150,7 +167,8 @@ int model_settle(model *m, tb_id id, int outcome, int64_t now_us) {
 
 /* --- Batches ----------------------------------------------------------- */
 
-static void end_batch(model *m, uint32_t at, int outcome) {
+static void end_batch(model *m, uint32_t at, int outcome)
+{
     model_batch *batch = &m->batches[at];
     for (uint32_t i = m->record_count; i-- > 0;)
         if (m->records[i].batch == batch->id) settle(m, i, counter_of(m, outcome));
@@ -159,7 +177,8 @@ static void end_batch(model *m, uint32_t at, int outcome) {
     m->batch_count--;
 }
 
-int model_finish(model *m, tb_id batch, int outcome, int64_t now_us) {
+int model_finish(model *m, tb_id batch, int outcome, int64_t now_us)
+{
     model_clock(m, now_us);
     uint32_t i = model_find_batch(m, batch);
     if (i == m->batch_count) return TB_ENOENT;
@@ -167,7 +186,8 @@ int model_finish(model *m, tb_id batch, int outcome, int64_t now_us) {
     return TB_OK;
 }
 
-int model_retry(model *m, tb_id batch, int64_t now_us) {
+int model_retry(model *m, tb_id batch, int64_t now_us)
+{
     model_clock(m, now_us);
     uint32_t i = model_find_batch(m, batch);
     if (i == m->batch_count) return TB_ENOENT;
@@ -176,7 +196,8 @@ int model_retry(model *m, tb_id batch, int64_t now_us) {
     return TB_OK;
 }
 
-void model_dispatch(model *m, uint32_t size, uint32_t reason, tb_id id, tb_batch *out) {
+void model_dispatch(model *m, uint32_t size, uint32_t reason, tb_id id, tb_batch *out)
+{
     int64_t timeout_us = m->config.inference_timeout_us, deadline_us = model_forever;
     int64_t times_out_us = timeout_us ? model_later(m->now_us, timeout_us) : model_forever;
     uint32_t from = model_first_unsent(m);
@@ -208,13 +229,15 @@ void model_dispatch(model *m, uint32_t size, uint32_t reason, tb_id id, tb_batch
     m->stats.total_oversize += size == 1 && out->cost > m->config.target_batch_cost;
 }
 
-void model_dissolve(model *m) {
+void model_dissolve(model *m)
+{
     for (uint32_t i = 0; i < m->record_count; i++)
         if (m->records[i].state == TB_RECORD_CUT) m->records[i].state = TB_RECORD_QUEUED;
     m->cut_batches = 0;
 }
 
-void model_cut(model *m) {
+void model_cut(model *m)
+{
     if (m->state == TB_STOPPED || model_next_deadline(m) <= m->now_us) return;
     model_dissolve(m);
     uint32_t from = model_first_unsent(m), cut = model_plan_cuts(m, &m->cut_batches);
@@ -222,10 +245,19 @@ void model_cut(model *m) {
     m->cuts_stale = 0;
 }
 
+void model_make_room(model *m)
+{
+    uint32_t first = model_first_in(m, TB_RECORD_WAITING);
+    double size = model_count_state(m, TB_RECORD_QUEUED), sum = model_queue_cost(m);
+    if (first == m->record_count || m->batch_count < m->config.max_concurrent_batches) return;
+    if (!model_has_room(m, size, sum, m->records[first].cost)) model_cut(m);
+}
+
 /* --- Events ------------------------------------------------------------ */
 
 /* At the end of stop: what is left fails, each kind in order of arrival. */
-static const char *stopped(model *m, const tb_event *event) {
+static const char *stopped(model *m, const tb_event *event)
+{
     uint32_t record = model_find_record(m, event->id), batch = model_find_batch(m, event->id);
     uint32_t queued = model_first_unsent(m), waiting = model_first_in(m, TB_RECORD_WAITING);
     if (event->kind == TB_EVENT_BATCH_STOPPED) {
@@ -244,7 +276,8 @@ static const char *stopped(model *m, const tb_event *event) {
     return NULL;
 }
 
-const char *model_event(model *m, const tb_event *event, int64_t now_us) {
+const char *model_event(model *m, const tb_event *event, int64_t now_us)
+{
     model_clock(m, now_us);
     uint32_t record = model_find_record(m, event->id), batch = model_find_batch(m, event->id);
     uint32_t pending = model_pending(m);
@@ -262,6 +295,7 @@ const char *model_event(model *m, const tb_event *event, int64_t now_us) {
         settle(m, record, &m->stats.total_expired);
     } else if (pending == TB_EVENT_ADMITTED) {
         if (record != model_first_in(m, TB_RECORD_WAITING)) return "admitted out of order";
+        model_make_room(m);
         m->records[record].state = TB_RECORD_QUEUED;
         m->stats.total_submitted++;
     } else {

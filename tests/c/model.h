@@ -70,6 +70,8 @@ const char *model_event(model *m, const tb_event *event, int64_t now_us);
 void model_dispatch(model *m, uint32_t size, uint32_t reason, tb_id id, tb_batch *out);
 /* tb_form() had nothing to send. */
 void model_cut(model *m);
+/* tb_poll() cuts, too, if the first in line has no room: cutting makes some. */
+void model_make_room(model *m);
 /* Cut records become queued ones. */
 void model_dissolve(model *m);
 

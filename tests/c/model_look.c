@@ -3,61 +3,77 @@
 
 #include <math.h>
 
-int64_t model_later(int64_t from_us, int64_t by_us) {
+int64_t model_later(int64_t from_us, int64_t by_us)
+{
     return by_us > model_forever - from_us ? model_forever : from_us + by_us;
 }
 
-int64_t model_earlier(int64_t a_us, int64_t b_us) { return a_us < b_us ? a_us : b_us; }
+int64_t model_earlier(int64_t a_us, int64_t b_us)
+{
+    return a_us < b_us ? a_us : b_us;
+}
 
-int model_in_line(const model_record *r) {
+int model_in_line(const model_record *r)
+{
     return r->state == TB_RECORD_QUEUED || r->state == TB_RECORD_CUT;
 }
 
-uint32_t model_count_state(const model *m, int state) {
+uint32_t model_count_state(const model *m, int state)
+{
     uint32_t n = 0;
     for (uint32_t i = 0; i < m->record_count; i++) n += m->records[i].state == state;
     return n;
 }
 
-double model_queue_cost(const model *m) {
+double model_queue_cost(const model *m)
+{
     double sum = 0;
     for (uint32_t i = 0; i < m->record_count; i++)
         if (m->records[i].state == TB_RECORD_QUEUED) sum += m->records[i].cost;
     return sum;
 }
 
-uint32_t model_first_in(const model *m, int state) {
+uint32_t model_first_in(const model *m, int state)
+{
     uint32_t i = 0;
     while (i < m->record_count && m->records[i].state != state) i++;
     return i;
 }
 
-uint32_t model_first_unsent(const model *m) { return model_count_state(m, TB_RECORD_RUNNING); }
+uint32_t model_first_unsent(const model *m)
+{
+    return model_count_state(m, TB_RECORD_RUNNING);
+}
 
-uint32_t model_find_record(const model *m, tb_id id) {
+uint32_t model_find_record(const model *m, tb_id id)
+{
     uint32_t i = 0;
     while (i < m->record_count && m->records[i].id != id) i++;
     return i;
 }
 
-uint32_t model_find_batch(const model *m, tb_id id) {
+uint32_t model_find_batch(const model *m, tb_id id)
+{
     uint32_t i = 0;
     while (i < m->batch_count && m->batches[i].id != id) i++;
     return i;
 }
 
-int model_has_room(const model *m, double size, double sum, double cost) {
+int model_has_room(const model *m, double size, double sum, double cost)
+{
     if (size == 0) return 1;
     if (size >= m->config.max_queue_size) return 0;
     return m->config.max_queue_cost == 0 || sum + cost <= m->config.max_queue_cost;
 }
 
-double model_batch_cost(const model *m, double size, double sum, double largest) {
+double model_batch_cost(const model *m, double size, double sum, double largest)
+{
     return m->config.cost_model == TB_COST_PADDED ? size * largest : sum;
 }
 
 /* F2: how many records, from this one on, make the open batch. */
-static uint32_t prefix(const model *m, uint32_t from, int *full) {
+static uint32_t prefix(const model *m, uint32_t from, int *full)
+{
     double target = m->config.target_batch_cost, sum = 0, largest = 0;
     uint32_t n = 0;
     *full = 0;
@@ -77,7 +93,8 @@ static uint32_t prefix(const model *m, uint32_t from, int *full) {
 }
 
 /* F3: when the queue is due; 0 if at once. */
-static int64_t due_us(const model *m) {
+static int64_t due_us(const model *m)
+{
     int64_t linger_us = m->config.batch_timeout_us, due = model_forever;
     if (m->config.max_wait_us) linger_us = model_earlier(linger_us, m->config.max_wait_us);
     for (uint32_t i = 0; i < m->record_count; i++) {
@@ -91,25 +108,29 @@ static int64_t due_us(const model *m) {
     return due;
 }
 
-int64_t model_next_deadline(const model *m) {
+int64_t model_next_deadline(const model *m)
+{
     int64_t deadline = model_forever;
     for (uint32_t i = model_first_unsent(m); i < m->record_count; i++)
         deadline = model_earlier(deadline, m->records[i].deadline_us);
     return deadline;
 }
 
-int64_t model_next_batch_timeout(const model *m) {
+int64_t model_next_batch_timeout(const model *m)
+{
     int64_t at_us = model_forever;
     for (uint32_t i = 0; i < m->batch_count; i++)
         at_us = model_earlier(at_us, m->batches[i].times_out_us);
     return at_us;
 }
 
-static int slot_is_idle(const model *m) {
+static int slot_is_idle(const model *m)
+{
     return m->state != TB_STOPPED && m->batch_count < m->config.max_concurrent_batches;
 }
 
-uint32_t model_decide(const model *m, uint32_t *reason) {
+uint32_t model_decide(const model *m, uint32_t *reason)
+{
     int full;
     uint32_t n = prefix(m, model_first_unsent(m), &full);
     int eager = m->config.policy == TB_POLICY_EAGER;
@@ -122,7 +143,8 @@ uint32_t model_decide(const model *m, uint32_t *reason) {
     return n;
 }
 
-uint32_t model_plan_cuts(const model *m, uint32_t *batches) {
+uint32_t model_plan_cuts(const model *m, uint32_t *batches)
+{
     uint32_t from = model_first_unsent(m), records = 0;
     *batches = 0;
     if (slot_is_idle(m)) return 0;
@@ -136,21 +158,36 @@ uint32_t model_plan_cuts(const model *m, uint32_t *batches) {
     return records;
 }
 
-uint32_t model_pending(const model *m) {
-    uint32_t waiting = model_first_in(m, TB_RECORD_WAITING);
+/* Is there room for the first in line, or would there be once all that may be cut is? */
+static int admits(const model *m)
+{
+    uint32_t first = model_first_in(m, TB_RECORD_WAITING), batches;
+    if (first == m->record_count) return 0;
+    double cost = m->records[first].cost, size = 0, sum = 0;
+    if (model_has_room(m, model_count_state(m, TB_RECORD_QUEUED), model_queue_cost(m), cost))
+        return 1;
+    if (slot_is_idle(m)) return 0;
+    for (uint32_t i = model_first_unsent(m) + model_plan_cuts(m, &batches); i < first; i++) {
+        size++;
+        sum += m->records[i].cost;
+    }
+    return model_has_room(m, size, sum, cost);
+}
+
+uint32_t model_pending(const model *m)
+{
     int draining = m->state == TB_DRAINING;
     if (model_next_batch_timeout(m) <= m->now_us) return TB_EVENT_BATCH_TIMED_OUT;
     if (model_next_deadline(m) <= m->now_us) return TB_EVENT_EXPIRED;
     if (draining && m->stop_us <= m->now_us && m->record_count) return TB_EVENT_STOPPED;
-    double size = model_count_state(m, TB_RECORD_QUEUED), sum = model_queue_cost(m);
-    if (waiting < m->record_count && model_has_room(m, size, sum, m->records[waiting].cost))
-        return TB_EVENT_ADMITTED;
+    if (admits(m)) return TB_EVENT_ADMITTED;
     if (draining && m->record_count == 0)
         return m->batch_count ? TB_EVENT_BATCH_STOPPED : TB_EVENT_DRAINED;
     return 0;
 }
 
-int64_t model_next(const model *m) {
+int64_t model_next(const model *m)
+{
     uint32_t batches, cut, reason;
     int64_t next = model_earlier(model_next_batch_timeout(m), model_next_deadline(m));
     if (m->state == TB_DRAINING) next = model_earlier(next, m->stop_us);
@@ -162,13 +199,15 @@ int64_t model_next(const model *m) {
     return next == model_forever ? TB_NEVER_US : next;
 }
 
-static void summary(const model_tally *t, tb_summary *out) {
+static void summary(const model_tally *t, tb_summary *out)
+{
     out->count = t->count;
     out->mean = t->count > 0 ? t->sum / t->count : 0;
     out->max = t->max;
 }
 
-void model_stats(const model *m, tb_stats *out) {
+void model_stats(const model *m, tb_stats *out)
+{
     *out = m->stats;
     out->queue_size = model_count_state(m, TB_RECORD_QUEUED);
     out->queue_cost = model_queue_cost(m);
@@ -177,8 +216,8 @@ void model_stats(const model *m, tb_stats *out) {
     out->running_batches = m->batch_count;
     out->running_records = model_count_state(m, TB_RECORD_RUNNING);
     for (uint32_t i = 0; i < m->record_count; i++)
-        out->waiting_submits += m->records[i].state == TB_RECORD_WAITING &&
-                                !(m->records[i].flags & TB_MORE);
+        out->waiting_submits +=
+            m->records[i].state == TB_RECORD_WAITING && !(m->records[i].flags & TB_MORE);
     summary(&m->wait, &out->wait_us);
     summary(&m->service, &out->service_us);
     summary(&m->latency, &out->latency_us);

@@ -37,7 +37,7 @@ void rig_end(rig *r);
 
 tb_id submit(rig *r, tb_submission record);
 tb_id submit_cost(rig *r, double cost);
-tb_id submit_waiting(rig *r, double cost);             /* TB_MAY_WAIT */
+tb_id submit_waiting(rig *r, double cost); /* TB_MAY_WAIT */
 tb_id submit_timeout(rig *r, double cost, int64_t timeout_us);
 void submit_many(rig *r, uint32_t n, double cost);
 
@@ -60,6 +60,9 @@ void assert_went(const rig *r, uint32_t batches, uint32_t reason);
 void assert_state(rig *r, tb_id record, int state);
 void assert_event(const rig *r, uint32_t index, uint32_t kind, tb_id id);
 
-#define TEST(sentence, function) {sentence, function, NULL, NULL, NULL}
+#define TEST(sentence, function)             \
+    {                                        \
+        sentence, function, NULL, NULL, NULL \
+    }
 
 #endif

@@ -16,20 +16,30 @@ void *__wrap_realloc(void *old, size_t size);
 
 enum { NEVER = 0, STORY_RECORDS = 3000 };
 
-static uint64_t asked;       /* allocations since the story began */
-static uint64_t fail_at;     /* this one and all after it fail; NEVER: none */
-static uint64_t failed;      /* how many did */
+static uint64_t asked;   /* allocations since the story began */
+static uint64_t fail_at; /* this one and all after it fail; NEVER: none */
+static uint64_t failed;  /* how many did */
 
-static int fails(void) {
+static int fails(void)
+{
     asked++;
     if (fail_at == NEVER || asked < fail_at) return 0;
     failed++;
     return 1;
 }
 
-void *__wrap_malloc(size_t size) { return fails() ? NULL : __real_malloc(size); }
-void *__wrap_calloc(size_t n, size_t size) { return fails() ? NULL : __real_calloc(n, size); }
-void *__wrap_realloc(void *old, size_t size) { return fails() ? NULL : __real_realloc(old, size); }
+void *__wrap_malloc(size_t size)
+{
+    return fails() ? NULL : __real_malloc(size);
+}
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return fails() ? NULL : __real_calloc(n, size);
+}
+void *__wrap_realloc(void *old, size_t size)
+{
+    return fails() ? NULL : __real_realloc(old, size);
+}
 
 /* What a refused call must leave as it was. */
 typedef struct snapshot {
@@ -39,7 +49,8 @@ typedef struct snapshot {
     size_t memory;
 } snapshot;
 
-static snapshot look(tb_batcher *b, int64_t now_us) {
+static snapshot look(tb_batcher *b, int64_t now_us)
+{
     snapshot s;
     memset(&s, 0, sizeof s);
     tb_stats_read(b, &s.stats, now_us);
@@ -48,7 +59,8 @@ static snapshot look(tb_batcher *b, int64_t now_us) {
     return s;
 }
 
-static void assert_unchanged(tb_batcher *b, const snapshot *before, int64_t now_us) {
+static void assert_unchanged(tb_batcher *b, const snapshot *before, int64_t now_us)
+{
     snapshot after = look(b, now_us);
     assert_true(failed > 0); /* no other reason to refuse */
     assert_memory_equal(&after.stats, &before->stats, sizeof after.stats);
@@ -58,7 +70,8 @@ static void assert_unchanged(tb_batcher *b, const snapshot *before, int64_t now_
     fail_at = NEVER; /* there is memory again */
 }
 
-static tb_batcher *new_in_spite(const tb_config *config) {
+static tb_batcher *new_in_spite(const tb_config *config)
+{
     tb_batcher *b = tb_new(config);
     if (b) return b;
     assert_true(failed > 0);
@@ -68,7 +81,8 @@ static tb_batcher *new_in_spite(const tb_config *config) {
     return b;
 }
 
-static void start_in_spite(tb_batcher *b, int64_t now_us) {
+static void start_in_spite(tb_batcher *b, int64_t now_us)
+{
     snapshot before = look(b, now_us);
     int error = tb_start(b, now_us);
     if (error == TB_OK) return;
@@ -77,7 +91,8 @@ static void start_in_spite(tb_batcher *b, int64_t now_us) {
     assert_int_equal(tb_start(b, now_us), TB_OK);
 }
 
-static tb_id submit_in_spite(tb_batcher *b, const tb_submission *record, int64_t now_us) {
+static tb_id submit_in_spite(tb_batcher *b, const tb_submission *record, int64_t now_us)
+{
     snapshot before = look(b, now_us);
     tb_id id = tb_submit(b, record, now_us);
     if (id > 0) return id;
@@ -88,7 +103,8 @@ static tb_id submit_in_spite(tb_batcher *b, const tb_submission *record, int64_t
     return id;
 }
 
-static void set_in_spite(tb_batcher *b, const tb_config *config, int64_t now_us) {
+static void set_in_spite(tb_batcher *b, const tb_config *config, int64_t now_us)
+{
     snapshot before = look(b, now_us);
     int error = tb_set(b, config, now_us);
     if (error == TB_OK) return;
@@ -98,7 +114,8 @@ static void set_in_spite(tb_batcher *b, const tb_config *config, int64_t now_us)
 }
 
 /* A turn that cannot fail, whatever memory there is; how many records went. */
-static uint32_t turn_and_finish(tb_batcher *b, int64_t now_us) {
+static uint32_t turn_and_finish(tb_batcher *b, int64_t now_us)
+{
     tb_event events[16];
     tb_id batches[TB_MAX_BATCHES];
     uint32_t records = 0, count = 0;
@@ -116,7 +133,8 @@ static uint32_t turn_and_finish(tb_batcher *b, int64_t now_us) {
     return records;
 }
 
-static double story(void) {
+static double story(void)
+{
     int64_t now_us = 10000LL * 1000000;
     tb_config config = small_config();
     config.max_queue_size = 2000;
@@ -146,7 +164,8 @@ static double story(void) {
     return s.total_completed;
 }
 
-static void every_allocation_may_fail(void **state) {
+static void every_allocation_may_fail(void **state)
+{
     (void)state;
     uint64_t refused = 0;
     for (uint64_t k = 1;; k++) {
@@ -164,7 +183,8 @@ static void every_allocation_may_fail(void **state) {
 }
 
 /* A refusal for want of memory is not a refusal of the record. */
-static void without_memory_for_long(void **state) {
+static void without_memory_for_long(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 1000000;
@@ -190,7 +210,8 @@ static void without_memory_for_long(void **state) {
 }
 
 /* All that a record can live through, again and again. */
-static void steady_round(tb_batcher *b, int64_t now_us, uint32_t round) {
+static void steady_round(tb_batcher *b, int64_t now_us, uint32_t round)
+{
     tb_event events[16];
     tb_id ids[64], batch;
     for (uint32_t i = 0; i < 64; i++) {
@@ -213,7 +234,8 @@ static void steady_round(tb_batcher *b, int64_t now_us, uint32_t round) {
     }
 }
 
-static void steady_state_allocates_nothing(void **state) {
+static void steady_state_allocates_nothing(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 40;
@@ -235,18 +257,22 @@ static void steady_state_allocates_nothing(void **state) {
 }
 
 /* For the leak checkers under which the tests also run. */
-static void nothing_is_kept_after_free(void **state) {
+static void nothing_is_kept_after_free(void **state)
+{
     (void)state;
     fail_at = NEVER;
     for (int i = 0; i < 50; i++) assert_true(story() == STORY_RECORDS);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST("memory: whichever allocation fails, nothing has changed and work goes on",
              every_allocation_may_fail),
-        TEST("memory: without memory for long, what is queued is still served", without_memory_for_long),
-        TEST("memory: in steady state 10^5 records allocate nothing", steady_state_allocates_nothing),
+        TEST("memory: without memory for long, what is queued is still served",
+             without_memory_for_long),
+        TEST("memory: in steady state 10^5 records allocate nothing",
+             steady_state_allocates_nothing),
         TEST("memory: all is given back", nothing_is_kept_after_free),
     };
     return cmocka_run_group_tests_name("alloc", tests, NULL, NULL);

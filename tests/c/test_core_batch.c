@@ -1,7 +1,8 @@
-/* test_core_batch.c - what makes a batch and when it goes: F1-F7, F9, X2. */
+/* test_core_batch.c - what makes a batch and when it goes: F1-F3, F6, F9, X2. */
 #include "rig.h"
 
-static void the_budget_is_strict(void **state) {
+static void the_budget_is_strict(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -13,7 +14,8 @@ static void the_budget_is_strict(void **state) {
     rig_end(r);
 }
 
-static void oversize_goes_alone(void **state) {
+static void oversize_goes_alone(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_concurrent_batches = 3;
@@ -28,7 +30,8 @@ static void oversize_goes_alone(void **state) {
     rig_end(r);
 }
 
-static void oversize_is_refused(void **state) {
+static void oversize_is_refused(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.on_oversize = TB_OVERSIZE_REJECT;
@@ -41,7 +44,8 @@ static void oversize_is_refused(void **state) {
     rig_end(r);
 }
 
-static void full_by_size(void **state) {
+static void full_by_size(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -54,7 +58,8 @@ static void full_by_size(void **state) {
     rig_end(r);
 }
 
-static void full_by_budget(void **state) {
+static void full_by_budget(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -72,7 +77,8 @@ static void full_by_budget(void **state) {
     rig_end(r);
 }
 
-static void full_because_the_next_does_not_fit(void **state) {
+static void full_because_the_next_does_not_fit(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -87,12 +93,14 @@ static void full_because_the_next_does_not_fit(void **state) {
     rig_end(r);
 }
 
-static void padded_cost(void **state) {
+static void padded_cost(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.cost_model = TB_COST_PADDED;
     rig *r = rig_start(&config);
-    tb_id a = submit_cost(r, 10), b = submit_cost(r, 33), c = submit_cost(r, 5), d = submit_cost(r, 34);
+    tb_id a = submit_cost(r, 10), b = submit_cost(r, 33), c = submit_cost(r, 5),
+          d = submit_cost(r, 34);
     assert_int_equal(turn(r), 1); /* a fourth would make it 4 x 33 at least */
     assert_batch(r, r->batches[0], a, b, c, 0.0);
     tb_batch read = batch_of(r, r->batches[0]);
@@ -112,7 +120,8 @@ static void padded_cost(void **state) {
     rig_end(r);
 }
 
-static void still_full_after_a_cancel(void **state) {
+static void still_full_after_a_cancel(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -139,7 +148,8 @@ static void still_full_after_a_cancel(void **state) {
     rig_end(r);
 }
 
-static void padded_full_without_a_member(void **state) {
+static void padded_full_without_a_member(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.cost_model = TB_COST_PADDED;
@@ -163,7 +173,8 @@ static void padded_full_without_a_member(void **state) {
     rig_end(r);
 }
 
-static void lingers_batch_timeout(void **state) {
+static void lingers_batch_timeout(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -184,7 +195,8 @@ static void lingers_batch_timeout(void **state) {
     rig_end(r);
 }
 
-static void no_lingering_at_all(void **state) {
+static void no_lingering_at_all(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.batch_timeout_us = 0;
@@ -195,7 +207,8 @@ static void no_lingering_at_all(void **state) {
     rig_end(r);
 }
 
-static void half_a_timeout_makes_due(void **state) {
+static void half_a_timeout_makes_due(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -217,7 +230,8 @@ static void half_a_timeout_makes_due(void **state) {
     rig_end(r);
 }
 
-static void waiting_counts_as_lingering(void **state) {
+static void waiting_counts_as_lingering(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 1;
@@ -233,7 +247,8 @@ static void waiting_counts_as_lingering(void **state) {
     rig_end(r);
 }
 
-static void max_wait_makes_due(void **state) {
+static void max_wait_makes_due(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_wait_us = 200;
@@ -252,72 +267,8 @@ static void max_wait_makes_due(void **state) {
     rig_end(r);
 }
 
-static void eager_takes_what_is_there(void **state) {
-    (void)state;
-    tb_config config = small_config();
-    config.policy = TB_POLICY_EAGER;
-    rig *r = rig_start(&config);
-    tb_id a = submit_cost(r, 1), b = submit_cost(r, 1);
-    turn(r);
-    assert_went(r, 1, TB_REASON_IDLE);
-    assert_batch(r, r->batches[0], a, b, 0.0); /* F7: all of one turn, one decision */
-    tb_id c = submit_cost(r, 1);
-    turns_until(r, r->now_us + 5000);
-    assert_state(r, c, TB_RECORD_QUEUED); /* the slot is busy: it stays open */
-    submit_many(r, 2, 1);
-    finish(r, r->batches[0]);
-    turn(r);
-    assert_went(r, 1, TB_REASON_IDLE);
-    assert_int_equal(batch_of(r, r->batches[0]).size, 3);
-    rig_end(r);
-}
-
-static void min_batch_size_delays_eager(void **state) {
-    (void)state;
-    tb_config config = small_config();
-    config.policy = TB_POLICY_EAGER;
-    config.min_batch_size = 3;
-    rig *r = rig_start(&config);
-    int64_t start_us = r->now_us;
-    submit_many(r, 2, 1);
-    assert_int_equal(turn(r), 0);
-    submit_cost(r, 1);
-    turn(r);
-    assert_went(r, 1, TB_REASON_IDLE);
-    finish(r, r->batches[0]);
-
-    submit_cost(r, 100); /* overruled by full */
-    turn(r);
-    assert_went(r, 1, TB_REASON_FULL);
-    finish(r, r->batches[0]);
-
-    submit_cost(r, 1); /* by due */
-    assert_int_equal(turns_until(r, start_us + 999), 0);
-    turn_at(r, start_us + 1000);
-    assert_went(r, 1, TB_REASON_TIMEOUT);
-    finish(r, r->batches[0]);
-
-    submit_cost(r, 1); /* and by draining */
-    tb_stop(r->b, TB_NO_TIMEOUT, r->now_us);
-    turn(r);
-    assert_went(r, 1, TB_REASON_DRAIN);
-    rig_end(r);
-}
-
-static void min_batch_size_leaves_fifo_alone(void **state) {
-    (void)state;
-    tb_config config = small_config();
-    config.min_batch_size = 4;
-    rig *r = rig_start(&config);
-    submit_cost(r, 1);
-    assert_int_equal(turns_until(r, r->now_us + 1000), 1);
-    config.min_batch_size = 5;
-    assert_int_equal(tb_set(r->b, &config, r->now_us), TB_EMINMAX);
-    assert_null(tb_new(&config));
-    rig_end(r);
-}
-
-static void the_cap_is_exact(void **state) {
+static void the_cap_is_exact(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_concurrent_batches = 3;
@@ -334,7 +285,8 @@ static void the_cap_is_exact(void **state) {
     rig_end(r);
 }
 
-static void ids_and_costs_in_order(void **state) {
+static void ids_and_costs_in_order(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -351,7 +303,8 @@ static void ids_and_costs_in_order(void **state) {
     rig_end(r);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST("F1: a batch's cost never exceeds the budget", the_budget_is_strict),
         TEST("F1: a record above the budget goes alone, and is counted", oversize_goes_alone),
@@ -364,7 +317,8 @@ int main(void) {
              still_full_after_a_cancel),
         TEST("F2, F9: what is full by padding is found out anew when records come and go",
              padded_full_without_a_member),
-        TEST("F9: padded cost is size times the largest, for what fits and everywhere", padded_cost),
+        TEST("F9: padded cost is size times the largest, for what fits and everywhere",
+             padded_cost),
         TEST("F3: dispatches a batch that is not full when its oldest has waited batch_timeout_s",
              lingers_batch_timeout),
         TEST("F3: batch_timeout_s = 0 is due at once", no_lingering_at_all),
@@ -372,11 +326,6 @@ int main(void) {
              half_a_timeout_makes_due),
         TEST("F3: time spent waiting for room counts", waiting_counts_as_lingering),
         TEST("X2: max_wait_s makes the queue due", max_wait_makes_due),
-        TEST("F4, F7: eager takes all that is there when a slot is idle", eager_takes_what_is_there),
-        TEST("F5: min_batch_size delays eager; full, due and draining overrule it",
-             min_batch_size_delays_eager),
-        TEST("F5: min_batch_size does not delay fifo beyond due; above max_batch_size it is an error",
-             min_batch_size_leaves_fifo_alone),
         TEST("F6: max_concurrent_batches is exact in both directions", the_cap_is_exact),
         TEST("R1: a batch is read in the order of submission", ids_and_costs_in_order),
     };

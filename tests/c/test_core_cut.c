@@ -2,7 +2,8 @@
 #include "rig.h"
 
 /* One slot, taken by a batch of 2; then batches of 2, so many of them cut ahead. */
-static rig *busy_rig(uint32_t prefetch) {
+static rig *busy_rig(uint32_t prefetch)
+{
     tb_config config = small_config();
     config.max_batch_size = 2;
     config.prefetch_batches = prefetch;
@@ -12,14 +13,16 @@ static rig *busy_rig(uint32_t prefetch) {
     return r;
 }
 
-static void finish_running(rig *r, tb_id *batch) {
+static void finish_running(rig *r, tb_id *batch)
+{
     finish(r, *batch);
     turn(r);
     assert_int_equal(r->batch_count, 1);
     *batch = r->batches[0];
 }
 
-static void due_but_not_full_stays_open(void **state) {
+static void due_but_not_full_stays_open(void **state)
+{
     (void)state;
     rig *r = busy_rig(2);
     tb_id batch = r->batches[0], a = submit_cost(r, 1);
@@ -33,7 +36,8 @@ static void due_but_not_full_stays_open(void **state) {
     rig_end(r);
 }
 
-static void full_ones_are_cut(void **state) {
+static void full_ones_are_cut(void **state)
+{
     (void)state;
     rig *r = busy_rig(2);
     tb_id id[7], batch = r->batches[0];
@@ -51,7 +55,8 @@ static void full_ones_are_cut(void **state) {
     rig_end(r);
 }
 
-static void nothing_is_cut_without_prefetch(void **state) {
+static void nothing_is_cut_without_prefetch(void **state)
+{
     (void)state;
     rig *r = busy_rig(0);
     submit_many(r, 7, 1);
@@ -60,7 +65,8 @@ static void nothing_is_cut_without_prefetch(void **state) {
     rig_end(r);
 }
 
-static void cuts_make_room(void **state) {
+static void cuts_make_room(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_batch_size = 2;
@@ -80,7 +86,8 @@ static void cuts_make_room(void **state) {
     rig_end(r);
 }
 
-static void cancel_moves_the_cuts_up(void **state) {
+static void cancel_moves_the_cuts_up(void **state)
+{
     (void)state;
     rig *r = busy_rig(2);
     tb_id id[5], batch = r->batches[0];
@@ -96,7 +103,8 @@ static void cancel_moves_the_cuts_up(void **state) {
     rig_end(r);
 }
 
-static void a_cut_that_is_no_longer_full_dissolves(void **state) {
+static void a_cut_that_is_no_longer_full_dissolves(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.prefetch_batches = 1;
@@ -116,7 +124,8 @@ static void a_cut_that_is_no_longer_full_dissolves(void **state) {
     rig_end(r);
 }
 
-static void dissolved_cuts_may_exceed_the_bounds(void **state) {
+static void dissolved_cuts_may_exceed_the_bounds(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_batch_size = 2;
@@ -145,7 +154,8 @@ static void dissolved_cuts_may_exceed_the_bounds(void **state) {
     rig_end(r);
 }
 
-static void set_cuts_anew(void **state) {
+static void set_cuts_anew(void **state)
+{
     (void)state;
     rig *r = busy_rig(2);
     tb_config config;
@@ -167,7 +177,8 @@ static void set_cuts_anew(void **state) {
     rig_end(r);
 }
 
-static void a_slot_that_set_adds_is_used(void **state) {
+static void a_slot_that_set_adds_is_used(void **state)
+{
     (void)state;
     rig *r = busy_rig(1);
     tb_config config;
@@ -182,7 +193,8 @@ static void a_slot_that_set_adds_is_used(void **state) {
     rig_end(r);
 }
 
-static void a_cut_that_loses_all(void **state) {
+static void a_cut_that_loses_all(void **state)
+{
     (void)state;
     rig *r = busy_rig(2);
     tb_id batch = r->batches[0], a = submit_cost(r, 1), b = submit_cost(r, 1);
@@ -196,7 +208,8 @@ static void a_cut_that_loses_all(void **state) {
     rig_end(r);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST("F4: while every slot is busy a batch that is due but not full stays open",
              due_but_not_full_stays_open),
@@ -204,7 +217,8 @@ int main(void) {
              full_ones_are_cut),
         TEST("F4: prefetch_batches = 0 cuts nothing", nothing_is_cut_without_prefetch),
         TEST("F4, S4: a cut makes room, and who waits gets in in the same turn", cuts_make_room),
-        TEST("C1, F4: cancelling a cut record moves the cuts behind it up", cancel_moves_the_cuts_up),
+        TEST("C1, F4: cancelling a cut record moves the cuts behind it up",
+             cancel_moves_the_cuts_up),
         TEST("F4: a cut that is no longer full dissolves, and grows",
              a_cut_that_is_no_longer_full_dissolves),
         TEST("F4: where cuts dissolve, the queue may exceed its bounds until it drains",

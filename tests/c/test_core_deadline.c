@@ -1,7 +1,8 @@
 /* test_core_deadline.c - deadlines of records, and flush: C2, C4, F3. */
 #include "rig.h"
 
-static void the_deadline_bounds_the_wait(void **state) {
+static void the_deadline_bounds_the_wait(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_concurrent_batches = 1;
@@ -25,7 +26,8 @@ static void the_deadline_bounds_the_wait(void **state) {
     rig_end(r);
 }
 
-static void expiry_while_waiting(void **state) {
+static void expiry_while_waiting(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 1;
@@ -44,7 +46,8 @@ static void expiry_while_waiting(void **state) {
     rig_end(r);
 }
 
-static void the_deadline_counts_from_the_call(void **state) {
+static void the_deadline_counts_from_the_call(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.batch_timeout_us = 1000000;
@@ -63,14 +66,16 @@ static void the_deadline_counts_from_the_call(void **state) {
     rig_end(r);
 }
 
-static void never_earlier_than_the_one_ahead(void **state) {
+static void never_earlier_than_the_one_ahead(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
     int64_t start_us = r->now_us;
     r->now_us += 500;
     submit(r, (tb_submission){.cost = 1, .submitted_us = start_us + 400});
-    tb_id b = submit(r, (tb_submission){.cost = 1, .submitted_us = start_us + 100, .timeout_us = 2000});
+    tb_id b =
+        submit(r, (tb_submission){.cost = 1, .submitted_us = start_us + 100, .timeout_us = 2000});
     assert_int_equal(turns_until(r, start_us + 1399), 0);
     assert_int_equal(turn_at(r, start_us + 1400), 1);
     assert_true(batch_of(r, r->batches[0]).deadline_us == start_us + 2400);
@@ -78,7 +83,8 @@ static void never_earlier_than_the_one_ahead(void **state) {
     rig_end(r);
 }
 
-static void expiry_goes_before_dispatch(void **state) {
+static void expiry_goes_before_dispatch(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -92,7 +98,8 @@ static void expiry_goes_before_dispatch(void **state) {
     rig_end(r);
 }
 
-static void cut_records_expire(void **state) {
+static void cut_records_expire(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.prefetch_batches = 1;
@@ -112,7 +119,8 @@ static void cut_records_expire(void **state) {
     rig_end(r);
 }
 
-static void for_ever_is_no_deadline(void **state) {
+static void for_ever_is_no_deadline(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_concurrent_batches = 1;
@@ -126,7 +134,8 @@ static void for_ever_is_no_deadline(void **state) {
     rig_end(r);
 }
 
-static void flush_makes_due(void **state) {
+static void flush_makes_due(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 2;
@@ -144,7 +153,8 @@ static void flush_makes_due(void **state) {
     rig_end(r);
 }
 
-static void flush_of_cut_records(void **state) {
+static void flush_of_cut_records(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.prefetch_batches = 1;
@@ -164,16 +174,19 @@ static void flush_of_cut_records(void **state) {
     rig_end(r);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST("C2: a record not dispatched by its deadline expires", the_deadline_bounds_the_wait),
         TEST("C2: a record may expire in the line; it was submitted, then", expiry_while_waiting),
         TEST("C2, F3: deadline and half of it count from the call of submit",
              the_deadline_counts_from_the_call),
-        TEST("F3: no record counts as earlier than the one ahead of it", never_earlier_than_the_one_ahead),
+        TEST("F3: no record counts as earlier than the one ahead of it",
+             never_earlier_than_the_one_ahead),
         TEST("C2: at one instant expiries go before dispatch", expiry_goes_before_dispatch),
         TEST("C2, F4: cut records expire, and the cuts behind move up", cut_records_expire),
-        TEST("C2: a timeout of the largest integer never expires a record", for_ever_is_no_deadline),
+        TEST("C2: a timeout of the largest integer never expires a record",
+             for_ever_is_no_deadline),
         TEST("C4: flush makes due what is queued, not what still waits", flush_makes_due),
         TEST("C4, F4: flush counts for records that are cut", flush_of_cut_records),
     };

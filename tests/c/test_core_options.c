@@ -2,27 +2,32 @@
 #include "rig.h"
 
 /* Its index, by either name; fails if there is none. */
-static uint32_t find(const char *name) {
+static uint32_t find(const char *name)
+{
     for (uint32_t i = 0; i < tb_option_count(); i++) {
         const tb_option *o = tb_option_at(i);
-        if (strcmp(o->name, name) == 0 || (o->token_name && strcmp(o->token_name, name) == 0)) return i;
+        if (strcmp(o->name, name) == 0 || (o->token_name && strcmp(o->token_name, name) == 0))
+            return i;
     }
     fail_msg("no option %s", name);
     return 0;
 }
 
-static int is_number(const tb_option *o) {
+static int is_number(const tb_option *o)
+{
     return o->kind == TB_KIND_COUNT || o->kind == TB_KIND_COST || o->kind == TB_KIND_SECONDS ||
            o->kind == TB_KIND_NUMBER;
 }
 
-static uint32_t choices_of(const tb_option *o) {
+static uint32_t choices_of(const tb_option *o)
+{
     uint32_t n = 1;
     for (const char *c = o->choices; *c; c++) n += *c == '|';
     return n;
 }
 
-static void every_option_is_described(void **state) {
+static void every_option_is_described(void **state)
+{
     (void)state;
     assert_true(tb_option_count() > 0);
     assert_null(tb_option_at(tb_option_count()));
@@ -42,16 +47,29 @@ static void every_option_is_described(void **state) {
     }
 }
 
-static void the_defaults(void **state) {
-    static const struct { const char *name; double value; } with[] = {
-        {"target_batch_tokens", 32000}, {"target_batch_cost", 32000}, {"default_token_estimate", 1},
-        {"default_cost", 1}, {"max_batch_size", 256}, {"min_batch_size", 1}, {"batch_timeout_s", 0.05},
-        {"max_queue_size", 5000}, {"prefetch_batches", 2}, {"max_concurrent_batches", 1},
-        {"policy", TB_POLICY_FIFO}, {"cost_model", TB_COST_SUM}, {"on_full", TB_FULL_WAIT},
-        {"on_oversize", TB_OVERSIZE_ALONE}, {"on_error", 0}};
-    static const char *const without[] = {"max_queue_cost", "inference_timeout_s", "max_wait_s",
-                                          "log", "name", "inference_fn", "process_fn",
-                                          "token_estimator", "cost_estimator"};
+static void the_defaults(void **state)
+{
+    static const struct {
+        const char *name;
+        double value;
+    } with[] = {{"target_batch_tokens", 32000},
+                {"target_batch_cost", 32000},
+                {"default_token_estimate", 1},
+                {"default_cost", 1},
+                {"max_batch_size", 256},
+                {"min_batch_size", 1},
+                {"batch_timeout_s", 0.05},
+                {"max_queue_size", 5000},
+                {"prefetch_batches", 2},
+                {"max_concurrent_batches", 1},
+                {"policy", TB_POLICY_FIFO},
+                {"cost_model", TB_COST_SUM},
+                {"on_full", TB_FULL_WAIT},
+                {"on_oversize", TB_OVERSIZE_ALONE},
+                {"on_error", 0}};
+    static const char *const without[] = {
+        "max_queue_cost", "inference_timeout_s", "max_wait_s",      "log",           "name",
+        "inference_fn",   "process_fn",          "token_estimator", "cost_estimator"};
     (void)state;
     for (size_t i = 0; i < sizeof with / sizeof *with; i++) {
         const tb_option *o = tb_option_at(find(with[i].name));
@@ -66,7 +84,8 @@ static void the_defaults(void **state) {
     assert_string_equal(tb_option_at(find("on_error"))->choices, "fail|bisect");
 }
 
-static void init_gives_the_defaults(void **state) {
+static void init_gives_the_defaults(void **state)
+{
     (void)state;
     tb_config c;
     memset(&c, 0xee, sizeof c);
@@ -80,13 +99,15 @@ static void init_gives_the_defaults(void **state) {
     assert_int_equal(tb_config_check(&c), TB_OK);
 }
 
-static void refuses(tb_config *c, uint32_t i, double value) {
+static void refuses(tb_config *c, uint32_t i, double value)
+{
     tb_config before = *c;
     assert_int_equal(tb_config_set(c, i, value), TB_EOPTION);
     assert_memory_equal(c, &before, sizeof before);
 }
 
-static void set_refuses_what_is_out_of_bounds(void **state) {
+static void set_refuses_what_is_out_of_bounds(void **state)
+{
     (void)state;
     tb_config c;
     memset(&c, 0, sizeof c);
@@ -110,7 +131,8 @@ static void set_refuses_what_is_out_of_bounds(void **state) {
     refuses(&c, UINT32_MAX, 1);
 }
 
-static void set_reaches_its_field(void **state) {
+static void set_reaches_its_field(void **state)
+{
     (void)state;
     tb_config c;
     tb_config_init(&c);
@@ -130,7 +152,8 @@ static void set_reaches_its_field(void **state) {
     assert_int_equal(tb_config_set(&c, find("on_oversize"), TB_OVERSIZE_REJECT), TB_OK);
     assert_true(c.target_batch_cost == 1e15 && c.max_queue_cost == 5 && c.batch_timeout_us == 200);
     assert_true(c.inference_timeout_us == 1500000 && c.max_wait_us == 2000000);
-    assert_true(c.max_batch_size == 1000000 && c.min_batch_size == 3 && c.max_queue_size == 10000000);
+    assert_true(c.max_batch_size == 1000000 && c.min_batch_size == 3 &&
+                c.max_queue_size == 10000000);
     assert_true(c.prefetch_batches == 0 && c.max_concurrent_batches == TB_MAX_BATCHES);
     assert_true(c.policy == TB_POLICY_EAGER && c.cost_model == TB_COST_PADDED);
     assert_true(c.on_full == TB_FULL_REJECT && c.on_oversize == TB_OVERSIZE_REJECT);
@@ -138,7 +161,8 @@ static void set_reaches_its_field(void **state) {
 }
 
 /* The smallest time that is not none must not round to none. */
-static void a_small_time_is_not_none(void **state) {
+static void a_small_time_is_not_none(void **state)
+{
     static const char *const times[] = {"inference_timeout_s", "max_wait_s"};
     (void)state;
     for (int i = 0; i < 2; i++) {
@@ -151,7 +175,8 @@ static void a_small_time_is_not_none(void **state) {
     }
 }
 
-static void unset_is_for_options_without_a_default(void **state) {
+static void unset_is_for_options_without_a_default(void **state)
+{
     (void)state;
     tb_config c;
     tb_config_init(&c);
@@ -167,7 +192,8 @@ static void unset_is_for_options_without_a_default(void **state) {
     assert_int_equal(tb_config_unset(&c, tb_option_count()), TB_EOPTION);
 }
 
-static void check_knows_every_bound(void **state) {
+static void check_knows_every_bound(void **state)
+{
     (void)state;
     tb_config good, c;
     tb_config_init(&good);
@@ -205,7 +231,8 @@ static void check_knows_every_bound(void **state) {
 #undef BAD
 }
 
-static void names(void **state) {
+static void names(void **state)
+{
     (void)state;
     assert_int_equal(tb_abi(), TB_ABI);
     for (int error = TB_ESTATE; error <= TB_OK; error++) {
@@ -225,17 +252,22 @@ static void names(void **state) {
     assert_non_null(tb_reason_name(TB_REASONS));
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
-        TEST("options: each has a name of its own, bounds, a unit and a sentence", every_option_is_described),
+        TEST("options: each has a name of its own, bounds, a unit and a sentence",
+             every_option_is_described),
         TEST("options: the defaults are those of the design", the_defaults),
         TEST("options: tb_config_init gives the defaults", init_gives_the_defaults),
-        TEST("options: NaN, infinities, fractions and what is out of bounds are refused; nothing changes",
+        TEST("options: NaN, infinities, fractions and what is out of bounds are refused; nothing "
+             "changes",
              set_refuses_what_is_out_of_bounds),
         TEST("options: each value reaches its field, in the field's unit", set_reaches_its_field),
         TEST("options: the smallest time is not none", a_small_time_is_not_none),
-        TEST("options: unset is for options without a default", unset_is_for_options_without_a_default),
-        TEST("options: tb_config_check and tb_new know every bound; F5: min > max", check_knows_every_bound),
+        TEST("options: unset is for options without a default",
+             unset_is_for_options_without_a_default),
+        TEST("options: tb_config_check and tb_new know every bound; F5: min > max",
+             check_knows_every_bound),
         TEST("errors and reasons have names", names),
     };
     return cmocka_run_group_tests_name("options", tests, NULL, NULL);

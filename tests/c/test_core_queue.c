@@ -1,7 +1,8 @@
 /* test_core_queue.c - submission, the line, cancelling, ids: S2-S5, C1. */
 #include "rig.h"
 
-static void costs_are_rounded_up(void **state) {
+static void costs_are_rounded_up(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -15,7 +16,8 @@ static void costs_are_rounded_up(void **state) {
     rig_end(r);
 }
 
-static void bad_costs_are_refused(void **state) {
+static void bad_costs_are_refused(void **state)
+{
     static const double bad[] = {NAN, INFINITY, -INFINITY, -1, -1e-9, 1.0000001e12, 1e300};
     (void)state;
     tb_config config = small_config();
@@ -32,7 +34,8 @@ static void bad_costs_are_refused(void **state) {
     rig_end(r);
 }
 
-static void times_must_be_positive(void **state) {
+static void times_must_be_positive(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -42,7 +45,8 @@ static void times_must_be_positive(void **state) {
     rig_end(r);
 }
 
-static void only_running_accepts(void **state) {
+static void only_running_accepts(void **state)
+{
     (void)state;
     tb_config config = small_config();
     tb_submission record = {.cost = 1, .flags = TB_MAY_WAIT};
@@ -63,7 +67,8 @@ static void only_running_accepts(void **state) {
     rig_end(r);
 }
 
-static void full_by_size(void **state) {
+static void full_by_size(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 3;
@@ -79,7 +84,8 @@ static void full_by_size(void **state) {
     rig_end(r);
 }
 
-static void full_by_cost(void **state) {
+static void full_by_cost(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_cost = 10;
@@ -95,7 +101,8 @@ static void full_by_cost(void **state) {
     rig_end(r);
 }
 
-static void the_line_is_fifo(void **state) {
+static void the_line_is_fifo(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_cost = 10;
@@ -118,7 +125,8 @@ static void the_line_is_fifo(void **state) {
     rig_end(r);
 }
 
-static void small_ones_do_not_overtake(void **state) {
+static void small_ones_do_not_overtake(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_cost = 10;
@@ -132,7 +140,8 @@ static void small_ones_do_not_overtake(void **state) {
     rig_end(r);
 }
 
-static void trying_never_overtakes(void **state) {
+static void trying_never_overtakes(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 2;
@@ -148,14 +157,16 @@ static void trying_never_overtakes(void **state) {
     rig_end(r);
 }
 
-static void a_batch_waits_once(void **state) {
+static void a_batch_waits_once(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 1;
     rig *r = rig_start(&config);
     submit_cost(r, 1);
     tb_submission part = {.cost = 1, .flags = TB_MAY_WAIT | TB_MORE};
-    tb_id a = submit(r, part), b = submit(r, part), c = submit_waiting(r, 1), d = submit_waiting(r, 1);
+    tb_id a = submit(r, part), b = submit(r, part), c = submit_waiting(r, 1),
+          d = submit_waiting(r, 1);
     assert_true(stats(r).waiting_submits == 2);
     assert_int_equal(tb_waiting(r->b), 4);
     turn_at(r, r->now_us + 1000);
@@ -173,7 +184,8 @@ static void a_batch_waits_once(void **state) {
     rig_end(r);
 }
 
-static void check_is_all_or_nothing(void **state) {
+static void check_is_all_or_nothing(void **state)
+{
     (void)state;
     tb_config config = small_config();
     uint32_t culprit = 99;
@@ -197,7 +209,8 @@ static void check_is_all_or_nothing(void **state) {
     rig_end(r);
 }
 
-static void has_room_tells(void **state) {
+static void has_room_tells(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_cost = 10;
@@ -221,7 +234,8 @@ static void has_room_tells(void **state) {
     rig_end(r);
 }
 
-static void neighbours_stay(void **state) {
+static void neighbours_stay(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -239,7 +253,8 @@ static void neighbours_stay(void **state) {
     rig_end(r);
 }
 
-static void cancelling_lets_one_in(void **state) {
+static void cancelling_lets_one_in(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 1;
@@ -254,12 +269,14 @@ static void cancelling_lets_one_in(void **state) {
     rig_end(r);
 }
 
-static int by_value(const void *a, const void *b) {
+static int by_value(const void *a, const void *b)
+{
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static void ids_are_never_reused(void **state) {
+static void ids_are_never_reused(void **state)
+{
     enum { MANY = 200000 };
     (void)state;
     tb_config config = small_config();
@@ -280,31 +297,41 @@ static void ids_are_never_reused(void **state) {
 }
 
 /* A slot runs out of generations after 2^29 records; a lone one would use the same for ever. */
-static void ids_outlive_a_slot(void **state) {
+static void ids_outlive_a_slot(void **state)
+{
     enum { SLOTS = 64 };
     static tb_id last_record[SLOTS], last_batch[SLOTS];
     (void)state;
-    if (!getenv("TB_SLOW")) skip(); /* about a minute: set TB_SLOW=1 */
+    if (!getenv("TB_SLOW")) {
+        print_message("  skipped: takes a minute; set TB_SLOW=1\n");
+        skip();
+    }
     tb_config config = small_config();
     rig *r = rig_start(&config);
     for (uint64_t i = 0; i < (1u << 29) + 100000; i++) {
         tb_id record = submit_cost(r, 100), batch = tb_form(r->b, r->now_us);
-        double record_slot = fmod(record, 1 << TB_SLOT_BITS), batch_slot = fmod(batch, 1 << TB_SLOT_BITS);
-        if (record <= 0 || record >= 0x1p53 || record_slot >= SLOTS) fail_msg("record %.0f", record);
+        double record_slot = fmod(record, 1 << TB_SLOT_BITS),
+               batch_slot = fmod(batch, 1 << TB_SLOT_BITS);
+        if (record <= 0 || record >= 0x1p53 || record_slot >= SLOTS)
+            fail_msg("record %.0f", record);
         if (batch <= 0 || batch >= 0x1p53 || batch_slot >= SLOTS) fail_msg("batch %.0f", batch);
         if (record <= last_record[(int)record_slot]) fail_msg("record %.0f again", record);
         if (batch <= last_batch[(int)batch_slot]) fail_msg("batch %.0f again", batch);
         last_record[(int)record_slot] = record;
         last_batch[(int)batch_slot] = batch;
-        if (tb_batch_finish(r->b, batch, TB_COMPLETED, r->now_us) != TB_OK) fail_msg("lost a batch");
+        if (tb_batch_finish(r->b, batch, TB_COMPLETED, r->now_us) != TB_OK)
+            fail_msg("lost a batch");
     }
     assert_true(stats(r).total_completed == (1u << 29) + 100000);
     rig_end(r);
 }
 
-static void stale_ids(void **state) {
-    static const double never[] = {0,   -1,  1,      0.5,    3,     16777216, 16777217.5, 1e15,
-                                   NAN, 1e300, -1e300, INFINITY, -INFINITY, 9007199254740991.0, 1e17, -0.0};
+static void stale_ids(void **state)
+{
+    static const double never[] = {0,     -1,       1,          16777217,  0.5,
+                                   3,     16777216, 16777217.5, 1e15,      NAN,
+                                   1e300, -1e300,   INFINITY,   -INFINITY, 9007199254740991.0,
+                                   1e17,  -0.0};
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -331,17 +358,47 @@ static void stale_ids(void **state) {
     rig_end(r);
 }
 
-int main(void) {
+/* Near a living record or batch, but not it. */
+static void near_misses(void **state)
+{
+    static const double off_by[] = {0.5, -0.5, 1, -1, 1 << 24, -(1 << 24), 0x1p52, -0x1p30};
+    (void)state;
+    tb_config config = small_config();
+    rig *r = rig_start(&config);
+    tb_id queued = 0, batch = 0;
+    for (int round = 0; round < 3; round++) {
+        queued = submit_cost(r, 100);
+        assert_int_equal(turn(r), 1);
+        batch = r->batches[0];
+        if (round < 2) finish(r, batch);
+    }
+    queued = submit_cost(r, 1);
+    assert_state(r, queued, TB_RECORD_QUEUED);
+    for (size_t i = 0; i < sizeof off_by / sizeof *off_by; i++) {
+        if (tb_record_state(r->b, queued + off_by[i]) == TB_RECORD_RUNNING) continue; /* its mate */
+        assert_state(r, queued + off_by[i], TB_RECORD_NONE);
+        assert_int_equal(tb_cancel(r->b, queued + off_by[i], r->now_us), TB_ENOENT);
+        assert_int_equal(tb_batch_finish(r->b, batch + off_by[i], 0, r->now_us), TB_ENOENT);
+    }
+    assert_true(stats(r).queue_size == 1 && stats(r).running_batches == 1);
+    rig_end(r);
+}
+
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST("S2: a cost is rounded up to a whole number", costs_are_rounded_up),
         TEST("S2: NaN, infinity, a negative and a huge cost are refused and disturb nothing",
              bad_costs_are_refused),
         TEST("C2: a timeout below 0 is refused", times_must_be_positive),
         TEST("S3: stopped and stopping batchers refuse with not_running", only_running_accepts),
-        TEST("S4: a queue of max_queue_size records is full; running ones take no room", full_by_size),
-        TEST("S4: a record above max_queue_cost is refused unless the queue is empty", full_by_cost),
+        TEST("S4: a queue of max_queue_size records is full; running ones take no room",
+             full_by_size),
+        TEST("S4: a record above max_queue_cost is refused unless the queue is empty",
+             full_by_cost),
         TEST("S4: the line is served first come, first served", the_line_is_fifo),
-        TEST("S4: a small record does not overtake a waiting one that is too big", small_ones_do_not_overtake),
+        TEST("S4: a small record does not overtake a waiting one that is too big",
+             small_ones_do_not_overtake),
         TEST("S4: trying never overtakes who waits, even if there is room", trying_never_overtakes),
         TEST("S5: records of one call count as one waiting submit", a_batch_waits_once),
         TEST("S5: submit_check answers for all, changes nothing, and counts a refusal of all",
@@ -352,6 +409,7 @@ int main(void) {
         TEST("ids: whole, below 2^53, and never used twice", ids_are_never_reused),
         TEST("ids: none is used twice after the 2^29 generations of a slot", ids_outlive_a_slot),
         TEST("ids: stale and made-up ids are TB_ENOENT everywhere", stale_ids),
+        TEST("ids: what is near an id is not that id", near_misses),
     };
     return cmocka_run_group_tests_name("queue", tests, NULL, NULL);
 }

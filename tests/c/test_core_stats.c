@@ -5,26 +5,30 @@ enum { VALUES = 20000 };
 
 static uint64_t random_state = 7;
 
-static double uniform(void) {
+static double uniform(void)
+{
     uint64_t z = random_state += 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return (double)((z ^ (z >> 31)) >> 11) / 9007199254740992.0;
 }
 
-static int by_value(const void *a, const void *b) {
+static int by_value(const void *a, const void *b)
+{
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
 /* Within 3 % of the exact value; definitions may differ by one position. */
-static void assert_percentile(double got, const double *sorted, int n, double p) {
+static void assert_percentile(double got, const double *sorted, int n, double p)
+{
     int at = (int)ceil(p * n) - 1, below = at > 0 ? at - 1 : 0, above = at < n - 1 ? at + 1 : n - 1;
     if (got >= sorted[below] * 0.97 && got <= sorted[above] * 1.03) return;
     fail_msg("p%g is %g, exactly it is %g", p * 100, got, sorted[at]);
 }
 
-static void assert_summary(const tb_summary *s, double *values, int n) {
+static void assert_summary(const tb_summary *s, double *values, int n)
+{
     double sum = 0;
     for (int i = 0; i < n; i++) sum += values[i];
     qsort(values, (size_t)n, sizeof *values, by_value);
@@ -38,7 +42,8 @@ static void assert_summary(const tb_summary *s, double *values, int n) {
 }
 
 /* One record a batch, each running as long as `draw` says. */
-static void times_follow(double (*draw)(void), int n) {
+static void times_follow(double (*draw)(void), int n)
+{
     static double times[VALUES];
     tb_config config = small_config();
     config.max_batch_size = 1;
@@ -57,13 +62,29 @@ static void times_follow(double (*draw)(void), int n) {
     rig_end(r);
 }
 
-static double uniform_times(void) { return uniform() * 100000; }
-static double small_times(void) { return uniform() * 40; }
-static double exponential_times(void) { return -log(1 - uniform()) * 2000; }
-static double wide_times(void) { return exp(uniform() * 25); } /* 1 us .. 20 hours */
-static double constant_time(void) { return 12345; }
+static double uniform_times(void)
+{
+    return uniform() * 100000;
+}
+static double small_times(void)
+{
+    return uniform() * 40;
+}
+static double exponential_times(void)
+{
+    return -log(1 - uniform()) * 2000;
+}
+static double wide_times(void)
+{
+    return exp(uniform() * 25);
+} /* 1 us .. 20 hours */
+static double constant_time(void)
+{
+    return 12345;
+}
 
-static void percentiles_of_times(void **state) {
+static void percentiles_of_times(void **state)
+{
     (void)state;
     times_follow(uniform_times, VALUES);
     times_follow(small_times, VALUES);
@@ -74,7 +95,8 @@ static void percentiles_of_times(void **state) {
     times_follow(wide_times, 3);
 }
 
-static void percentiles_of_costs(void **state) {
+static void percentiles_of_costs(void **state)
+{
     static double costs[VALUES], sizes[VALUES];
     (void)state;
     tb_config config = small_config();
@@ -100,7 +122,37 @@ static void percentiles_of_costs(void **state) {
     rig_end(r);
 }
 
-static void nothing_yet_is_zero(void **state) {
+/* Up to the largest cost there is, and days of waiting. */
+static void percentiles_at_the_far_end(void **state)
+{
+    static double costs[VALUES], waits[VALUES];
+    (void)state;
+    tb_config config = small_config();
+    config.target_batch_cost = 1e15;
+    config.max_batch_size = 1000;
+    rig *r = rig_start(&config);
+    for (int i = 0; i < 2000; i++) {
+        int records = 1 + (int)(uniform() * 900);
+        double cost = floor(exp(uniform() * log(1e12)));
+        costs[i] = cost * records;
+        waits[i] = floor(exp(uniform() * log(1e12))); /* eleven days */
+        config.batch_timeout_us = (int64_t)waits[i];
+        set(r, &config);
+        for (int k = 0; k < records; k++) submit_cost(r, cost);
+        turns_until(r, r->now_us + (int64_t)waits[i]);
+        assert_int_equal(r->batch_count, 1);
+        finish(r, r->batches[0]);
+    }
+    tb_stats s = stats(r);
+    assert_summary(&s.batch_cost, costs, 2000);
+    assert_true(s.wait_us.count == s.total_batch_records);
+    qsort(waits, 2000, sizeof *waits, by_value);
+    assert_true(s.wait_us.max == waits[1999] && s.wait_us.p50 <= waits[1999]);
+    rig_end(r);
+}
+
+static void nothing_yet_is_zero(void **state)
+{
     (void)state;
     tb_config config = small_config();
     static const tb_stats zero;
@@ -112,7 +164,8 @@ static void nothing_yet_is_zero(void **state) {
     rig_end(r);
 }
 
-static void busy_and_idle_are_slot_time(void **state) {
+static void busy_and_idle_are_slot_time(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_concurrent_batches = 2;
@@ -145,7 +198,8 @@ static void busy_and_idle_are_slot_time(void **state) {
 }
 
 /* More batches run than slots are left: busy time counts them all, idle time none. */
-static void fewer_slots_than_batches(void **state) {
+static void fewer_slots_than_batches(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_concurrent_batches = 3;
@@ -167,7 +221,8 @@ static void fewer_slots_than_batches(void **state) {
     rig_end(r);
 }
 
-static void counters_of_dispatch(void **state) {
+static void counters_of_dispatch(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -177,13 +232,15 @@ static void counters_of_dispatch(void **state) {
     tb_stats s = stats(r);
     assert_true(s.total_batches == 1 && s.total_batch_records == 2 && s.total_batch_cost == 40);
     assert_true(s.padded_cost == 60 && s.sum_cost == 40);
-    assert_true(s.dispatched[TB_REASON_TIMEOUT] == 1 && s.wait_us.count == 2 && s.wait_us.mean == 1000);
+    assert_true(s.dispatched[TB_REASON_TIMEOUT] == 1 && s.wait_us.count == 2 &&
+                s.wait_us.mean == 1000);
     assert_true(s.batch_size.max == 2 && s.batch_cost.max == 40);
     assert_true(s.service_us.count == 0 && s.latency_us.count == 0 && s.running_records == 2);
     rig_end(r);
 }
 
-static void memory_per_record(void **state) {
+static void memory_per_record(void **state)
+{
     (void)state;
     tb_config config;
     tb_config_init(&config);
@@ -202,15 +259,19 @@ static void memory_per_record(void **state) {
     rig_end(r);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST("stats: percentiles of times are within 3 %", percentiles_of_times),
         TEST("stats: percentiles of batch size and cost are within 3 %", percentiles_of_costs),
+        TEST("stats: percentiles of a batch's cost hold up to 10^15", percentiles_at_the_far_end),
         TEST("stats: all is 0 while nothing has happened", nothing_yet_is_zero),
         TEST("stats: busy and idle time are slot time while it runs", busy_and_idle_are_slot_time),
-        TEST("X4, F6: batches that run keep running when set takes their slot", fewer_slots_than_batches),
+        TEST("X4, F6: batches that run keep running when set takes their slot",
+             fewer_slots_than_batches),
         TEST("stats: what counts at dispatch", counters_of_dispatch),
-        TEST("memory: a queued record takes at most 96 bytes, with a deadline too", memory_per_record),
+        TEST("memory: a queued record takes at most 96 bytes, with a deadline too",
+             memory_per_record),
     };
     return cmocka_run_group_tests_name("stats", tests, NULL, NULL);
 }

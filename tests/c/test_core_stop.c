@@ -1,13 +1,15 @@
 /* test_core_stop.c - running batches, start and stop: R5, R6, C1, C3, C5, X4. */
 #include "rig.h"
 
-static rig *rig_with_inference_timeout(int64_t timeout_us) {
+static rig *rig_with_inference_timeout(int64_t timeout_us)
+{
     tb_config config = small_config();
     config.inference_timeout_us = timeout_us;
     return rig_start(&config);
 }
 
-static void inference_times_out(void **state) {
+static void inference_times_out(void **state)
+{
     (void)state;
     rig *r = rig_with_inference_timeout(500);
     submit_many(r, 8, 1);
@@ -26,7 +28,8 @@ static void inference_times_out(void **state) {
     rig_end(r);
 }
 
-static void an_answer_before_the_poll_counts(void **state) {
+static void an_answer_before_the_poll_counts(void **state)
+{
     (void)state;
     rig *r = rig_with_inference_timeout(500);
     submit_many(r, 4, 1);
@@ -39,7 +42,8 @@ static void an_answer_before_the_poll_counts(void **state) {
     rig_end(r);
 }
 
-static void retry_runs_the_timeout_anew(void **state) {
+static void retry_runs_the_timeout_anew(void **state)
+{
     (void)state;
     rig *r = rig_with_inference_timeout(500);
     submit_many(r, 4, 1);
@@ -55,7 +59,8 @@ static void retry_runs_the_timeout_anew(void **state) {
     rig_end(r);
 }
 
-static void records_settle_one_by_one(void **state) {
+static void records_settle_one_by_one(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -82,7 +87,8 @@ static void records_settle_one_by_one(void **state) {
     rig_end(r);
 }
 
-static void every_outcome_counts(void **state) {
+static void every_outcome_counts(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -97,7 +103,8 @@ static void every_outcome_counts(void **state) {
     rig_end(r);
 }
 
-static void running_batches_keep_their_timeout(void **state) {
+static void running_batches_keep_their_timeout(void **state)
+{
     (void)state;
     rig *r = rig_with_inference_timeout(500);
     tb_config config;
@@ -113,7 +120,8 @@ static void running_batches_keep_their_timeout(void **state) {
     rig_end(r);
 }
 
-static void set_is_all_or_nothing(void **state) {
+static void set_is_all_or_nothing(void **state)
+{
     (void)state;
     tb_config config = small_config(), kept;
     rig *r = rig_start(&config);
@@ -134,7 +142,8 @@ static void set_is_all_or_nothing(void **state) {
     rig_end(r);
 }
 
-static void stop_drains(void **state) {
+static void stop_drains(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 4;
@@ -161,7 +170,8 @@ static void stop_drains(void **state) {
     rig_end(r);
 }
 
-static void stop_of_an_empty_batcher(void **state) {
+static void stop_of_an_empty_batcher(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -175,7 +185,8 @@ static void stop_of_an_empty_batcher(void **state) {
     rig_end(r);
 }
 
-static void stop_runs_out_of_time(void **state) {
+static void stop_runs_out_of_time(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_queue_size = 6;
@@ -212,7 +223,8 @@ static void stop_runs_out_of_time(void **state) {
     rig_end(r);
 }
 
-static void an_earlier_end_counts(void **state) {
+static void an_earlier_end_counts(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -227,7 +239,8 @@ static void an_earlier_end_counts(void **state) {
     rig_end(r);
 }
 
-static void an_empty_batch_does_not_hold_up_stop(void **state) {
+static void an_empty_batch_does_not_hold_up_stop(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.max_concurrent_batches = 2;
@@ -251,7 +264,8 @@ static void an_empty_batch_does_not_hold_up_stop(void **state) {
     rig_end(r);
 }
 
-static void start_after_stop(void **state) {
+static void start_after_stop(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -280,7 +294,8 @@ static void start_after_stop(void **state) {
     rig_end(r);
 }
 
-static void one_instant_in_order(void **state) {
+static void one_instant_in_order(void **state)
+{
     (void)state;
     tb_config config = small_config();
     config.inference_timeout_us = 100;
@@ -298,7 +313,8 @@ static void one_instant_in_order(void **state) {
     rig_end(r);
 }
 
-static void the_clock_never_goes_back(void **state) {
+static void the_clock_never_goes_back(void **state)
+{
     (void)state;
     tb_config config = small_config();
     rig *r = rig_start(&config);
@@ -317,10 +333,13 @@ static void the_clock_never_goes_back(void **state) {
     rig_end(r);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
-        TEST("R5: when inference_timeout_s passes the batch fails and its slot is free", inference_times_out),
-        TEST("R5: an answer that comes before the timeout is served counts", an_answer_before_the_poll_counts),
+        TEST("R5: when inference_timeout_s passes the batch fails and its slot is free",
+             inference_times_out),
+        TEST("R5: an answer that comes before the timeout is served counts",
+             an_answer_before_the_poll_counts),
         TEST("R6: a retry runs inference_timeout_s anew", retry_runs_the_timeout_anew),
         TEST("R6: records settle one by one; the batch keeps its slot", records_settle_one_by_one),
         TEST("C5: finishing counts each record by its outcome", every_outcome_counts),
@@ -328,12 +347,15 @@ int main(void) {
         TEST("X4: set is all or nothing, and holds for what is queued", set_is_all_or_nothing),
         TEST("C3: stop dispatches what is queued and waiting, then is stopped", stop_drains),
         TEST("C3: stop of an empty batcher, and of a stopped one", stop_of_an_empty_batcher),
-        TEST("C3: when stop runs out of time what is left fails; who waits is rejected", stop_runs_out_of_time),
+        TEST("C3: when stop runs out of time what is left fails; who waits is rejected",
+             stop_runs_out_of_time),
         TEST("C3: called again, the earlier end counts", an_earlier_end_counts),
-        TEST("C3: batches without records do not hold up stop", an_empty_batch_does_not_hold_up_stop),
+        TEST("C3: batches without records do not hold up stop",
+             an_empty_batch_does_not_hold_up_stop),
         TEST("C3: start works after stop, with a new clock, and not before", start_after_stop),
         TEST("C2: at one instant: batches timed out, expiries, admissions", one_instant_in_order),
-        TEST("time: a now below an earlier one counts as the earlier one", the_clock_never_goes_back),
+        TEST("time: a now below an earlier one counts as the earlier one",
+             the_clock_never_goes_back),
     };
     return cmocka_run_group_tests_name("stop", tests, NULL, NULL);
 }

@@ -19,7 +19,8 @@ static uint64_t first_seed = 20240229;
 static uint64_t op_count = OPS;
 
 /* splitmix64 */
-static uint32_t draw(void *source, uint32_t below) {
+static uint32_t draw(void *source, uint32_t below)
+{
     uint64_t *state = source, z = *state += 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
@@ -27,7 +28,8 @@ static uint32_t draw(void *source, uint32_t below) {
 }
 
 /* Every combination of what branches, then as drawn. */
-static void choose(tb_config *config, uint64_t run) {
+static void choose(tb_config *config, uint64_t run)
+{
     config->policy = run & 1;
     config->cost_model = run >> 1 & 1;
     config->prefetch_batches = run >> 2 & 3;
@@ -35,19 +37,25 @@ static void choose(tb_config *config, uint64_t run) {
     config->on_oversize = run % 5 == 0;
 }
 
-static void print_seen(const drive_seen *s) {
-    printf("  events: timed out %.0f expired %.0f stopped %.0f refused %.0f batch stopped %.0f admitted "
-           "%.0f drained %.0f\n", s->events[1], s->events[2], s->events[3], s->events[4], s->events[5],
-           s->events[6], s->events[7]);
-    printf("  batches: full %.0f timeout %.0f idle %.0f drain %.0f; oversize %.0f; cuts %.0f, dissolved "
-           "%.0f\n", s->reasons[0], s->reasons[1], s->reasons[2], s->reasons[3], s->oversize, s->cuts,
+static void print_seen(const drive_seen *s)
+{
+    printf("  events: timed out %.0f expired %.0f stopped %.0f refused %.0f batch stopped %.0f "
+           "admitted "
+           "%.0f drained %.0f\n",
+           s->events[1], s->events[2], s->events[3], s->events[4], s->events[5], s->events[6],
+           s->events[7]);
+    printf("  batches: full %.0f timeout %.0f idle %.0f drain %.0f; oversize %.0f; cuts %.0f, "
+           "dissolved "
+           "%.0f\n",
+           s->reasons[0], s->reasons[1], s->reasons[2], s->reasons[3], s->oversize, s->cuts,
            s->dissolved);
     printf("  turns asked for by tb_next %.0f, of them needless %.0f\n", s->late_turns,
            s->needless_turns);
 }
 
 /* A random test that never gets somewhere proves nothing about it. */
-static void assert_seen(const drive_seen *s) {
+static void assert_seen(const drive_seen *s)
+{
     for (int kind = TB_EVENT_BATCH_TIMED_OUT; kind <= TB_EVENT_DRAINED; kind++)
         assert_true(s->events[kind] > 0);
     for (int reason = TB_REASON_FULL; reason <= TB_REASON_DRAIN; reason++)
@@ -62,7 +70,8 @@ static void assert_seen(const drive_seen *s) {
     assert_true(s->needless_turns < s->late_turns / 2);
 }
 
-static void core_does_what_the_model_does(void **state) {
+static void core_does_what_the_model_does(void **state)
+{
     static drive d;
     char label[64];
     (void)state;
@@ -78,7 +87,8 @@ static void core_does_what_the_model_does(void **state) {
         drive_draw_config(&d, &config);
         choose(&config, seed);
         drive_begin(&d, &config);
-        for (uint64_t i = 0; i < OPS_PER_RUN && run * OPS_PER_RUN + i < op_count; i++) drive_step(&d);
+        for (uint64_t i = 0; i < OPS_PER_RUN && run * OPS_PER_RUN + i < op_count; i++)
+            drive_step(&d);
         drive_end(&d);
     }
     print_seen(&d.seen);
@@ -86,7 +96,8 @@ static void core_does_what_the_model_does(void **state) {
 }
 
 /* Forms all that goes; no batch of more than one record may be over the target. */
-static double form_strictly(tb_batcher *b, const tb_config *config, int64_t now_us) {
+static double form_strictly(tb_batcher *b, const tb_config *config, int64_t now_us)
+{
     double records = 0;
     for (tb_id batch; (batch = tb_form(b, now_us)) != 0;) {
         double costs[256], sum = 0, largest = 0;
@@ -105,7 +116,8 @@ static double form_strictly(tb_batcher *b, const tb_config *config, int64_t now_
     return records;
 }
 
-static void million_records_within_budget(uint32_t cost_model) {
+static void million_records_within_budget(uint32_t cost_model)
+{
     tb_config config;
     uint64_t source = first_seed;
     int64_t now_us = 10000LL * 1000000;
@@ -132,17 +144,20 @@ static void million_records_within_budget(uint32_t cost_model) {
     tb_free(b);
 }
 
-static void sum_within_budget(void **state) {
+static void sum_within_budget(void **state)
+{
     (void)state;
     million_records_within_budget(TB_COST_SUM);
 }
 
-static void padded_within_budget(void **state) {
+static void padded_within_budget(void **state)
+{
     (void)state;
     million_records_within_budget(TB_COST_PADDED);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     const char *seed = argc > 1 ? argv[1] : getenv("TB_SEED");
     const char *ops = argc > 2 ? argv[2] : getenv("TB_OPS");
     if (seed) first_seed = strtoull(seed, NULL, 10);

@@ -18,7 +18,8 @@ typedef struct bytes {
     const uint8_t *at, *end;
 } bytes;
 
-static uint32_t draw(void *source, uint32_t below) {
+static uint32_t draw(void *source, uint32_t below)
+{
     bytes *b = source;
     uint32_t value = 0;
     for (uint32_t range = 1; range < below && b->at < b->end; range *= 256)
@@ -26,7 +27,8 @@ static uint32_t draw(void *source, uint32_t below) {
     return below > 1 ? value % below : 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
     static drive d;
     bytes source = {data, data + size};
     tb_config config;
@@ -43,7 +45,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 #ifdef TB_FUZZ_MAIN
-static void replay(const char *path) {
+static void replay(const char *path)
+{
     static uint8_t data[1 << 16];
     FILE *file = fopen(path, "rb");
     if (!file) {
@@ -55,7 +58,8 @@ static void replay(const char *path) {
     LLVMFuzzerTestOneInput(data, size);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     for (int i = 1; i < argc; i++) replay(argv[i]);
     printf("%d inputs replayed\n", argc - 1);
     return 0;

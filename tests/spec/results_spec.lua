@@ -41,6 +41,7 @@ describe("results:", function()
       { "a hole first", function() return { nil, 2, 3 } end, "hole at position 1" },
       { "a hole in the middle", function() return { 1, nil, 3 } end, "hole at position 2" },
       { "a hole after the last", function() return { 1, 2, 3, nil, 5 } end, "batch of 3 records" },
+      { "a position far behind the last", function() return { 1, 2, 3, n = 3, [10] = 10 } end, "batch of 3 records" },
       { "a table by name", function() return { a = 1, b = 2, c = 3 } end, "returned 0 results" },
       { "a list from zero", function() return { [0] = 1, [1] = 2, [2] = 3 } end, "returned 2 results" },
       { "a table that has an answer for everything", function()
@@ -423,7 +424,8 @@ describe("results:", function()
 
     it("R6: a call that times out ends its batch, the halves not yet tried included", virtually(function()
       local infer, calls = poisoned({ r1 = true }, function(_, _, n) tb.sleep(n == 4 and 5 or 0.1) end)
-      local batcher = H.start { inference_fn = infer, on_error = "bisect", inference_timeout_s = 1 }
+      local batcher = H.start { inference_fn = infer, on_error = "bisect", inference_timeout_s = 1,
+        log = function() end }
       local results, errs = tb.gather(H.submit_costs(batcher, { 1, 1, 1, 1, 1, 1, 1, 1 }))
       assert.same({}, results)
       assert.same({ 8, 4, 2, 1 }, H.sizes(calls))
@@ -444,7 +446,7 @@ describe("results:", function()
 
     it("R6: stop with a timeout ends bisecting", virtually(function()
       local infer, calls = poisoned({ r1 = true }, function() tb.sleep(1) end)
-      local batcher = H.start { inference_fn = infer, on_error = "bisect" }
+      local batcher = H.start { inference_fn = infer, on_error = "bisect", log = function() end }
       local futures = H.submit_costs(batcher, { 1, 1, 1, 1 })
       tb.sleep(0.1)
       batcher:stop { timeout_s = 2.5 }

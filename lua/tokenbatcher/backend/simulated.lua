@@ -1,10 +1,12 @@
 --- tb.backend.simulated{base_s, per_token_s}: an inference function that takes as long
 -- as a device with a fixed cost per call and a cost per token would, and answers from
--- the input: {tokens = n, text = the first 32 bytes}. It computes nothing.
+-- the input: {tokens = n, text = the first 32 bytes, or a little less where that would
+-- cut a character of UTF-8}. It computes nothing.
 
 local errors = require "tokenbatcher.errors"
 local scheduler = require "tokenbatcher.scheduler"
 
+local TEXT_BYTES = 32
 local DEFAULTS = { base_s = 0.02, per_token_s = 0.00005 }
 
 local function check(given)
@@ -22,7 +24,11 @@ end
 
 local function text_of(record)
   if type(record) == "table" then record = record.text or record.prompt or record.question end
-  return type(record) == "string" and record:sub(1, 32) or nil
+  if type(record) ~= "string" then return nil end
+  local text = record:sub(1, TEXT_BYTES)
+  local next_byte = record:byte(TEXT_BYTES + 1)
+  local cuts_a_character = next_byte and next_byte >= 0x80 and next_byte < 0xC0
+  return cuts_a_character and text:gsub("[\192-\255][\128-\191]*$", "") or text
 end
 
 --- @param given table|nil  base_s, seconds a call (0.02); per_token_s, seconds a token (0.00005)

@@ -98,7 +98,7 @@ local function count_failure(self, entry, code, message)
 end
 
 local function require_written(ok, message)
-  if not ok then error("cannot write the output: " .. tostring(message), 0) end
+  if not ok then error(errors.new("cannot_write", "cannot write the output: " .. tostring(message)), 0) end
 end
 
 local function write(self, entry)

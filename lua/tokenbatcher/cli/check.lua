@@ -3,9 +3,11 @@
 
 local batcher_class = require "tokenbatcher.batcher"
 local cost = require "tokenbatcher.cost"
+local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.errors"
-local json = require "tokenbatcher.cli.json"
+local options = require "tokenbatcher.options"
 local script = require "tokenbatcher.cli.script"
+local tb = require "tokenbatcher"
 
 local M = {}
 
@@ -16,20 +18,6 @@ local SAMPLE = [[{"text":"What is 2+2?","prompt":"What is 2+2?","question":"What
 local function report(mark, ...)
   io.stdout:write(("%-5s"):format(mark), ...)
   io.stdout:write "\n"
-end
-
-local function sample_record(made, line)
-  if not made.decode then
-    local value, message = json.decode(line)
-    if message then return nil, "the sample is broken JSON: " .. message end
-    return value
-  end
-  local ok, value, message = pcall(made.decode, line)
-  if not ok then return nil, "decode raised: " .. errors.message_of(value) end
-  if value == nil then
-    return nil, "decode returned nil" .. (message ~= nil and ": " .. errors.message_of(message) or "")
-  end
-  return value
 end
 
 local function estimator_source(made)
@@ -54,15 +42,43 @@ local function check_cost(batcher, made, record)
       .. "estimate_tokens()"):format(value))
   end
   if value > batcher._config.target_batch_cost then
-    report("note", ("the sample record alone exceeds target_batch_cost = %.0f"):format(batcher._config.target_batch_cost))
+    report("note", ("the sample record alone exceeds target_batch_cost = %.0f")
+      :format(batcher._config.target_batch_cost))
   end
   return true
 end
 
---- @param args table  values, overrides, sample (a line, or nil)
+-- The record goes through a batcher with the script's knobs, on the virtual clock, with
+-- an inference function that does nothing.
+local function check_policy(made, record)
+  local given, log = {}, nil
+  for name, value in pairs(made.options) do given[name] = value end
+  given.process_fn, given.inference_fn = nil, function(records) return records end
+  given.log = function(_, text) log = text end
+  local stats, refusal
+  local ok, err = pcall(tb.run, function()
+    local batcher = tb.TokenBatcher(given):start()
+    local _
+    _, refusal = batcher:submit(record)
+    batcher:stop()
+    stats = batcher.stats
+  end, { clock = "virtual" })
+  local policy = "policy " .. errors.text(given.policy or options.by_name.policy.default) .. ": "
+  if not ok or stats.policy_errors > 0 then
+    report("FAIL", policy, ok and errors.text(log or "it raised") or errors.message_of(err))
+    return false
+  elseif refusal then
+    report("note", "the sample record is refused: ", errors.text(refusal))
+  else
+    report("ok", policy, "it dispatched the sample record")
+  end
+  return true
+end
+
+--- @param args table  given, overrides, sample (a line, or nil)
 -- @return number exit status, 0 or 2
 function M.run(definition, args)
-  local made, message = script.build(definition, args.values, args.overrides)
+  local made, message = script.build(definition, args.given, args.overrides)
   local ok, batcher
   if made then
     ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
@@ -73,8 +89,7 @@ function M.run(definition, args)
     return 2
   end
   report("ok", definition.path, ": options are valid; inference_fn is there (it is not called)")
-  report("ok", "policy: ", batcher._values.policy)
-  local record, problem = sample_record(made, args.sample or SAMPLE)
+  local record, problem = decode.record(made.decode, args.sample or SAMPLE)
   if problem then
     report("FAIL", problem, " (give a line of your input with --sample)")
     return 2
@@ -83,6 +98,7 @@ function M.run(definition, args)
     if not args.sample then report("note", "give a line of your input with --sample if its fields differ") end
     return 2
   end
+  if not check_policy(made, record) then return 2 end
   report("ok", "decode: ", made.decode and "the script's" or "JSON lines", "; encode: ",
     made.encode and "the script's" or "JSON lines")
   return 0

@@ -9,14 +9,20 @@ local tb = require "tokenbatcher"
 local M = {}
 
 local EXIT_USAGE = 2
-local TAKES_VALUE = { ["--input"] = true, ["-i"] = true, ["--output"] = true, ["-o"] = true,
-  ["--set"] = true, ["-s"] = true, ["--sample"] = true }
+local LOADS_SCRIPT = { run = true, check = true }
+local IS_FLAG = { ["--unordered"] = true, ["--help"] = true, ["-h"] = true } -- all others take a value
+local WIDTH, MARGIN = 100, 34
 
 local RUN_HELP = [[
 Runs SCRIPT's inference function over JSON lines. SCRIPT returns the options of a batcher
 (a Lua table), plus optional decode(line) and encode(record, result, err). One line is written
 for each line read: {"index":1,"result":...} or {"index":1,"error":{"code":...,"message":...}};
-index is the line number. Blank lines are skipped; a bad line becomes an error line.]]
+index is the line number. Blank lines are skipped; a bad line becomes an error line. What
+SCRIPT prints goes to standard error.]]
+
+local CHECK_HELP = [[
+Loads SCRIPT as run would, tries its decode, its token estimator and its policy on one record, and
+says what is missing. The inference function is not called. Exit status: 0 or 2.]]
 
 local SIGNALS_HELP = [[
 SIGINT or SIGTERM: finish what was read, then exit; a second one aborts (128 + signal).
@@ -27,15 +33,45 @@ local function fail(text)
   return EXIT_USAGE
 end
 
---- The first word that is neither an option nor an option's value.
+-- --- finding the script, whose options are flags, too -------------------------
+
+local function takes_next_word(word)
+  return not IS_FLAG[word] and not word:find("=", 1, true)
+end
+
+--- The first word after the command that is neither a flag nor a flag's value.
 local function script_of(args)
   local i = 2
   while i <= #args do
     local word = args[i]
-    if TAKES_VALUE[word] then i = i + 1 elseif word:sub(1, 1) ~= "-" then return word end
-    i = i + 1
+    if word == "--" then return args[i + 1] end
+    if word == "-" or word:sub(1, 1) ~= "-" then return word end
+    i = i + (takes_next_word(word) and 2 or 1)
   end
 end
+
+-- A negative number is a value, not a flag: "--seed -1" becomes "--seed=-1".
+local function join_negative_numbers(args)
+  local out = {}
+  for i, word in ipairs(args) do
+    local before = args[i - 1]
+    if word:find "^%-%.?%d" and before and before:sub(1, 2) == "--" and takes_next_word(before) then
+      out[#out] = before .. "=" .. word
+    else
+      out[#out + 1] = word
+    end
+  end
+  return out
+end
+
+local function wants_help(args)
+  for _, word in ipairs(args) do
+    if word == "--help" or word == "-h" then return true end
+  end
+  return false
+end
+
+-- --- values -------------------------------------------------------------------
 
 -- --set name=value, checked against the table of options.
 local function parse_setting(text)
@@ -50,7 +86,7 @@ local function typed(option)
   return function(text)
     if type(option.default) == "number" then
       local value = tonumber(text)
-      if not value then return nil, ("%s needs a number, got '%s'"):format(option.flag, text) end
+      if value == nil or value ~= value then return nil, ("%s needs a number, got '%s'"):format(option.flag, text) end
       return value
     elseif type(option.default) == "boolean" then
       if text == "true" or text == "false" then return text == "true" end
@@ -60,9 +96,24 @@ local function typed(option)
   end
 end
 
+-- --- the parser -----------------------------------------------------------------
+
+-- Write it and leave.
+local function show(text)
+  local ok, message = io.stdout:write(text, "\n")
+  if ok then ok, message = io.stdout:flush() end
+  os.exit(ok and 0 or fail("cannot write to standard output: " .. message))
+end
+
+local function add_help(command)
+  command:add_help(false)
+  command:flag("-h --help", "Show this help."):action(function() show(command:get_help()) end)
+end
+
 local function add_script_options(command, definition)
   for _, option in ipairs(definition and definition.declared or {}) do
-    command:option(option.flag, ("%s (default: %s)"):format(option.help, tostring(option.default)))
+    local default = type(option.default) == "string" and '"' .. option.default .. '"' or tostring(option.default)
+    command:option(option.flag, ("%s (the script's; default: %s)"):format(option.help, default))
       :argname("<" .. type(option.default) .. ">"):target("script_" .. option.name):convert(typed(option))
   end
 end
@@ -74,16 +125,19 @@ local function options_help()
       local default = entry.default == nil and "none"
         or type(entry.default) == "number" and ("%.14g"):format(entry.default) or entry.default
       local names = entry.name .. (entry.token_name and ", " .. entry.token_name or "")
-      lines[#lines + 1] = ("  %s = %s%s\n      %s"):format(names, default,
-        entry.unit ~= "" and " " .. entry.unit or "", entry.text)
+      local values = entry.kind == "choice" and " (" .. table.concat(entry.choices, " or ") .. ")" or ""
+      lines[#lines + 1] = ("  %s = %s%s%s\n      %s"):format(names, default,
+        entry.unit ~= "" and " " .. entry.unit or "", values, entry.text)
     end
   end
   return table.concat(lines, "\n")
 end
 
 local function add_common(command, definition)
+  add_help(command)
   command:argument("script", "A Lua file; see examples/.")
-  command:option("-s --set", "Set an option of the batcher, in place of the script's.")
+  command:argument("extra"):args("*"):hidden(true)
+  command:option("--set", "Set an option of the batcher, in place of the script's; may be repeated.")
     :argname("<option=value>"):count("*"):convert(parse_setting)
   add_script_options(command, definition)
 end
@@ -91,54 +145,68 @@ end
 local function new_parser(definition)
   local parser = argparse("tokenbatcher", "Batches records within a token budget and runs inference over them.")
   parser:command_target "command"
-  parser:flag("-v --version", "Print the version."):action(function()
-    print("tokenbatcher " .. tb._VERSION)
-    os.exit(0)
-  end)
-  local run = parser:command("run", RUN_HELP):epilog(SIGNALS_HELP .. "\n\n" .. options_help())
+  parser:help_max_width(WIDTH):usage_max_width(WIDTH):help_description_margin(MARGIN)
+  add_help(parser)
+  parser:flag("-v --version", "Print the version."):action(function() show("tokenbatcher " .. tb._VERSION) end)
+  local run = parser:command("run", RUN_HELP):summary("Run a script's inference function over JSON lines.")
+    :epilog(SIGNALS_HELP .. "\n\n" .. options_help())
   add_common(run, definition)
-  run:option("-i --input", "Read from a file (default: standard input)."):argname "<file>"
-  run:option("-o --output", "Write to a file (default: standard output)."):argname "<file>"
-  run:flag("-u --unordered", "Write answers as they come, not in input order.")
-  local check = parser:command("check", "Load SCRIPT, try its estimator and policy on one record, say what is missing.")
+  run:option("--input", "Read from a file (default, and -: standard input)."):argname "<file>"
+  run:option("--output", "Write to a file (default, and -: standard output)."):argname "<file>"
+  run:flag("--unordered", "Write answers as they come, not in input order.")
+  local check = parser:command("check", CHECK_HELP):summary("Load a script, try it on one record, say what is missing.")
   add_common(check, definition)
   check:option("--sample", "The line of input to try (default: a made-up one)."):argname "<line>"
   return parser
 end
 
+-- --- main -------------------------------------------------------------------------
+
 local function collect(parsed, definition)
-  parsed.values, parsed.overrides = {}, {}
+  parsed.given, parsed.overrides = {}, parsed.set
   for _, option in ipairs(definition.declared) do
-    local given = parsed["script_" .. option.name]
-    if given == nil then given = option.default end
-    parsed.values[option.name] = given
+    parsed.given[option.name] = parsed["script_" .. option.name]
   end
-  for _, pair in ipairs(parsed.set) do parsed.overrides[pair[1]] = pair[2] end
   return parsed
 end
 
-local function wants_help(args)
-  for _, word in ipairs(args) do
-    if word == "--help" or word == "-h" then return true end
-  end
-  return false
+-- Standard output carries the answers: what a script prints must not end up among them.
+local function print_to_stderr()
+  rawset(_G, "print", function(...)
+    local words = {}
+    for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
+    io.stderr:write(table.concat(words, "\t"), "\n")
+  end)
+end
+
+local function load_script(args)
+  local path = script_of(args)
+  if not LOADS_SCRIPT[args[1]] or not path then return nil end
+  local definition, message = script.load(path)
+  return definition, message and "cannot load the script: " .. message
 end
 
 --- @param args string[]  the words after the program's name
 -- @return number  exit status
 function M.main(args)
-  local command, path = args[1], script_of(args)
-  local definition, problem
-  if (command == "run" or command == "check") and path then
-    definition, problem = script.load(path)
-    if not definition and not wants_help(args) then return fail("cannot load the script: " .. problem) end
+  args = join_negative_numbers(args)
+  print_to_stderr()
+  local definition, problem = load_script(args)
+  if problem then
+    local status = fail(problem)
+    if not wants_help(args) then return status end -- help without the script's options is still some
   end
   local ok, parsed = new_parser(definition):pparse(args)
-  if not ok then return fail(parsed .. "\n(tokenbatcher --help shows the usage)") end
-  collect(parsed, definition)
-  local status, message = require("tokenbatcher.cli." .. parsed.command).run(definition, parsed)
-  if not status then return fail(message) end
-  return status
+  if not ok then
+    return fail(("%s\n(tokenbatcher %s--help shows the usage)"):format(parsed,
+      LOADS_SCRIPT[args[1]] and args[1] .. " " or ""))
+  end
+  if parsed.extra[1] then
+    return fail(("one script is enough: '%s' follows '%s'"):format(parsed.extra[1], parsed.script))
+  end
+  local command = require("tokenbatcher.cli." .. parsed.command)
+  local status, message = command.run(definition, collect(parsed, definition))
+  return status or fail(message)
 end
 
 return M

@@ -23,14 +23,15 @@ function Report:start()
   self.started = scheduler.now_us()
 end
 
-local function clear(self)
+--- Take the progress off the terminal.
+function Report:clear()
   if self.has_progress then io.stderr:write(CLEAR_LINE) end
   self.has_progress = false
 end
 
 --- One line.
 function Report:say(...)
-  clear(self)
+  self:clear()
   io.stderr:write(...)
   io.stderr:write "\n"
 end

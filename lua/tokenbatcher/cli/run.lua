@@ -6,10 +6,10 @@
 
 local answers = require "tokenbatcher.cli.answers"
 local batcher_class = require "tokenbatcher.batcher"
+local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.errors"
 local Future = require "tokenbatcher.future"
 local host = require "tokenbatcher.host"
-local json = require "tokenbatcher.cli.json"
 local lines = require "tokenbatcher.cli.lines"
 local options = require "tokenbatcher.options"
 local report = require "tokenbatcher.cli.report"
@@ -17,7 +17,6 @@ local scheduler = require "tokenbatcher.scheduler"
 local script = require "tokenbatcher.cli.script"
 local tb = require "tokenbatcher"
 local tbffi = require "tokenbatcher.ffi"
-local utf8 = require "tokenbatcher.cli.utf8"
 
 local M = {}
 
@@ -25,28 +24,6 @@ local SIGHUP = 1
 local END_SIGNALS = { [2] = "SIGINT", [15] = "SIGTERM" }
 
 -- --- records from lines --------------------------------------------------
-
-local function bad_input(message)
-  return nil, errors.new("bad_input", message)
-end
-
-local function decode_line(current, line)
-  local at = utf8.first_error(line)
-  if at then return bad_input(("invalid UTF-8 at byte %d"):format(at)) end
-  if not current.decode then
-    local value, message = json.decode(line)
-    if message then return bad_input("broken JSON: " .. message) end
-    return value
-  end
-  scheduler.context = "decode function"
-  local ok, value, message = pcall(current.decode, line)
-  scheduler.context = nil
-  if not ok then return bad_input("decode raised: " .. errors.message_of(value)) end
-  if value == nil then
-    return bad_input("decode returned nil" .. (message ~= nil and ": " .. errors.message_of(message) or ""))
-  end
-  return value
-end
 
 -- A raised bad_cost is this record's error; anything else raised is the script's.
 local function submit(job, record)
@@ -61,12 +38,10 @@ end
 local function take_line(job, line)
   local entry = { index = job.lines.number }
   job.answers:add(entry)
-  local record, err = decode_line(job.current, line)
-  local future
-  if not err then
-    entry.record, entry.accepted = record, true
-    future, err = submit(job, record)
-  end
+  local record, message = decode.record(job.current.decode, line)
+  if message then return job.answers:settle(entry, nil, errors.new("bad_input", message)) end
+  entry.record, entry.accepted = record, true
+  local future, err = submit(job, record)
   if not future then return job.answers:settle(entry, nil, err) end
   Future.on_settled(future, function()
     job.answers:settle(entry, Future.outcome(future))
@@ -85,7 +60,7 @@ end
 
 local function feed(job)
   local ok, message = pcall(read_all, job)
-  if not ok then job.failure = message end
+  if not ok then job.failure = errors.text(message) end
   job.batcher:stop()
   job.answers:close()
 end
@@ -94,6 +69,7 @@ end
 
 -- The second one never comes here: see src/host/main.c.
 local function on_end_signal(job, signum)
+  if job.ended_by then return end
   host.signal_handled()
   job.ended_by = END_SIGNALS[signum]
   job.report:say("tokenbatcher: ", job.ended_by, ": finishing what was read; once more aborts")
@@ -138,13 +114,12 @@ end
 local function finish(job)
   if job.output ~= io.stdout then
     local ok, message = job.output:close()
-    if not ok then error("cannot write the output: " .. tostring(message), 0) end
+    if not ok then job.failure = "cannot write the output: " .. message end
   end
   if job.ended_by then
     job.report:say(("tokenbatcher: %s: ended after line %d"):format(job.ended_by, job.lines.number))
   end
   if not job.failure or job.answers.written > 0 then job.report:summary(job.answers, job.batcher) end
-  if job.failure then error(job.failure, 0) end
 end
 
 local function work(job)
@@ -183,15 +158,6 @@ local function open_output(job, path)
   return true
 end
 
--- Standard output carries the answers: what a script prints must not end up among them.
-local function print_to_stderr()
-  rawset(_G, "print", function(...)
-    local words = {}
-    for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
-    io.stderr:write(table.concat(words, "\t"), "\n")
-  end)
-end
-
 --- @param args table  input, output, unordered, overrides (a list of {option, value}), given
 -- (name -> value of the script's own options)
 -- @return number exit status: 0 all answered, 1 some failed, or nil and a message
@@ -207,14 +173,15 @@ function M.run(definition, args)
   ok, message = open_input(job, args.input)
   if ok then ok, message = open_output(job, args.output) end
   if not ok then return nil, message end
-  print_to_stderr()
   -- where answers scroll by, they are the progress
   local answers_are_seen = job.output == io.stdout and tbffi.is_terminal(1)
   job.report = report.new(tbffi.is_terminal(2) and not answers_are_seen)
   job.lines = lines.new(job.fd)
   job.answers = answers.new(job.output, not args.unordered, job.current)
-  ok, message = pcall(tb.run, work, job)
-  if not ok then return nil, errors.text(message) end
+  ok, message = pcall(tb.run, function() work(job) end)
+  job.report:clear()
+  if not ok then return nil, errors.message_of(message) end
+  if job.failure then return nil, job.failure end
   return job.answers.failed == 0 and 0 or 1
 end
 

@@ -29,13 +29,9 @@ local function run_file(path)
   local chunk
   chunk, message = load((text:gsub("^#[^\n]*", "")), "@" .. path, "t")
   if not chunk then return nil, message end
-  local traceback
-  local ok, value = xpcall(chunk, function(err)
-    traceback = debug.traceback(errors.text(err), 2)
-    return err
-  end)
+  local ok, value = pcall(chunk)
   if ok then return value end
-  return nil, type(value) == "string" and value or traceback or errors.text(value)
+  return nil, type(value) == "string" and value or ("%s: raised %s"):format(path, errors.text(value))
 end
 
 -- --- the script's own options ---------------------------------------------

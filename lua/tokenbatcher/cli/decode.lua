@@ -1,0 +1,32 @@
+--- A record from a line of input: by the script's decode, or as JSON.
+
+local errors = require "tokenbatcher.errors"
+local json = require "tokenbatcher.cli.json"
+local scheduler = require "tokenbatcher.scheduler"
+local utf8 = require "tokenbatcher.cli.utf8"
+
+local M = {}
+
+local function scripted(decode, line)
+  scheduler.context = "decode function"
+  local ok, value, message = pcall(decode, line)
+  scheduler.context = nil
+  if not ok then return nil, "decode raised: " .. errors.message_of(value) end
+  if value == nil then
+    return nil, "decode returned nil" .. (message ~= nil and ": " .. errors.message_of(message) or "")
+  end
+  return value
+end
+
+--- @param decode function|nil  the script's  @param line string
+-- @return any value but nil, or nil and a message
+function M.record(decode, line)
+  local at = utf8.first_error(line)
+  if at then return nil, ("invalid UTF-8 at byte %d"):format(at) end
+  if decode then return scripted(decode, line) end
+  local value, message = json.decode(line)
+  if message then return nil, "broken JSON: " .. message end
+  return value
+end
+
+return M

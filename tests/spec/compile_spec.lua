@@ -1,0 +1,77 @@
+-- The hot paths stay compilable: nothing in them is not yet implemented (NYI) in the
+-- compiler of LuaJIT. Each workload runs in a process of its own, because the compiler
+-- remembers what it gave up on.
+
+local tb = require "tokenbatcher"
+local H = require "tests.spec.helper"
+
+local OURS = "lua/tokenbatcher/"
+-- "NYI" by name only: a loop's shape did not suit this trace, another one covers it.
+local BENIGN = "NYI: return to lower frame"
+
+local function probe(work)
+  local luajit = os.getenv "LUAJIT" or "luajit"
+  local pipe = assert(io.popen(luajit .. " tests/spec/compile_probe.lua " .. work .. " 2>&1"))
+  local aborts, traces = {}, {}
+  for line in pipe:lines() do
+    local kind, place, reason = line:match "^(%a+) (%S+) ?(.*)$"
+    if kind == "abort" and place:find(OURS, 1, true) then
+      aborts[#aborts + 1] = place .. " " .. reason
+    elseif kind == "trace" then
+      local file = place:match "([^/]+%.lua):%d+$"
+      if file then traces[file] = (traces[file] or 0) + 1 end
+    end
+  end
+  pipe:close()
+  return traces, aborts
+end
+
+local function serious(aborts)
+  local out = {}
+  for _, abort in ipairs(aborts) do
+    local unsupported = abort:find("NYI", 1, true) and not abort:find(BENIGN, 1, true)
+    if unsupported or abort:find("blacklisted", 1, true) then out[#out + 1] = abort end
+  end
+  return out
+end
+
+describe("compilation:", function()
+  it("the submit loop, the pump and the settling of answers compile: no NYI in our files", function()
+    local traces, aborts = probe "submit"
+    assert.same({}, serious(aborts))
+    for _, file in ipairs { "compile_probe.lua", "batcher.lua", "scheduler.lua", "inference.lua" } do
+      assert.is_truthy(traces[file], "no trace begins in " .. file)
+    end
+  end)
+
+  it("256 coroutines that submit and await compile, too", function()
+    local traces, aborts = probe "coroutines"
+    assert.same({}, serious(aborts))
+    for _, file in ipairs { "compile_probe.lua", "batcher.lua", "scheduler.lua", "inference.lua", "future.lua" } do
+      assert.is_truthy(traces[file], "no trace begins in " .. file)
+    end
+  end)
+
+  it("a record costs its future and its places in the batch's lists, and no other garbage", function()
+    local n, bytes = 20000, nil
+    H.run(function()
+      local batcher = tb.TokenBatcher { inference_fn = function(records) return records end, max_queue_size = n }
+      batcher:start()
+      local futures = {}
+      for i = 1, n do futures[i] = false end
+      local function round()
+        for i = 1, n do futures[i] = batcher:submit(i) end
+        for i = 1, n do futures[i]:await() end
+      end
+      round() -- everything that grows has grown
+      collectgarbage()
+      collectgarbage "stop"
+      local before = collectgarbage "count"
+      round()
+      bytes = (collectgarbage "count" - before) * 1024 / n
+      collectgarbage "restart"
+      batcher:stop()
+    end)
+    assert.is_true(bytes < 300, bytes .. " bytes for each record")
+  end)
+end)
