@@ -18,7 +18,7 @@ run_c() {
   s=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*/\1/p' "$out/c" | tail -n 1)
   p=${p:-0} f=${f:-0} s=${s:-0}
   if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
-  if [ "$f" -ne 0 ]; then cat "$out/c"; else echo "   $p passed"; fi
+  if [ "$f" -ne 0 ]; then cat "$out/c"; else echo "   $p passed"; grep '^ *skipped:' "$out/c"; fi
   passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 

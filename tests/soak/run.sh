@@ -1,0 +1,16 @@
+#!/bin/sh
+# Long runs: minutes of load. Stops at the first that fails.
+# environment: B (build folder), LUAJIT, SOAK_RECORDS (5,000,000), SOAK_OPS (20,000,000)
+set -eu
+
+echo "== records on the real clock: every answer checked, memory flat"
+$LUAJIT tests/soak/load.lua "${SOAK_RECORDS:-5000000}"
+
+echo "== the core beside the model"
+TB_OPS="${SOAK_OPS:-20000000}" "$B/tests/test_model"
+
+echo "== ids over all generations of a slot"
+TB_SLOW=1 "$B/tests/test_core_queue"
+
+echo "== 2,000,000 lines through the command line"
+sh tests/soak/lines.sh
