@@ -24,8 +24,8 @@
  * that could fill up.
  *
  * IDS. A record and a batch are named by a tb_id: an exact integer below 2^53
- * in a double, so that it survives a Lua number. The low 24 bits are the slot,
- * the rest a generation. No id is ever used twice; a stale one is TB_ENOENT.
+ * in a double, so that it survives a Lua number. Of a record's the low 24 bits are
+ * the slot, the rest a generation. No id is ever used twice; a stale one is TB_ENOENT.
  * Zero is no id. Functions that return a tb_id return an error as a negative.
  *
  * ERRORS come in three kinds. Refusals (queue full, bad cost, not running) are
@@ -57,7 +57,7 @@ extern "C" {
 
 enum {
     TB_ABI = 1,               /* changes with every incompatible change of a header */
-    TB_SLOT_BITS = 24,        /* id = generation * 2^24 + slot */
+    TB_SLOT_BITS = 24,        /* a record's id = generation * 2^24 + slot */
     TB_MAX_BATCHES = 1024     /* upper bound of max_concurrent_batches */
 };
 
@@ -265,7 +265,8 @@ typedef struct tb_event tb_event;
 /* Do and report what is due at `now_us`: batches timed out, then expiries, then
  * the end of stop, then admissions. If the line's first finds no room while every slot
  * is busy, full batches are cut ahead here, as tb_form() would, before it is left
- * waiting: cutting makes room. Fills up to `max` events and returns their
+ * waiting: cutting makes room. Records that expire in one late call are not in the order
+ * of their deadlines. Fills up to `max` events and returns their
  * number; call again while it returns `max`. */
 uint32_t tb_poll(tb_batcher *b, tb_event *events, uint32_t max, int64_t now_us);
 
@@ -293,7 +294,8 @@ const char *tb_reason_name(int reason);
 /* If a processing slot is idle and the policy says so, move the next batch's
  * records from the queue to running and return the batch; 0 if nothing goes now.
  * While all slots are busy it cuts full batches off the head of the queue
- * (prefetch_batches). Also 0 while tb_poll() has expiries to report. */
+ * (prefetch_batches). Also 0 while tb_poll() has not been called for what deadlines or
+ * the end of stop ask for at `now_us`. */
 tb_id tb_form(tb_batcher *b, int64_t now_us);
 
 struct tb_batch {

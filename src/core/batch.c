@@ -18,17 +18,20 @@ bool tb__batches_reserve(tb_batcher *b, uint32_t count)
     return true;
 }
 
+/* Few slots, many batches: 43 bits of generation last for 10^12 batches a slot. */
 tb_id tb__batch_id(const tb_batcher *b, uint32_t at)
 {
-    return tb__make_id(at, b->batch[at].generation);
+    return tb__double(b->batch[at].generation * TB_MAX_BATCHES + at);
 }
 
 tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at)
 {
-    uint32_t generation;
-    if (!tb__split_id(batch, at, &generation) || *at >= b->batches) return NULL;
+    if (!(batch >= 1 && batch < TB_ID_LIMIT)) return NULL;
+    uint64_t bits = (uint64_t)batch;
+    *at = (uint32_t)(bits % TB_MAX_BATCHES);
+    if (*at >= b->batches || tb__double(bits) != batch) return NULL;
     tb_running *found = &b->batch[*at];
-    return found->in_use && found->generation == generation ? found : NULL;
+    return found->in_use && found->generation == bits / TB_MAX_BATCHES ? found : NULL;
 }
 
 static uint32_t idle_slot(const tb_batcher *b)

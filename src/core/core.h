@@ -34,6 +34,7 @@
 #include <stdbool.h>
 
 #define TB_COST_MAX 1e12
+#define TB_ID_LIMIT 9007199254740992.0 /* 2^53 */
 #define TB_SLOTS_MAX (1u << TB_SLOT_BITS)
 #define TB_NIL UINT32_MAX
 #define TB_TIME_MAX (INT64_MAX / 4)
@@ -108,7 +109,7 @@ typedef struct {
     int64_t timeout_us;  /* inference_timeout_us of then; 0: none */
     int64_t expires_us;  /* of the present call, or TB_TIME_MAX */
     int64_t deadline_us;
-    uint32_t generation;
+    uint64_t generation;
     uint32_t reason;
     bool in_use;
 } tb_running;

@@ -141,11 +141,18 @@ void tb__seal_ahead(tb_batcher *b)
     }
 }
 
+/* Has tb_poll() done all that comes before dispatch? */
+static bool is_polled(const tb_batcher *b)
+{
+    if (b->state == TB_STOPPED) return false;
+    if (b->state == TB_DRAINING && b->stop_at_us <= b->now_us) return false;
+    return b->heap.size == 0 || b->heap.entry[0].at_us > b->now_us;
+}
+
 tb_id tb_form(tb_batcher *b, int64_t now_us)
 {
     tb__advance(b, now_us);
-    if (b->state == TB_STOPPED) return 0;
-    if (b->heap.size && b->heap.entry[0].at_us <= b->now_us) return 0;
+    if (!is_polled(b)) return 0;
     if (b->running_batches >= b->config.max_concurrent_batches) {
         tb__seal_ahead(b);
         return 0;

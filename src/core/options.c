@@ -103,8 +103,9 @@ static void store(tb_config *config, const option *o, double value)
 {
     if (o->at == NOWHERE) return;
     char *field = (char *)config + o->at;
-    int64_t us = (int64_t)(value * 1e6 + 0.5);
-    uint32_t count = o->shown.kind == TB_KIND_COST ? 0 : (uint32_t)value;
+    bool is_cost = o->shown.kind == TB_KIND_COST, is_time = o->shown.kind == TB_KIND_SECONDS;
+    int64_t us = is_time ? (int64_t)(value * 1e6 + 0.5) : 0;
+    uint32_t count = is_cost || is_time ? 0 : (uint32_t)value;
     switch (o->shown.kind) {
     case TB_KIND_SECONDS: memcpy(field, &us, sizeof us); break;
     case TB_KIND_COST: memcpy(field, &value, sizeof value); break;

@@ -12,7 +12,7 @@
 
 bool tb__split_id(tb_id id, uint32_t *slot, uint32_t *generation)
 {
-    if (!(id >= 1 && id < 9007199254740992.0)) return false;
+    if (!(id >= 1 && id < TB_ID_LIMIT)) return false;
     uint64_t bits = (uint64_t)id;
     if ((double)bits != id) return false;
     *slot = (uint32_t)(bits & SLOT_MASK);

@@ -10,7 +10,7 @@ echo "== the core beside the model"
 TB_OPS="${SOAK_OPS:-20000000}" "$B/tests/test_model"
 
 echo "== ids over all generations of a slot"
-TB_SLOW=1 "$B/tests/test_core_queue"
+TB_SLOW=1 "$B/tests/test_core_ids"
 
 echo "== 2,000,000 lines through the command line"
 sh tests/soak/lines.sh
