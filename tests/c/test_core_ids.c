@@ -43,7 +43,7 @@ static void ids_outlive_a_slot(void **state)
     for (uint64_t i = 0; i < (1u << 29) + 100000; i++) {
         tb_id record = submit_cost(r, 100), batch = tb_form(r->b, r->now_us);
         double record_slot = fmod(record, 1 << TB_SLOT_BITS),
-               batch_slot = fmod(batch, 1 << TB_SLOT_BITS);
+               batch_slot = fmod(batch, TB_MAX_BATCHES);
         if (record <= 0 || record >= 0x1p53 || record_slot >= SLOTS)
             fail_msg("record %.0f", record);
         if (batch <= 0 || batch >= 0x1p53 || batch_slot >= SLOTS) fail_msg("batch %.0f", batch);

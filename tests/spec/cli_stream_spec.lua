@@ -72,8 +72,8 @@ describe("tokenbatcher run in a pipe", function()
 
   it("ends with 2 and says so when the reader goes away and SIGPIPE is ignored", function()
     local status = cli.path "pipe_status"
-    local r = cli.shell(("%s | { env --ignore-signal=PIPE timeout -k 1 60 %s run %s; echo $? >%s; } | head -n 1"):format(
-      numbers(200000), cli.quote(cli.exe), cli.file("script.lua", cli.ECHO), status))
+    local command = "%s | { env --ignore-signal=PIPE timeout -k 1 60 %s run %s; echo $? >%s; } | head -n 1"
+    local r = cli.shell(command:format(numbers(200000), cli.quote(cli.exe), cli.file("script.lua", cli.ECHO), status))
     assert.equal('{"index":1,"result":1}\n', r.out)
     assert.equal("2\n", cli.read(status))
     assert.truthy(r.err:find("cannot write the output: Broken pipe", 1, true))
@@ -81,7 +81,7 @@ describe("tokenbatcher run in a pipe", function()
 
   it("ends at once when the output breaks, although its input is idle and inference sleeps", function()
     local script = [[local tb = require "tokenbatcher"
-      return { max_batch_size = 1, max_concurrent_batches = 2, max_queue_size = 1, inference_fn = function(records)
+      return { max_batch_size = 1, max_concurrent_batches = 2, inference_fn = function(records)
         if records[1] == "slow" then tb.sleep(3600) end
         return records
       end }]]
@@ -94,8 +94,7 @@ describe("tokenbatcher run in a pipe", function()
 
   it("says what is wrong when the inference function waits for what never comes", function()
     local script = [[local tb = require "tokenbatcher"
-      return { inference_fn = function(records)
-        local b = tb.TokenBatcher{ inference_fn = print, min_batch_size = 2, batch_timeout_s = 3600 }
+      return { inference_fn = function()
         local waiting
         waiting = tb.spawn(function() return waiting:await() end)
         return waiting:await()
@@ -103,6 +102,22 @@ describe("tokenbatcher run in a pipe", function()
     local r = cli.run(script, "1\n")
     assert.equal(2, r.status)
     assert.truthy(r.err:find("nothing can wake them", 1, true), r.err)
+  end)
+
+  it("shows progress where standard error is a terminal and the answers go elsewhere", function()
+    if os.execute "command -v script >/dev/null" ~= 0 then return pending("skipped: no script(1)") end
+    local path = cli.file("script.lua", cli.ECHO)
+    local function on_terminal(redirection)
+      local command = cli.quote(cli.exe) .. " run " .. path .. redirection
+      local r = cli.shell("script -qec " .. cli.quote(command) .. " /dev/null", "")
+      assert.equal(0, r.status)
+      return r.out
+    end
+    local input = cli.file("in.jsonl", "1\n2\n")
+    local out = on_terminal(" --input " .. input .. " --output " .. cli.path "out.jsonl")
+    assert.truthy(out:find("\r\27[K1 records done, ", 1, true))
+    assert.truthy(out:find("\r\27[Krecords      2 (2 answered, 0 failed)", 1, true))
+    assert.is_nil(on_terminal(" --input " .. input):find("records done", 1, true))
   end)
 
   -- The answer to the first record comes when nothing has been read for 100 turns.

@@ -46,8 +46,9 @@ function Report:progress(answers)
   if now < self.progress_at then return end
   self.progress_at = now + PROGRESS_EVERY_US
   self.has_progress = true
-  io.stderr:write(CLEAR_LINE, ("%d records done, %d of them failed, %.0f/s"):format(answers.written,
-    answers.failed, answers.written / elapsed_s(self, now)))
+  local failed = answers.failed > 0 and (" (%d failed)"):format(answers.failed) or ""
+  io.stderr:write(CLEAR_LINE, ("%d records done%s, %.0f/s"):format(answers.written, failed,
+    answers.written / elapsed_s(self, now)))
 end
 
 local function counts(names, by_name)
