@@ -34,7 +34,7 @@ LUA_SRC  = $(shell find lua -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test lint bench bench-gateway soak fuzz sanitize install clean help
+.PHONY: all deps run test lint bench soak fuzz sanitize install clean help
 .DELETE_ON_ERROR:
 
 all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/tokenbatcher ## build the libraries and the executable
