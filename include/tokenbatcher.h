@@ -99,11 +99,12 @@ enum tb_option_kind {
     TB_KIND_SECONDS,  /* a number of seconds, kept in microseconds */
     TB_KIND_NUMBER,   /* any finite number within the bounds */
     TB_KIND_CHOICE,   /* one of `choices`; its value is the index, from 0 */
+    TB_KIND_POLICY,   /* a policy; the core keeps which of `choices` it is */
     TB_KIND_FUNCTION, /* a function (the core never sees it) */
     TB_KIND_STRING    /* a string (the core never sees it) */
 };
 
-enum tb_policy { TB_POLICY_FIFO, TB_POLICY_EAGER };
+enum tb_policy { TB_POLICY_FIFO, TB_POLICY_EAGER, TB_POLICY_SCRIPT };
 enum tb_cost_model { TB_COST_SUM, TB_COST_PADDED };
 enum tb_on_full { TB_FULL_WAIT, TB_FULL_REJECT };
 enum tb_on_oversize { TB_OVERSIZE_ALONE, TB_OVERSIZE_REJECT };
@@ -205,7 +206,8 @@ struct tb_submission {
     int64_t timeout_us;   /* 0: no deadline; else deadline = submitted + timeout */
     int64_t submitted_us; /* when the producer called, <= now; 0: now. Never counts as
                              earlier than the record ahead of it. */
-    uint32_t key;         /* a number the caller gave to a key; 0: none */
+    uint32_t key;         /* a small number the caller gave to a key (memory grows with the
+                             largest in use); 0: none */
     uint32_t flags;       /* enum tb_submit_flags */
 };
 typedef struct tb_submission tb_submission;
@@ -239,6 +241,9 @@ int tb_record_state(const tb_batcher *b, tb_id record);
 /* Cancel a record in any state: it is gone and counts as cancelled; its batch
  * mates, if any, stay. TB_ENOENT if it is gone already. */
 int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us);
+
+/* Count records that the pump refused for a reason of its own. */
+void tb_refuse(tb_batcher *b, uint32_t records);
 
 /* Records waiting in line for room. */
 uint32_t tb_waiting(const tb_batcher *b);
@@ -328,6 +333,103 @@ int tb_batch_finish(tb_batcher *b, tb_id batch, int outcome, int64_t now_us);
  * anew. TB_ENOENT. */
 int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us);
 
+/* --- Scripted policies ---------------------------------------------------
+ *
+ * With TB_POLICY_SCRIPT tb_form() forms nothing. Instead the pump asks, after tb_poll():
+ *
+ *     while (tb_ask(b, now)) {
+ *         tb_choose(b, &queue, now);       the queued records are 1 .. queue.size now
+ *         ... the policy looks and names: tb_choose_add(b, position)
+ *         batch = tb_choose_end(b);        0: it named nobody
+ *         if (!batch) break;
+ *     }
+ *
+ * and, when the policy failed or said nothing while the queue is due,
+ * tb_choose_abandon() and tb_form_default(). Positions and views are valid from
+ * tb_choose() to its end; nothing else may be called on the batcher meanwhile.
+ */
+
+/* 1 if the policy is to be asked now: a slot is idle, something is queued that is enough
+ * (min_batch_size, or full, or due), and records arrived, a slot came free, the queue
+ * became due, the time of tb_ask_again() has come, or stop began since it was last
+ * asked. Asking clears that. */
+int tb_ask(tb_batcher *b, int64_t now_us);
+
+/* Ask again at this time, if nothing happens before. */
+void tb_ask_again(tb_batcher *b, int64_t at_us);
+
+/* What fifo would do now, whatever the policy: a full batch, or a due one; 0: neither. */
+tb_id tb_form_default(tb_batcher *b, int64_t now_us);
+
+struct tb_queue {
+    double total_cost;
+    uint32_t size, idle_slots;
+    uint32_t is_full, is_due, is_draining; /* 0 or 1; full: a fifo prefix fills a batch */
+};
+typedef struct tb_queue tb_queue;
+
+/* Begin a choice. TB_ENOMEM (first use, or the queue has grown). O(queue). */
+int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us);
+
+/* Name a record. 1: it is in (already there: nothing changes); 0: it does not fit;
+ * TB_ENOENT: no such position. The first call puts in, ahead of it and oldest first, the
+ * records that have waited max_wait_s. */
+int tb_choose_add(tb_batcher *b, double position);
+
+/* Lower the budget for this choice; from the next tb_choose_add() on, nothing makes the
+ * batch cost more, a single record above target_batch_cost included. */
+void tb_choose_limit(tb_batcher *b, double tokens);
+
+/* cost, sum, largest and size of what is chosen so far; and the budget. */
+void tb_choose_read(const tb_batcher *b, tb_batch *out);
+double tb_choose_budget(const tb_batcher *b);
+
+/* The chosen records run, in the order named. 0: none was. */
+tb_id tb_choose_end(tb_batcher *b);
+
+/* Nothing was chosen. */
+void tb_choose_abandon(tb_batcher *b);
+
+struct tb_look_at {
+    tb_id id;
+    double cost, priority;
+    double age_us;
+    double deadline_us; /* or TB_NEVER_US */
+    double key;
+};
+typedef struct tb_look_at tb_look_at;
+
+/* One queued record. TB_ENOENT. */
+int tb_look(const tb_batcher *b, double position, tb_look_at *out);
+double tb_look_cost(const tb_batcher *b, double position);
+
+enum tb_view_kind { TB_VIEW_COST, TB_VIEW_DEADLINE, TB_VIEW_PRIORITY, TB_VIEW_KEYS };
+
+/* Keep a view from now on: records by cost (smallest first), by deadline (earliest first,
+ * none last), by priority + age / aging (highest first; aging 0: age does not count), or
+ * by key. Ties by arrival. First use: O(n log n), TB_ENOMEM; afterwards O(1), and every
+ * record that comes or goes costs O(log n). 16 bytes a slot. */
+int tb_view_open(tb_batcher *b, uint32_t view, int64_t aging_us);
+
+/* Forget all views. */
+void tb_views_close(tb_batcher *b);
+
+/* Positions in the order of a view that is open (not TB_VIEW_KEYS); 0: the end. What
+ * follows 0 is the first. */
+uint32_t tb_view_first(const tb_batcher *b, uint32_t view);
+uint32_t tb_view_next(const tb_batcher *b, uint32_t view, uint32_t position);
+uint32_t tb_view_previous(const tb_batcher *b, uint32_t view, uint32_t position);
+
+/* With the view by cost: the first to arrive of those that cost as much as this one. */
+uint32_t tb_view_alike(const tb_batcher *b, uint32_t position);
+
+/* Keys that have queued records, in the order in which they got their first one
+ * (TB_NEVER_US: the end), and the positions of a key's records by arrival (0: the end). */
+double tb_keys_first(const tb_batcher *b);
+double tb_keys_next(const tb_batcher *b, uint32_t key);
+uint32_t tb_key_first(const tb_batcher *b, uint32_t key);
+uint32_t tb_key_next(const tb_batcher *b, uint32_t position);
+
 /* --- Statistics -------------------------------------------------------- */
 
 /* Percentiles within 3 %; all 0 while count is 0. */
@@ -353,6 +455,13 @@ struct tb_stats {
 typedef struct tb_stats tb_stats;
 
 void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us);
+
+enum tb_histogram_kind { TB_OF_WAIT, TB_OF_SERVICE, TB_OF_LATENCY, TB_OF_BATCH_SIZE, TB_OF_BATCH_COST };
+
+/* How many values were at most `value` (microseconds, records or tokens), within 3 %; and
+ * the exact sum of all. For the histograms of a metrics page. */
+double tb_stats_at_most(const tb_batcher *b, uint32_t histogram, double value);
+double tb_stats_sum(const tb_batcher *b, uint32_t histogram);
 
 /* Checks every invariant of the state, the conservation identity included.
  * NULL if all hold, else a sentence naming the broken one. O(records). */

@@ -4,6 +4,9 @@
 -- future of every record that is not dispatched yet (_records, _futures), and by batch
 -- the runs (_runs, see inference.lua). What the core decides is pulled in turn().
 
+local Decision = require "tokenbatcher.decision"
+local Keys = require "tokenbatcher.keys"
+local policies = require "tokenbatcher.policies"
 local cost = require "tokenbatcher.cost"
 local errors = require "tokenbatcher.errors"
 local Future = require "tokenbatcher.future"
@@ -50,7 +53,7 @@ meta.__index = function(self, key)
   local method = Batcher[key]
   if method ~= nil then return method end
   if key == "is_running" then return C.tb_state(self._handle) ~= C.TB_STOPPED end
-  if key == "stats" then return stats.read(self._handle, self:_now()) end
+  if key == "stats" then return stats.read(self, self:_now()) end
   return nil
 end
 meta.__tostring = function(self)
@@ -67,6 +70,7 @@ local function apply(self, config, values, estimator_name)
   self._fn = values.inference_fn or values.process_fn
   self._estimator, self._estimator_name = values.cost_estimator, estimator_name
   self._default_cost = values.default_cost
+  self._observe = type(self._estimator) == "table" and self._estimator.observe or nil
   self._may_wait = config.on_full == C.TB_FULL_WAIT
   self._log = values.log
 end
@@ -77,10 +81,18 @@ local function estimator_name(self, given)
   return self._estimator_name
 end
 
+-- What is wrong between options that the core does not see, or nil.
+local function conflict(class, values)
+  if values.on_error == "bisect" and policies.resolve(values.policy).forbids_bisect then
+    return class .. ": policy 'rate_limited' cannot keep its limits with on_error = 'bisect'"
+  end
+end
+
 local function new(class, given)
   local config, values = options.defaults()
-  local ok, message = options.merge(class, given, config, values)
-  if not ok then errors.misuse(message) end
+  local _, message = options.merge(class, given, config, values)
+  message = message or conflict(class, values)
+  if message then errors.misuse(message) end
   if not (values.inference_fn or values.process_fn) then
     errors.misuse(class .. " requires either 'inference_fn' or 'process_fn'")
   end
@@ -89,6 +101,7 @@ local function new(class, given)
   local self = setmetatable({
     _class = class, _is_submit_option = IS_SUBMIT_OPTION[class], _handle = handle,
     _attached = false, _accepting = false, _records = {}, _futures = {}, _runs = {}, _drained = false, unsettled = 0,
+    _keys = Keys.new(), _policy_errors = 0, _policy_overruled = 0,
   }, meta)
   apply(self, config, values, estimator_name(self, given))
   return self
@@ -119,6 +132,20 @@ local function forbid_in_estimator(self, name)
   end
 end
 
+-- Make the policy of `values` for this batcher: its state is its own.
+local function new_decision(self, values)
+  local resolved = policies.resolve(values.policy)
+  if resolved.in_core then return false end
+  return Decision.new(self, resolved)
+end
+
+-- From now on this decides; views that only the former one used are forgotten.
+local function adopt_decision(self, decision)
+  self._decision = decision
+  self._max_record_cost = decision and decision.policy.max_record_cost or math.huge
+  C.tb_views_close(self._handle)
+end
+
 -- --- life ---------------------------------------------------------------
 
 --- Begin to accept records. Within run() only (or a coroutine driven by step()).
@@ -129,6 +156,7 @@ function Batcher:start()
   if not scheduler.is_driven() then
     errors.misuse(tostring(self) .. ": start must be called within tokenbatcher.run")
   end
+  if self._decision == nil then adopt_decision(self, new_decision(self, self._values)) end
   C.tb_start(self._handle, scheduler.now_us())
   self._accepting, self._attached, self._drained = true, true, Future.new(false, false)
   scheduler.attach(self)
@@ -185,11 +213,14 @@ function Batcher:set(given)
   local config = tbffi.copy("tb_config", self._config)
   local values = {}
   for name, value in pairs(self._values) do values[name] = value end
-  local ok, message = options.merge(self._class, given, config, values)
-  if not ok then errors.misuse(message) end
+  local _, message = options.merge(self._class, given, config, values)
+  message = message or conflict(self._class, values)
+  if message then errors.misuse(message) end
+  local decision = given.policy ~= nil and new_decision(self, values)
   if given.process_fn and given.inference_fn == nil then values.inference_fn = given.process_fn end
   if C.tb_set(self._handle, config, self:_now()) ~= 0 then errors.misuse(tostring(self) .. ": out of memory") end
   apply(self, config, values, estimator_name(self, given))
+  if given.policy ~= nil then adopt_decision(self, decision) end
   scheduler.notify()
 end
 
@@ -237,6 +268,7 @@ local function cost_of(self, record, opts)
 end
 
 local function require_accepting(self)
+  if scheduler.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
   if self._accepting then return end
   local state = C.tb_state(self._handle) == C.TB_DRAINING and "stopping" or "stopped"
   errors.raise("not_running", ("%s is %s: call start() before submit()"):format(tostring(self), state))
@@ -249,8 +281,9 @@ local function refusal(self, code)
       self._config.max_queue_size, self._config.max_queue_cost > 0
         and (", max_queue_cost = %.0f"):format(self._config.max_queue_cost) or ""))
   elseif code == C.TB_EOVERSIZE then
-    return errors.new("oversize", ("%s: the record alone costs more than target_batch_cost = %.0f")
-      :format(tostring(self), self._config.target_batch_cost))
+    local limit = math.min(self._config.target_batch_cost, self._max_record_cost)
+    return errors.new("oversize", ("%s: the record alone costs more than %s = %.0f"):format(tostring(self),
+      limit == self._max_record_cost and "the policy allows" or "target_batch_cost", limit))
   end
   error(("%s: %s"):format(tostring(self), tbffi.text(C.tb_error_text(code))), 0)
 end
@@ -266,12 +299,23 @@ end
 
 -- Hand one record to the core; `flags` may let it wait in line.
 local function hand_in(self, record, cost_value, opts, flags, now)
+  if cost_value > self._max_record_cost then
+    C.tb_refuse(self._handle, 1)
+    return nil, C.TB_EOVERSIZE
+  end
   local timeout_us = timeout_us_of(opts)
+  local key = opts and opts.key
+  submission.key = key and self._keys:take(key) or 0
   submission.cost, submission.timeout_us, submission.flags = cost_value, timeout_us, flags
   submission.priority = opts and opts.priority or 0
   local id = C.tb_submit(self._handle, submission, now)
-  if id < 0 then return nil, id end
-  return enlist(self, record, id, now, timeout_us)
+  if id < 0 then
+    if key then self._keys:give(submission.key) end
+    return nil, id
+  end
+  local future = enlist(self, record, id, now, timeout_us)
+  if key then future._key, self._is_keyed = submission.key, true end
+  return future
 end
 
 -- Suspend until the record, which waits in line, is queued or settled.
@@ -299,7 +343,7 @@ end
 -- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, not_running.
 function Batcher:submit(record, opts)
   if record == nil then check_record(record, 2) end
-  if not self._accepting then require_accepting(self, 2) end
+  if not self._accepting or scheduler.context then require_accepting(self, 2) end
   if opts ~= nil then read_submit_options(self, opts, 2) end
   local value = cost_of(self, record, opts, 2)
   local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
@@ -376,6 +420,17 @@ local function hand_in_all(self, records, values, n, opts, flags)
   return futures
 end
 
+-- May these be handed in as one call? 0, or what refuses all of them.
+local function check_batch(self, values, n, flags)
+  for i = 0, n - 1 do
+    if values[i] > self._max_record_cost then
+      C.tb_refuse(self._handle, n)
+      return C.TB_EOVERSIZE
+    end
+  end
+  return C.tb_submit_check(self._handle, values, n, flags, nil)
+end
+
 --- Hand in many records as one call: all are checked first, and on a bad one nothing is
 -- enqueued. When the queue is full they enter one by one as room appears (on_full = "wait"),
 -- or none does (queue_full).
@@ -388,7 +443,7 @@ function Batcher:submit_batch(records, opts)
   local values, n = batch_costs(self, records, opts, 2)
   if n == 0 then return {} end
   local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0
-  local code = C.tb_submit_check(self._handle, values, n, flags, nil)
+  local code = check_batch(self, values, n, flags)
   if code ~= 0 then return nil, refusal(self, code) end
   scheduler.notify()
   local futures, failed = hand_in_all(self, records, values, n, opts, flags)
@@ -414,6 +469,7 @@ local function forget(self, id)
   local slot = id % SLOTS
   local future = self._futures[slot]
   self._records[slot], self._futures[slot] = nil, nil
+  if future._key then self._keys:give(future._key) end
   return future
 end
 
@@ -442,6 +498,22 @@ end
 local REASONS = {}
 for i = 0, C.TB_REASONS - 1 do REASONS[i] = tbffi.text(C.tb_reason_name(i)) end
 
+-- Tell the policy and the estimator how a batch went.
+local function report(self, run, now)
+  local info = run.info
+  local usage, requests = info.usage, info.requests
+  if self._decision and self._decision.on_complete then
+    self._decision:complete {
+      size = run.size, cost = run.cost, padded = run.padded, failed = run.failed, usage = usage,
+      requests = requests, service_s = (now - run.started_us) / 1e6, now = now / 1e6,
+    }
+  end
+  if self._observe and usage ~= nil then
+    local ok, err = pcall(self._observe, self._estimator, run.costs, usage)
+    if not ok then self:_warn("the estimator's observe raised: " .. errors.message_of(err)) end
+  end
+end
+
 local function call_ended(task, ok, err)
   local run = task.run
   local self = run.batcher
@@ -456,7 +528,9 @@ local function call_ended(task, ok, err)
   end
   self._runs[run.id] = nil
   run.over = true
-  C.tb_batch_finish(self._handle, run.id, ok and C.TB_COMPLETED or C.TB_FAILED, scheduler.now_us())
+  local now = scheduler.now_us()
+  C.tb_batch_finish(self._handle, run.id, ok and C.TB_COMPLETED or C.TB_FAILED, now)
+  report(self, run, now)
 end
 
 -- Read a batch that the core has formed into a run.
@@ -474,10 +548,17 @@ local function read_run(self, id)
     run_ids[i], run_costs[i] = record_id, costs[i - 1]
     all_records[slot], all_futures[slot] = nil, nil
   end
+  if self._is_keyed then
+    for i = 1, n do
+      local key = run_futures[i]._key
+      if key then self._keys:give(key) end
+    end
+  end
   local deadline = tonumber(batch.deadline_us)
   return {
     batcher = self, id = id, size = n, cost = batch.cost, reason = REASONS[batch.reason],
     deadline = deadline >= 0 and deadline / 1e6 or nil,
+    padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
     records = run_records, futures = run_futures, ids = run_ids, costs = run_costs,
     info = {}, over = false, fn = self._fn, on_error = self._values.on_error,
     is_padded = self._config.cost_model == C.TB_COST_PADDED,
@@ -496,6 +577,7 @@ local function close_run(self, id, code, message)
   local run = self._runs[id]
   self._runs[id] = nil
   inference.close(run, code, message)
+  if self._attached then report(self, run, scheduler.now_us()) end
 end
 
 local handlers = {
@@ -530,32 +612,28 @@ local handlers = {
 }
 
 local function pull_events(self, now)
-  local any = false
   repeat
     local n = C.tb_poll(self._handle, events, EVENTS, now)
     for i = 0, n - 1 do handlers[events[i].kind](self, events[i].id) end
-    any = any or n > 0
   until n < EVENTS
-  return any
 end
 
-local function pull_batches(self, now)
-  local id = C.tb_form(self._handle, now)
-  local any = id ~= 0
-  while id ~= 0 do
-    dispatch(self, id)
-    id = C.tb_form(self._handle, now)
-  end
-  return any
+-- The next batch, as the policy or the core decides; 0: none goes now.
+local function next_batch(self, now)
+  if self._decision then return self._decision:form(now) end
+  return C.tb_form(self._handle, now)
 end
 
 --- Pull what the core has to say at `now`. Runs no user code: inference calls begin as
 -- coroutines, in the next turn.
 function Batcher:turn(now)
-  repeat
-    local happened = pull_events(self, now)
-    local formed = pull_batches(self, now)
-  until not (happened or formed)
+  pull_events(self, now)
+  local id = next_batch(self, now)
+  while id ~= 0 do
+    dispatch(self, id)
+    pull_events(self, now)
+    id = next_batch(self, now)
+  end
 end
 
 --- When turn() is needed next, microseconds, or nil.

@@ -75,6 +75,13 @@ function M.misuse(message)
   error(position() .. message, 0)
 end
 
+--- Can it be called?
+function M.is_callable(value)
+  if type(value) == "function" then return true end
+  local meta = getmetatable(value)
+  return type(meta) == "table" and meta.__call ~= nil
+end
+
 --- Classic edit distance, for "did you mean".
 local function distance(a, b)
   local row = {}

@@ -78,6 +78,7 @@ local function fail_range(run, first, last, message, cause, traceback)
     local future = run.futures[i]
     if not future._state then
       C.tb_settle(run.batcher._handle, run.ids[i], FAILED, now)
+      run.failed = run.failed + 1
       run.batcher:settle(future, nil, errors.new("inference_failed", message, cause, traceback))
     end
   end
@@ -89,6 +90,7 @@ local function settle_one(run, future, id, result, now)
   local handle = run.batcher._handle
   if getmetatable(result) == Failure then
     C.tb_settle(handle, id, FAILED, now)
+    run.failed = run.failed + 1
     run.batcher:settle(future, nil, failure_err(result))
   else
     run.batcher:settle(future, result, nil)
@@ -168,6 +170,13 @@ local function cost_of(run, costs)
   return run.is_padded and largest * #costs or sum
 end
 
+-- Every attempt has an info of its own; what a backend put into it adds up.
+local function remember_info(run)
+  local before = run.info
+  run.requests = (run.requests or 0) + (tonumber(before.requests) or 1)
+  run.info = {}
+end
+
 local function attempt_half(run, positions)
   local records, costs, deadline = {}, {}, nil
   for i, at in ipairs(positions) do
@@ -176,7 +185,7 @@ local function attempt_half(run, positions)
     if due and (not deadline or due < deadline) then deadline = due end
   end
   run.attempt = run.attempt + 1
-  run.info = {}
+  remember_info(run)
   C.tb_batch_retry(run.batcher._handle, run.id, scheduler.now_us())
   local info = make_info(run, run.attempt, records, costs, cost_of(run, costs),
     deadline and deadline / 1e6)
@@ -244,7 +253,10 @@ function M.close(run, code, message)
   run.over = true
   for i = 1, run.size do
     local future = run.futures[i]
-    if not future._state then run.batcher:settle(future, nil, errors.new(code, message)) end
+    if not future._state then
+      run.failed = run.failed + 1
+      run.batcher:settle(future, nil, errors.new(code, message))
+    end
   end
 end
 

@@ -13,9 +13,11 @@
 
 local batcher = require "tokenbatcher.batcher"
 local errors = require "tokenbatcher.errors"
+local estimators = require "tokenbatcher.estimators"
 local Future = require "tokenbatcher.future"
 local inference = require "tokenbatcher.inference"
 local options = require "tokenbatcher.options"
+local policies = require "tokenbatcher.policies"
 local scheduler = require "tokenbatcher.scheduler"
 
 --- @class tokenbatcher
@@ -122,12 +124,12 @@ function M.step()
   scheduler.step()
 end
 
--- tb.backend.NAME and the like load a small file on first use.
-local function shelf(kind, names)
+-- tb.policy.NAME and the like load a small file on first use.
+local function shelf(kind, names, load)
   return setmetatable({}, { __index = function(self, name)
     for _, known in ipairs(names) do
       if name == known then
-        self[name] = require("tokenbatcher." .. kind .. "." .. name)
+        self[name] = load(name)
         return self[name]
       end
     end
@@ -137,6 +139,19 @@ local function shelf(kind, names)
 end
 
 --- Inference functions that ship.
-M.backend = shelf("backend", { "simulated" })
+M.backend = shelf("backend", { "simulated" }, function(name) return require("tokenbatcher.backend." .. name) end)
+
+--- Policies that ship: tb.policy.NAME{...} is a value for the option `policy`.
+M.policy = shelf("policy", policies.names, function(name)
+  return function(given) return policies.shipped(name, given) end
+end)
+
+--- Estimators that ship: tb.estimator.NAME{...} is a value for `token_estimator`.
+M.estimator = shelf("estimator", estimators.names, function(name)
+  return function(given) return estimators.shipped(name, given) end
+end)
+
+--- tb.metrics.prometheus(batcher, ...): a metrics page.
+M.metrics = require "tokenbatcher.metrics"
 
 return M

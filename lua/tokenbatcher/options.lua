@@ -13,6 +13,7 @@ local KINDS = {
   [tonumber(C.TB_KIND_SECONDS)] = "seconds",
   [tonumber(C.TB_KIND_NUMBER)] = "number",
   [tonumber(C.TB_KIND_CHOICE)] = "choice",
+  [tonumber(C.TB_KIND_POLICY)] = "policy",
   [tonumber(C.TB_KIND_FUNCTION)] = "function",
   [tonumber(C.TB_KIND_STRING)] = "string",
 }
@@ -43,7 +44,7 @@ for i = 0, C.tb_option_count() - 1 do
   }
   if o.has_default ~= 0 then
     entry.default = o.fallback
-    if entry.kind == "choice" then entry.default = entry.choices[o.fallback + 1] end
+    if #entry.choices > 0 then entry.default = entry.choices[o.fallback + 1] end
   end
   M.list[#M.list + 1] = entry
   M.by_name[entry.name] = entry
@@ -69,17 +70,20 @@ local function expectation(entry)
   local from, to = number_text(entry.min), number_text(entry.max)
   if entry.kind == "choice" then return '"' .. table.concat(entry.choices, '" or "') .. '"' end
   if entry.kind == "function" then return "a function" end
+  if entry.kind == "policy" then return "a policy" end
   if entry.kind == "string" then return "a string" end
   local noun = entry.kind == "seconds" and "a number of seconds" or entry.kind == "number" and "a number"
     or "a whole number"
   return ("%s from %s to %s"):format(noun, from, to)
 end
 
---- Can it be called?
-function M.is_callable(value)
-  if type(value) == "function" then return true end
-  local meta = getmetatable(value)
-  return type(meta) == "table" and meta.__call ~= nil
+M.is_callable = errors.is_callable
+
+local function policy_number(value)
+  local resolved, message = require("tokenbatcher.policies").resolve(value)
+  if not resolved then return nil, message end
+  if not resolved.in_core then return tonumber(C.TB_POLICY_SCRIPT) end
+  return tonumber(resolved.name == "eager" and C.TB_POLICY_EAGER or C.TB_POLICY_FIFO)
 end
 
 local function choice_index(entry, value)
@@ -91,6 +95,7 @@ end
 --- The number that the core takes for a value of this option, or nil if it is ill-typed.
 local function to_number(entry, value)
   if entry.kind == "choice" then return choice_index(entry, value) end
+  if entry.kind == "policy" then return (policy_number(value)) end
   return type(value) == "number" and value or nil
 end
 
@@ -106,6 +111,10 @@ local function fail(class, text)
 end
 
 local function bad_value(class, key, entry, value)
+  if entry.kind == "policy" then
+    local _, message = policy_number(value)
+    return fail(class, ("option '%s' must be a policy: %s"):format(key, message))
+  end
   local hint = ""
   if entry.kind == "choice" and type(value) == "string" then
     hint = "; did you mean " .. errors.show(errors.nearest(value, entry.choices)) .. "?"
@@ -205,6 +214,7 @@ function M.parse(name, text)
   end
   if entry.kind == "function" then return fail("--set", ("option '%s' is a function"):format(name)) end
   local value = text
+  if entry.kind == "policy" then return require("tokenbatcher.policies").parse(text) end
   if entry.kind ~= "choice" and entry.kind ~= "string" then value = tonumber(text) or text end
   if text == "none" and entry.default == nil then value = false end
   local ok, message = check_one("--set", name, value, tbffi.new "tb_config")
@@ -220,6 +230,7 @@ end
 local function range(entry)
   if entry.kind == "choice" then return table.concat(entry.choices, ", ") end
   if entry.kind == "function" or entry.kind == "string" then return entry.kind end
+  if entry.kind == "policy" then return "name, file, table, function" end
   return number_text(entry.min) .. " .. " .. number_text(entry.max)
 end
 

@@ -24,17 +24,17 @@ local function ratio(a, b)
   return b > 0 and a / b or 0
 end
 
---- @param handle cdata  tb_batcher  @return table  a copy; times in seconds
-function M.read(handle, now_us)
+--- @param batcher table  @return table  a copy; times in seconds
+function M.read(batcher, now_us)
   local raw, out = tbffi.new "tb_stats", {}
-  C.tb_stats_read(handle, raw, now_us)
+  C.tb_stats_read(batcher._handle, raw, now_us)
   for _, name in ipairs(COUNTERS) do out[name] = raw[name] end
   out.avg_batch_size = ratio(raw.total_batch_records, raw.total_batches)
   out.avg_batch_cost = ratio(raw.total_batch_cost, raw.total_batches)
   out.busy_time_s, out.idle_time_s = raw.busy_us / 1e6, raw.idle_us / 1e6
   out.utilization = ratio(raw.busy_us, raw.busy_us + raw.idle_us)
   out.padding_ratio = ratio(raw.padded_cost, raw.sum_cost)
-  out.policy_errors, out.policy_overruled = 0, 0
+  out.policy_errors, out.policy_overruled = batcher._policy_errors, batcher._policy_overruled
   out.dispatched = {}
   for i = 0, C.TB_REASONS - 1 do
     out.dispatched[tbffi.text(C.tb_reason_name(i))] = raw.dispatched[i]

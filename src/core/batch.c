@@ -47,8 +47,8 @@ static void start_call(tb_running *batch, int64_t now_us)
     batch->expires_us = batch->timeout_us ? now_us + batch->timeout_us : TB_TIME_MAX;
 }
 
-/* Records first..last, the head of the pending list, leave it and run. */
-static tb_list unlink_head(tb_batcher *b, uint32_t last, uint32_t size)
+/* The head of the pending list, up to `last`, as a list of its own. */
+tb_list tb__pending_split(tb_batcher *b, uint32_t last, uint32_t size)
 {
     tb_list out = {b->pending.first, last, size};
     b->pending.first = b->slot[last].next;
@@ -59,9 +59,11 @@ static tb_list unlink_head(tb_batcher *b, uint32_t last, uint32_t size)
     return out;
 }
 
-static void leave_pending(tb_batcher *b, const tb_slot *slot)
+static void leave_pending(tb_batcher *b, uint32_t at)
 {
+    const tb_slot *slot = &b->slot[at];
     if (slot->state == TB_RECORD_CUT) return; /* counted when it was cut */
+    if (b->views_in_use) tb__views_remove(b, at);
     b->queued--;
     b->queued_cost -= slot->cost;
     b->overdue -= slot->overdue;
@@ -70,7 +72,7 @@ static void leave_pending(tb_batcher *b, const tb_slot *slot)
 static void record_start(tb_batcher *b, uint32_t at, uint32_t batch, tb_tally *waits)
 {
     tb_slot *slot = &b->slot[at];
-    leave_pending(b, slot);
+    leave_pending(b, at);
     if (slot->deadline_us != TB_TIME_MAX) {
         tb__heap_remove(b, at);
         if (slot->deadline_us < b->batch[batch].deadline_us)
@@ -94,15 +96,14 @@ static void count_batch(tb_batcher *b, const tb_running *batch)
     tb__histogram_add(&b->batch_cost, batch->cost);
 }
 
-tb_id tb__batch_start(tb_batcher *b, uint32_t first, uint32_t last, const tb_load *load,
-                      int reason)
+/* The records have left the pending list; they run from now on. */
+tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int reason)
 {
-    assert(first == b->pending.first);
     uint32_t at = idle_slot(b);
     tb_running *batch = &b->batch[at];
     batch->generation++;
     batch->in_use = true;
-    batch->records = unlink_head(b, last, load->size);
+    batch->records = records;
     batch->load = *load;
     batch->cost = tb__load_cost(b, load);
     batch->reason = (uint32_t)reason;
@@ -111,7 +112,7 @@ tb_id tb__batch_start(tb_batcher *b, uint32_t first, uint32_t last, const tb_loa
     batch->timeout_us = b->config.inference_timeout_us;
     start_call(batch, b->now_us);
     tb_tally waits = {0};
-    for (uint32_t i = first; i != TB_NIL; i = b->slot[i].next) record_start(b, i, at, &waits);
+    for (uint32_t i = records.first; i != TB_NIL; i = b->slot[i].next) record_start(b, i, at, &waits);
     tb__tally_end(&b->wait_us, &waits);
     tb__account(b);
     b->running_batches++;
@@ -152,6 +153,7 @@ void tb__batch_end(tb_batcher *b, uint32_t at, int outcome)
     b->running_records -= batch->records.size;
     if (batch->timeout_us) b->timed_batches--;
     batch->in_use = false;
+    b->news = true;
 }
 
 int tb_batch_finish(tb_batcher *b, tb_id batch, int outcome, int64_t now_us)

@@ -34,7 +34,7 @@ tb_batcher *tb_new(const tb_config *config)
     b->free_slot = TB_NIL;
     b->waiting = b->pending = EMPTY;
     b->open.next = TB_NIL;
-    b->stop_at_us = TB_TIME_MAX;
+    b->stop_at_us = b->ask_at_us = TB_TIME_MAX;
     if (!tb__batches_reserve(b, config->max_concurrent_batches) ||
         !cuts_reserve(b, config->prefetch_batches)) {
         tb_free(b);
@@ -50,13 +50,18 @@ void tb_free(tb_batcher *b)
     free(b->heap.entry);
     free(b->cut);
     free(b->batch);
+    tb__views_close(b);
+    free(b->choice.index);
+    free(b->choice.position);
+    free(b->choice.member);
     free(b);
 }
 
 size_t tb_memory(const tb_batcher *b)
 {
     return sizeof *b + b->slots * sizeof *b->slot + b->heap.capacity * sizeof *b->heap.entry +
-           b->cut_capacity * sizeof *b->cut + b->batches * sizeof *b->batch;
+           b->cut_capacity * sizeof *b->cut + b->batches * sizeof *b->batch +
+           tb__views_memory(b) + (size_t)b->choice.capacity * 4 * sizeof *b->choice.index;
 }
 
 int tb_state(const tb_batcher *b)
@@ -78,6 +83,7 @@ void tb_stop(tb_batcher *b, int64_t timeout_us, int64_t now_us)
     tb__advance(b, now_us);
     if (b->state == TB_STOPPED) return;
     b->state = TB_DRAINING;
+    b->news = true;
     if (timeout_us < 0 || timeout_us > TB_TIME_MAX / 2) return;
     int64_t at = b->now_us + timeout_us;
     if (at < b->stop_at_us) b->stop_at_us = at;
@@ -86,6 +92,7 @@ void tb_stop(tb_batcher *b, int64_t timeout_us, int64_t now_us)
 void tb_flush(tb_batcher *b, int64_t now_us)
 {
     tb__advance(b, now_us);
+    b->asked_due = false;
     if (b->pending.size) b->flushed_seq = b->slot[b->pending.last].seq + 1;
 }
 
@@ -101,7 +108,14 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
     adopt(b, config);
     tb__cuts_dissolve(b);
     tb__open_reset(b);
+    b->news = true;
+    b->ask_at_us = TB_TIME_MAX;
     return TB_OK;
+}
+
+void tb_views_close(tb_batcher *b)
+{
+    tb__views_close(b);
 }
 
 void tb_get(const tb_batcher *b, tb_config *config)
@@ -218,7 +232,8 @@ int64_t tb_next(const tb_batcher *b)
     if (b->heap.size) at = earlier(at, b->heap.entry[0].at_us);
     if (b->state == TB_DRAINING) at = earlier(at, b->stop_at_us);
     if (b->running_batches < b->config.max_concurrent_batches) {
-        at = earlier(at, tb__due_us(b));
+        bool is_scripted = b->config.policy == TB_POLICY_SCRIPT;
+        at = earlier(at, is_scripted ? tb__ask_us(b) : tb__due_us(b));
         if (b->cuts) at = 0;
     }
     bool over = b->pending.size == 0 && b->waiting.size == 0 && b->running_records == 0;

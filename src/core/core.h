@@ -22,6 +22,7 @@
  *     queue.c    moves between waiting, queued, cut; cancel; expiry
  *     form.c     open batch, cuts, due, the built-in policies
  *     batch.c    running records: settle, finish, retry
+ *     view.c     the queue in other orders, choose.c  a scripted policy's decision
  *     batcher.c  life: new, start, stop, set, poll, next
  *     hot.h      what every record passes through, small enough to be inlined
  */
@@ -114,6 +115,47 @@ typedef struct {
     bool in_use;
 } tb_running;
 
+/* The queue in another order: a treap whose nodes are the slots (view.c). */
+typedef struct {
+    uint32_t left, right, parent, weight;
+} tb_view_node;
+
+typedef struct {
+    tb_view_node *node;
+    uint32_t root, capacity, seed;
+} tb_view;
+
+/* One more view, by arrival: what positions are. In use from the first decision on. */
+enum { TB_VIEW_ORDER = TB_VIEW_KEYS + 1 };
+
+/* Queued records by key, and the keys that have any (view.c). */
+typedef struct {
+    uint32_t previous, next;
+} tb_key_link;
+
+typedef struct {
+    uint32_t first, last, previous, next;
+} tb_key_lane;
+
+typedef struct {
+    tb_key_link *link; /* by slot */
+    tb_key_lane *lane; /* by key */
+    uint32_t links, lanes, first, last;
+} tb_keys;
+
+/* The queue in arrival order as an array with holes, where records have gone since the
+ * last decision; and the decision in progress (choose.c). */
+typedef struct {
+    uint32_t *index;    /* position - 1 -> slot, or TB_NIL; 2 x capacity */
+    uint32_t *position; /* slot -> position; with bit CHOSEN while it is a member */
+    uint32_t *member;   /* slots, in the order added */
+    uint32_t used, hole, capacity; /* of index; the first hole, or used; in slots */
+    uint32_t size;      /* positions of the decision in progress */
+    tb_load load;
+    uint64_t limit;     /* UINT64_MAX: none */
+    bool aged_done;     /* the records that waited max_wait_s are in */
+} tb_choice;
+
 struct tb_batcher {
     tb_config config;
     uint64_t budget;     /* config.target_batch_cost */
@@ -138,6 +180,15 @@ struct tb_batcher {
     uint32_t cuts, cut_first, cut_capacity;
     uint32_t cut_records;
     bool cuts_stale;
+
+    tb_view view[TB_VIEW_KEYS];
+    tb_keys keys;
+    uint32_t views_in_use; /* bit by enum tb_view_kind */
+    int64_t aging_us;      /* of the priority view; 0: age does not count */
+    tb_choice choice;
+    bool news;             /* something the policy has not been asked about */
+    bool asked_due;        /* it was asked since the queue became due */
+    int64_t ask_at_us;     /* when it wants to be asked again */
 
     tb_running *batch;
     uint32_t batches; /* allocated */
@@ -176,15 +227,33 @@ void tb__open_extend(tb_batcher *b);
 void tb__cuts_dissolve(tb_batcher *b);
 void tb__seal_ahead(tb_batcher *b);
 bool tb__is_due(const tb_batcher *b);
+bool tb__is_polled(const tb_batcher *b);
 int64_t tb__due_us(const tb_batcher *b);
 
 /* batch.c */
-tb_id tb__batch_start(tb_batcher *b, uint32_t first, uint32_t last, const tb_load *load,
-                      int reason);
+tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int reason);
+tb_list tb__pending_split(tb_batcher *b, uint32_t last, uint32_t size);
 void tb__batch_end(tb_batcher *b, uint32_t at, int outcome);
 tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at);
 bool tb__batches_reserve(tb_batcher *b, uint32_t count);
 tb_id tb__batch_id(const tb_batcher *b, uint32_t at);
+
+/* view.c */
+bool tb__views_reserve(tb_batcher *b, uint32_t key);
+void tb__views_add(tb_batcher *b, uint32_t at);
+void tb__views_remove(tb_batcher *b, uint32_t at);
+void tb__views_close(tb_batcher *b);
+size_t tb__views_memory(const tb_batcher *b);
+uint32_t tb__tree_first(const tb_view *v);
+uint32_t tb__tree_next(const tb_view *v, uint32_t at);
+uint32_t tb__tree_previous(const tb_view *v, uint32_t at);
+uint32_t tb__tree_alike(const tb_batcher *b, uint32_t at);
+
+/* choose.c */
+int64_t tb__ask_us(const tb_batcher *b);
+bool tb__order_reserve(tb_batcher *b);
+void tb__order_add(tb_batcher *b, uint32_t at);
+void tb__order_remove(tb_batcher *b, uint32_t at);
 
 /* stats.c */
 void tb__account(tb_batcher *b);

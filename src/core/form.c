@@ -96,10 +96,10 @@ static int decide(const tb_batcher *b)
 static tb_id dispatch_open(tb_batcher *b, int reason)
 {
     tb_load load = b->open.load;
-    uint32_t first = b->pending.first, next = b->open.next;
+    uint32_t next = b->open.next;
     uint32_t last = next == TB_NIL ? b->pending.last : b->slot[next].prev;
     open_at(b, next);
-    return tb__batch_start(b, first, last, &load, reason);
+    return tb__batch_start(b, tb__pending_split(b, last, load.size), &load, reason);
 }
 
 static tb_id dispatch_cut(tb_batcher *b)
@@ -108,7 +108,9 @@ static tb_id dispatch_cut(tb_batcher *b)
     b->cut_first = (b->cut_first + 1) % b->cut_capacity;
     b->cuts--;
     b->cut_records -= cut.load.size;
-    return tb__batch_start(b, cut.first, cut.last, &cut.load, TB_REASON_FULL);
+    assert(cut.first == b->pending.first);
+    tb_list records = tb__pending_split(b, cut.last, cut.load.size);
+    return tb__batch_start(b, records, &cut.load, TB_REASON_FULL);
 }
 
 /* Cut the open batch, which is full, off the head of the queue. */
@@ -119,6 +121,7 @@ static void seal_open(tb_batcher *b)
     for (uint32_t at = first; at != next; at = b->slot[at].next) {
         tb_slot *slot = &b->slot[at];
         slot->state = TB_RECORD_CUT;
+        if (b->views_in_use) tb__views_remove(b, at);
         b->overdue -= slot->overdue;
     }
     b->queued -= b->open.load.size;
@@ -129,10 +132,12 @@ static void seal_open(tb_batcher *b)
     open_at(b, next);
 }
 
-/* While every slot is busy, cut full batches ahead. */
+/* While every slot is busy, cut full batches ahead; a scripted policy may yet choose
+ * others, so not for it. */
 void tb__seal_ahead(tb_batcher *b)
 {
     if (b->running_batches < b->config.max_concurrent_batches) return;
+    if (b->config.policy == TB_POLICY_SCRIPT) return;
     if (b->cuts_stale) tb__cuts_dissolve(b);
     while (b->cuts < b->config.prefetch_batches) {
         tb__open_extend(b);
@@ -142,7 +147,7 @@ void tb__seal_ahead(tb_batcher *b)
 }
 
 /* Has tb_poll() done all that comes before dispatch? */
-static bool is_polled(const tb_batcher *b)
+bool tb__is_polled(const tb_batcher *b)
 {
     if (b->state == TB_STOPPED) return false;
     if (b->state == TB_DRAINING && b->stop_at_us <= b->now_us) return false;
@@ -152,7 +157,7 @@ static bool is_polled(const tb_batcher *b)
 tb_id tb_form(tb_batcher *b, int64_t now_us)
 {
     tb__advance(b, now_us);
-    if (!is_polled(b)) return 0;
+    if (!tb__is_polled(b) || b->config.policy == TB_POLICY_SCRIPT) return 0;
     if (b->running_batches >= b->config.max_concurrent_batches) {
         tb__seal_ahead(b);
         return 0;
@@ -162,4 +167,16 @@ tb_id tb_form(tb_batcher *b, int64_t now_us)
     tb__open_extend(b);
     int reason = decide(b);
     return reason < 0 ? 0 : dispatch_open(b, reason);
+}
+
+tb_id tb_form_default(tb_batcher *b, int64_t now_us)
+{
+    tb__advance(b, now_us);
+    if (!tb__is_polled(b) || b->running_batches >= b->config.max_concurrent_batches) return 0;
+    tb__open_extend(b);
+    if (b->open.load.size == 0) return 0;
+    int reason = fifo_reason(b);
+    if (reason < 0) return 0;
+    b->news = true;
+    return dispatch_open(b, reason);
 }

@@ -18,6 +18,7 @@ static void enter_queue(tb_batcher *b, uint32_t at)
     b->queued++;
     b->queued_cost += slot->cost;
     count_overdue(b, slot, 1);
+    if (b->views_in_use) tb__views_add(b, at);
 }
 
 static void enqueue(tb_batcher *b, uint32_t at)
@@ -25,6 +26,7 @@ static void enqueue(tb_batcher *b, uint32_t at)
     tb__list_append(b, &b->pending, at);
     enter_queue(b, at);
     tb__open_append(b, at);
+    b->news = true;
     b->submitted++;
 }
 
@@ -114,6 +116,7 @@ tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
     if (!fits && !(record->flags & TB_MAY_WAIT)) return refuse(b, TB_EFULL);
     if (!tb__slots_reserve(b)) return TB_ENOMEM;
     if (record->timeout_us && !tb__heap_reserve(&b->heap)) return TB_ENOMEM;
+    if (!tb__views_reserve(b, record->key)) return TB_ENOMEM;
     uint32_t at = tb__slot_take(b);
     fill(b, at, record, cost);
     if (fits) enqueue(b, at);
@@ -163,6 +166,11 @@ int tb_record_state(const tb_batcher *b, tb_id record)
     return at == TB_NIL ? TB_RECORD_NONE : b->slot[at].state;
 }
 
+void tb_refuse(tb_batcher *b, uint32_t records)
+{
+    b->rejected += records;
+}
+
 uint32_t tb_waiting(const tb_batcher *b)
 {
     return b->waiting.size;
@@ -199,6 +207,7 @@ static void leave_open(tb_batcher *b, uint32_t at)
 static void leave_queue(tb_batcher *b, uint32_t at)
 {
     const tb_slot *slot = &b->slot[at];
+    if (b->views_in_use) tb__views_remove(b, at);
     b->queued--;
     b->queued_cost -= slot->cost;
     count_overdue(b, slot, -1);

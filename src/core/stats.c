@@ -80,3 +80,27 @@ void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us)
     summarize(&b->batch_size, &out->batch_size);
     summarize(&b->batch_cost, &out->batch_cost);
 }
+
+static const tb_histogram *histogram(const tb_batcher *b, uint32_t kind)
+{
+    switch (kind) {
+    case TB_OF_WAIT: return &b->wait_us;
+    case TB_OF_SERVICE: return &b->service_us;
+    case TB_OF_LATENCY: return &b->latency_us;
+    case TB_OF_BATCH_SIZE: return &b->batch_size;
+    default: return &b->batch_cost;
+    }
+}
+
+double tb_stats_at_most(const tb_batcher *b, uint32_t kind, double value)
+{
+    const tb_histogram *h = histogram(b, kind);
+    uint64_t seen = 0;
+    for (uint32_t i = 0; i < TB_HISTOGRAM_BUCKETS && value_of(i) <= value; i++) seen += h->bucket[i];
+    return (double)seen;
+}
+
+double tb_stats_sum(const tb_batcher *b, uint32_t kind)
+{
+    return histogram(b, kind)->sum;
+}

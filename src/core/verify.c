@@ -163,11 +163,64 @@ static const char *verify_counts(const tb_batcher *b)
     return NULL;
 }
 
+static const char *verify_tree(const tb_batcher *b, const tb_view *v)
+{
+    uint32_t n = 0;
+    for (uint32_t at = tb__tree_first(v); at != TB_NIL; at = tb__tree_next(v, at)) {
+        uint32_t parent = v->node[at].parent;
+        CHECK(b->slot[at].state == TB_RECORD_QUEUED, "a view holds queued records");
+        CHECK(parent == TB_NIL || v->node[parent].weight >= v->node[at].weight, "a treap is a heap");
+        CHECK(++n <= b->queued, "a view holds no record twice");
+    }
+    CHECK(n == b->queued, "a view holds every queued record");
+    return NULL;
+}
+
+static const char *verify_keys(const tb_batcher *b)
+{
+    const tb_keys *k = &b->keys;
+    uint32_t n = 0;
+    for (uint32_t key = k->first; key != TB_NIL; key = k->lane[key].next) {
+        CHECK(k->lane[key].first != TB_NIL, "a key in the list has a record");
+        for (uint32_t at = k->lane[key].first; at != TB_NIL; at = k->link[at].next, n++)
+            CHECK(b->slot[at].key == key && b->slot[at].state == TB_RECORD_QUEUED && n < b->queued,
+                  "a key's records are queued and its own");
+    }
+    CHECK(n == b->queued, "the keys hold every queued record");
+    return NULL;
+}
+
+static const char *verify_order(const tb_batcher *b)
+{
+    const tb_choice *c = &b->choice;
+    uint32_t at = b->pending.first;
+    for (uint32_t i = 0; i < c->used; i++) {
+        CHECK(c->index[i] != TB_NIL || i >= c->hole, "no hole is before the first one");
+        if (c->index[i] == TB_NIL) continue;
+        CHECK(at == c->index[i] && c->position[at] == i + 1, "positions are in the order of arrival");
+        at = b->slot[at].next;
+    }
+    CHECK(at == TB_NIL, "every queued record has a position");
+    return NULL;
+}
+
+static const char *verify_views(const tb_batcher *b)
+{
+    for (uint32_t i = 0; i < TB_VIEW_KEYS; i++) {
+        const char *broken = b->views_in_use & (1u << i) ? verify_tree(b, &b->view[i]) : NULL;
+        if (broken) return broken;
+    }
+    const char *broken = b->views_in_use & (1u << TB_VIEW_KEYS) ? verify_keys(b) : NULL;
+    if (broken || !(b->views_in_use & (1u << TB_VIEW_ORDER))) return broken;
+    return verify_order(b);
+}
+
 typedef const char *verify_part(const tb_batcher *b);
 
 static verify_part *const PARTS[] = {
     verify_slots, verify_line,    verify_pending, verify_cuts,
     verify_open,  verify_batches, verify_counts,  verify_heap,
+    verify_views,
 };
 
 const char *tb_verify(const tb_batcher *b)

@@ -19,6 +19,11 @@ static int is_number(const tb_option *o)
            o->kind == TB_KIND_NUMBER;
 }
 
+static int is_choice(const tb_option *o)
+{
+    return o->kind == TB_KIND_CHOICE || o->kind == TB_KIND_POLICY;
+}
+
 static uint32_t choices_of(const tb_option *o)
 {
     uint32_t n = 1;
@@ -41,7 +46,7 @@ static void every_option_is_described(void **state)
         if (o->token_name) assert_int_equal(find(o->token_name), i);
         assert_true(o->kind <= TB_KIND_STRING && o->has_default <= 1);
         if (is_number(o)) assert_true(*o->unit && o->min <= o->max && isfinite(o->max));
-        if (o->kind == TB_KIND_CHOICE) assert_int_equal(choices_of(o), (int)o->max + 1);
+        if (is_choice(o)) assert_int_equal(choices_of(o), (int)o->max + 1);
         else assert_null(o->choices);
         if (o->has_default) assert_true(o->fallback >= o->min && o->fallback <= o->max);
     }
@@ -77,7 +82,7 @@ static void the_defaults(void **state)
     }
     for (size_t i = 0; i < sizeof without / sizeof *without; i++)
         assert_false(tb_option_at(find(without[i]))->has_default);
-    assert_string_equal(tb_option_at(find("policy"))->choices, "fifo|eager");
+    assert_string_equal(tb_option_at(find("policy"))->choices, "fifo|eager|script");
     assert_string_equal(tb_option_at(find("cost_model"))->choices, "sum|padded");
     assert_string_equal(tb_option_at(find("on_full"))->choices, "wait|reject");
     assert_string_equal(tb_option_at(find("on_oversize"))->choices, "alone|reject");
@@ -114,7 +119,7 @@ static void set_refuses_what_is_out_of_bounds(void **state)
     tb_config_init(&c);
     for (uint32_t i = 0; i < tb_option_count(); i++) {
         const tb_option *o = tb_option_at(i);
-        if (!is_number(o) && o->kind != TB_KIND_CHOICE) continue;
+        if (!is_number(o) && !is_choice(o)) continue;
         refuses(&c, i, NAN);
         refuses(&c, i, INFINITY);
         refuses(&c, i, -INFINITY);
@@ -224,7 +229,7 @@ static void check_knows_every_bound(void **state)
     BAD(prefetch_batches, 1025, TB_EOPTION);
     BAD(max_concurrent_batches, 0, TB_EOPTION);
     BAD(max_concurrent_batches, TB_MAX_BATCHES + 1, TB_EOPTION);
-    BAD(policy, 2, TB_EOPTION);
+    BAD(policy, 3, TB_EOPTION);
     BAD(cost_model, 2, TB_EOPTION);
     BAD(on_full, UINT32_MAX, TB_EOPTION);
     BAD(on_oversize, 2, TB_EOPTION);

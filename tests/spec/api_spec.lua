@@ -577,6 +577,7 @@ describe("constructors:", function()
     seconds = { "5", {}, print, true, 0 / 0, math.huge, -math.huge, -1, -1e-9 },
     number = { "5", {}, print, true, 0 / 0, math.huge, -math.huge, -1e-9 },
     choice = { 5, {}, print, true, "no such choice", "", 0 },
+    policy = { 5, {}, true, "no such policy", "", { form = 1 } },
     ["function"] = { 5, "text", {}, true },
     string = { 5, {}, print, true },
   }
@@ -598,7 +599,7 @@ describe("constructors:", function()
           assert.matches(name, message_for(entry.max * 1.01 + 1))
           assert.matches(name, message_for(entry.min - 1))
         end
-        if entry.kind == "choice" then
+        if #entry.choices > 0 then
           assert.matches("did you mean", message_for(entry.choices[1] .. "x"))
         end
       end
@@ -608,6 +609,8 @@ describe("constructors:", function()
       local values
       if entry.kind == "choice" then
         values = entry.choices
+      elseif entry.kind == "policy" then
+        values = { "fifo", "eager", "priority", tb.policy.fair {}, { form = print } }
       elseif entry.kind == "function" then
         values = { print, setmetatable({}, { __call = print }) }
       elseif entry.kind == "string" then

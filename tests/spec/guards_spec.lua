@@ -310,6 +310,8 @@ describe("guards:", function()
         local values = {}
         if entry.kind == "choice" then
           values = entry.choices
+        elseif entry.kind == "policy" then
+          values = require("tokenbatcher.policies").names
         elseif entry.kind ~= "function" and entry.kind ~= "string" then
           values = { entry.min, math.min(entry.max, 1000), entry.default }
         end

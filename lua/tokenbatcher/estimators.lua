@@ -1,0 +1,35 @@
+--- Estimators that ship: tokenbatcher.estimator.NAME, modules {about, parameters, new(p)}.
+-- An estimator is a function of a record, or a callable table that may have
+-- observe(self, costs, usage): the costs of a batch, and what its backend reported.
+
+local errors = require "tokenbatcher.errors"
+local parameters = require "tokenbatcher.parameters"
+
+local M = { names = { "chars", "words", "learned" } }
+
+--- For tb.estimator.NAME{...}.
+function M.shipped(name, given)
+  local module = require("tokenbatcher.estimator." .. name)
+  return module.new(parameters.read("estimator '" .. name .. "'", module.parameters, given), M)
+end
+
+--- By name, or as given.
+function M.resolve(value)
+  if type(value) == "string" then
+    for _, name in ipairs(M.names) do
+      if name == value then return M.shipped(name) end
+    end
+    errors.misuse(("there is no estimator '%s'; did you mean '%s'?"):format(value, errors.nearest(value, M.names)))
+  end
+  return value
+end
+
+--- The text that counts: a string record, or a table's field.
+function M.text_of(record, field)
+  if type(record) == "string" then return record end
+  local text = type(record) == "table" and record[field] or nil
+  if type(text) == "string" then return text end
+  error(("the record has no text in its field '%s'"):format(field), 0)
+end
+
+return M

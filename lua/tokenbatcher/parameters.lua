@@ -1,0 +1,87 @@
+--- Parameters of what ships (policies, estimators, backends): declared as a list of
+-- {name, default, kind, min, max, unit, text}, validated like a batcher's options.
+--
+-- kind: "number", "string", "boolean", "policy", "estimator", "function". A default of nil
+-- means none.
+
+local errors = require "tokenbatcher.errors"
+
+local M = {}
+
+local function names_of(declared)
+  local names = {}
+  for i, p in ipairs(declared) do names[i] = p.name end
+  return names
+end
+
+local function find(declared, name)
+  for _, p in ipairs(declared) do
+    if p.name == name then return p end
+  end
+end
+
+local function expected(p)
+  if p.kind ~= "number" then return "a " .. p.kind end
+  local unit = p.unit and " of " .. p.unit or ""
+  if p.min and p.max then return ("a number%s from %.14g to %.14g"):format(unit, p.min, p.max) end
+  if p.above then return ("a number%s above %.14g"):format(unit, p.above) end
+  return ("a number%s >= %.14g"):format(unit, p.min or 0)
+end
+
+local function number_fits(p, value)
+  if type(value) ~= "number" or value ~= value or value == math.huge then return false end
+  if p.above then return value > p.above end
+  return value >= (p.min or 0) and value <= (p.max or math.huge)
+end
+
+local function fits(p, value)
+  if p.kind == "number" then return number_fits(p, value) end
+  if p.kind == "policy" then return require("tokenbatcher.policies").resolve(value) end
+  if p.kind == "estimator" then
+    local kind = type(value)
+    return kind == "string" or kind == "table" or kind == "function"
+  end
+  return type(value) == p.kind
+end
+
+local function by_text(a, b) return errors.text(a) < errors.text(b) end
+
+local function sorted(given)
+  local keys = {}
+  for key in pairs(given) do keys[#keys + 1] = key end
+  table.sort(keys, by_text)
+  return keys
+end
+
+--- @param who string  for messages: "policy 'fair'"
+-- @return table  every parameter by name, or nil and a message
+function M.check(who, declared, given)
+  if given == nil then given = {} end
+  if type(given) ~= "table" then return nil, who .. ": parameters must be a table, got a " .. type(given) end
+  local out = {}
+  for _, p in ipairs(declared) do out[p.name] = p.default end
+  for _, name in ipairs(sorted(given)) do
+    local p = find(declared, name)
+    if not p then
+      local nearest = #declared > 0 and ("; did you mean '%s'?"):format(errors.nearest(errors.text(name),
+        names_of(declared))) or "; it has none"
+      return nil, ("%s: unknown parameter '%s'%s"):format(who, errors.text(name), nearest)
+    end
+    local ok, why = fits(p, given[name])
+    if not ok then
+      why = why and ": " .. why or (" must be %s, got %s"):format(expected(p), errors.show(given[name]))
+      return nil, ("%s: parameter '%s'%s"):format(who, name, why)
+    end
+    out[name] = given[name]
+  end
+  return out
+end
+
+--- The same, raising at the caller's line.
+function M.read(who, declared, given)
+  local out, message = M.check(who, declared, given)
+  if not out then errors.misuse(message) end
+  return out
+end
+
+return M
