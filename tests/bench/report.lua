@@ -61,6 +61,17 @@ local ROWS = {
   { "queue_1000000_ns_per_record", "C, 10^6 records queued, per record", "%.1f", "ns", nil, true },
   { "queue_1000000_to_1000", "cost per record, 10^6 over 10^3", "%.2f", "x", 2 },
   { "bytes_per_record", "memory per queued record in C", "%.0f", "B", 96 },
+  { "decision_by_cost_us", "5,000 queued, 256 picked: view by_cost", "%.0f", "us", 50 },
+  { "decision_by_deadline_us", "5,000 queued, 256 picked: view by_deadline", "%.0f", "us", 50 },
+  { "decision_by_priority_us", "5,000 queued, 256 picked: view by_priority", "%.0f", "us", 50 },
+  { "decision_near_us", "5,000 queued, 256 picked: view near", "%.0f", "us", 50 },
+  { "decision_keys_us", "5,000 queued, 256 picked: views keys and of, 50 keys", "%.0f", "us", 50 },
+  { "decision_length_bucketed_us", "5,000 queued, 256 picked: policy length_bucketed", "%.0f", "us" },
+  { "decision_priority_us", "5,000 queued, 256 picked: policy priority", "%.0f", "us" },
+  { "decision_fair_us", "5,000 queued, 256 picked: policy fair", "%.0f", "us" },
+  { "decision_deadline_us", "5,000 queued, 256 picked: policy deadline", "%.0f", "us" },
+  { "decision_adaptive_us", "5,000 queued, 256 picked: policy adaptive", "%.0f", "us" },
+  { "decision_rate_limited_us", "5,000 queued, 256 picked: policy rate_limited", "%.0f", "us" },
   { "bare_timer_200us_p50", "bare timerfd 200 us: late by, p50 (the limit)", "%.0f", "us" },
   { "bare_timer_200us_p99", "bare timerfd 200 us: late by, p99 (the limit)", "%.0f", "us" },
   { "deadline_200us_p50", "deadline 200 us: late by, p50", "%.0f", "us" },
@@ -79,6 +90,7 @@ for _ = 1, RUNS do
   read(B .. "/tests/bench_core")
   read "luajit tests/bench/bench_lua.lua"
   read(B .. "/tests/bench_ev")
+  read "luajit tests/bench/bench_policy.lua"
 end
 
 print("machine: " .. machine())
