@@ -2,7 +2,9 @@
 
 PREFIX   ?= /usr/local
 DESTDIR  ?=
-CC       ?= gcc
+ifeq ($(origin CC),default)
+CC        = gcc
+endif
 LUAJIT   ?= luajit
 BUSTED   ?= busted --lua=$(LUAJIT)
 OPT      ?= -O2
@@ -12,15 +14,14 @@ WARN     = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -W
 CFLAGS  ?= $(OPT) -g
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread -Iinclude $(WARN) $(CFLAGS)
 LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I/usr/include/luajit-2.1)
-LUA_LIBDIR := $(shell pkg-config --variable=libdir luajit 2>/dev/null || echo /usr/lib/x86_64-linux-gnu)
 
 # What runs needs, what tests need, what lint needs: Debian 12 packages.
 RUN_DEPS  = gcc libc6-dev pkg-config libev-dev luajit2 libluajit2-5.1-dev lua-cjson lua-cjson-dev lua-argparse
 TEST_DEPS = lua-busted libcmocka-dev
-LINT_DEPS = lua-check cppcheck clang-tidy universal-ctags
+LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
 DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install,$(MAKECMDGOALS)),$(TEST_DEPS)) \
             $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \
-            $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),clang libclang-rt-14-dev) \
+            $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),libclang-rt-14-dev) \
             $(if $(filter sanitize,$(MAKECMDGOALS)),valgrind)
 
 CORE_SRC = $(wildcard src/core/*.c)

@@ -37,8 +37,8 @@
  * nothing.
  *
  * MEMORY. Everything is owned by the batcher and freed by tb_free(). Slots for
- * records grow by doubling in tb_submit() and are reused: in steady state no
- * call allocates. A queued record takes at most 96 bytes.
+ * records grow by a fifth in tb_submit() and are reused: in steady state no call
+ * allocates. A queued record takes 64 to 77 bytes, with a deadline 80 to 96.
  *
  * This header is also the source of the LuaJIT ffi.cdef (TB_CDEF is defined
  * while it is generated), so it holds no function-pointer types.
@@ -458,8 +458,9 @@ void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us);
 
 enum tb_histogram_kind { TB_OF_WAIT, TB_OF_SERVICE, TB_OF_LATENCY, TB_OF_BATCH_SIZE, TB_OF_BATCH_COST };
 
-/* How many values were at most `value` (microseconds, records or tokens), within 3 %; and
- * the exact sum of all. For the histograms of a metrics page. */
+/* How many values were at most `value` (microseconds, records or tokens; never fewer, but
+ * those up to 3 % above may count, too); and the exact sum of all. For the histograms of a
+ * metrics page. */
 double tb_stats_at_most(const tb_batcher *b, uint32_t histogram, double value);
 double tb_stats_sum(const tb_batcher *b, uint32_t histogram);
 

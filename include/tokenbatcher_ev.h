@@ -105,6 +105,9 @@ typedef struct tb_ev_event tb_ev_event;
  * reported and not polled) already. TB_EOPTION: not an open descriptor. */
 int tb_ev_watch(tb_ev *ev, int fd);
 
+/* 1 if `path` names the plain file that `fd` has open, by whatever name; else 0. */
+int tb_ev_same_file(int fd, const char *path);
+
 /* Turn a signal into events from now on. For the program that owns the process:
  * libraries never call it, and only one driver of a process may take a given signal.
  * TB_EOPTION: not a signal that can be caught; TB_EFULL: 8 are watched. */

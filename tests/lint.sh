@@ -56,7 +56,7 @@ luacheck -q $LUA_FILES || bad=1
 cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
   -Iinclude src/core src/ev || bad=1
 for compiler in gcc clang; do
-  command -v "$compiler" >/dev/null || continue
+  command -v "$compiler" >/dev/null || { complain "$compiler is missing: make deps lint installs it"; continue; }
   for file in src/core/*.c src/ev/*.c; do
     "$compiler" -std=c11 -D_GNU_SOURCE -Iinclude -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
       -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror -fsyntax-only "$file" || bad=1

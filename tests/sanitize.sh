@@ -1,7 +1,8 @@
 #!/bin/sh
 # The tests under the sanitizers: C tests and fuzz corpus under ASan + UBSan, the threaded
-# ones under TSan, the specs with the library under ASan + UBSan (LeakSanitizer off: LuaJIT
-# frees nothing at exit), the core's tests and one script under valgrind.
+# ones under TSan, the specs of the Lua face with the library under ASan + UBSan
+# (LeakSanitizer off: LuaJIT frees nothing at exit), the C tests, a script and the executable
+# under valgrind.
 # environment: B (build folder)
 set -eu
 unset ASAN_OPTIONS
@@ -42,9 +43,12 @@ done
 unset TOKENBATCHER_LIB
 
 echo "== valgrind"
-make -s B="$B" "$B/libtokenbatcher.a" "$B/libtokenbatcher.so" $(ls tests/c/test_*.c | sed "s|tests/c/\(.*\)\.c|$B/tests/\1|")
+make -s B="$B" "$B/libtokenbatcher.a" "$B/libtokenbatcher.so" "$B/tokenbatcher" $(ls tests/c/test_*.c | sed "s|tests/c/\(.*\)\.c|$B/tests/\1|")
 for test in "$B"/tests/test_*; do
   case $test in *test_model*) export TB_OPS=5000 ;; esac
   run valgrind -q --fair-sched=yes --leak-check=full --error-exitcode=9 "$test"
 done
+run valgrind -q --error-exitcode=9 luajit examples/quickstart.lua
+run valgrind -q --error-exitcode=9 "$B/tokenbatcher" run examples/simulated_accelerator.lua \
+  --input examples/prompts.jsonl
 echo "sanitize: nothing found"

@@ -22,14 +22,21 @@ $B/tests/bench_%: tests/bench/bench_%.c $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< $B/libtokenbatcher.a -lev -lm
 
+# The core once more without histograms, to show what they cost.
+$B/tests/bench_without_histograms: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/core/hot.h
+	@mkdir -p $(@D)
+	for file in $(CORE_SRC); do \
+	  $(CC) $(ALL_CFLAGS) -DTB_WITHOUT_HISTOGRAMS -c $$file -o $(@D)/without_$$(basename $$file .c).o || exit 1; done
+	$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/without_*.o -lm
+
 test: all $(C_TESTS) $B/tests/fuzz_replay ## run all tests; the last line sums them up
 	BUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
 lint: ## style, dependencies between rooms, static analysis, generated text is current
 	B='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
 
-bench: all $B/tests/bench_core $B/tests/bench_ev ## measure against the budgets
-	B='$B' $(LUAJIT) tests/bench/report.lua
+bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev ## measure against the budgets
+	B='$B' LUAJIT='$(LUAJIT)' $(LUAJIT) tests/bench/report.lua
 
 soak: all $(C_TESTS) ## long runs: minutes of load, a million records
 	B='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
@@ -40,9 +47,12 @@ fuzz: ## libFuzzer on the core for FUZZ_SECONDS (60)
 sanitize: ## the tests under ASan, UBSan, TSan and valgrind
 	B='$B' sh tests/sanitize.sh
 
+# Where to, as one absolute path.
+ROOT = $(abspath $(DESTDIR)$(PREFIX))
+
 install: all ## into PREFIX (/usr/local), below DESTDIR
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
-	install -m 755 $B/tokenbatcher $(DESTDIR)$(PREFIX)/bin/
-	install -m 644 $B/libtokenbatcher.a $B/libtokenbatcher.so $(DESTDIR)$(PREFIX)/lib/
-	install -m 644 include/*.h $(DESTDIR)$(PREFIX)/include/
-	cd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} $(DESTDIR)$(PREFIX)/share/lua/5.1/{} \;
+	install -d $(ROOT)/bin $(ROOT)/lib $(ROOT)/include
+	install -m 755 $B/tokenbatcher $(ROOT)/bin/
+	install -m 644 $B/libtokenbatcher.a $B/libtokenbatcher.so $(ROOT)/lib/
+	install -m 644 include/*.h $(ROOT)/include/
+	cd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} $(ROOT)/share/lua/5.1/{} \;

@@ -25,6 +25,7 @@ local EVENTS = 64
 local events = tbffi.new("tb_event[?]", EVENTS)
 local batch = tbffi.new "tb_batch"
 local submission = tbffi.new "tb_submission"
+local culprit = tbffi.new "uint32_t[1]"
 local capacity, ids, costs = 0, nil, nil -- where a batch is read into
 
 local SUBMIT_OPTIONS = {
@@ -183,7 +184,7 @@ end
 -- every future has settled. With {timeout_s}, what is left after that time fails (stopped).
 -- When not running: returns at once. Called twice: both wait.
 function Batcher:stop(opts)
-  local timeout_us = stop_timeout_us(opts, 2)
+  local timeout_us = stop_timeout_us(opts)
   forbid_in_estimator(self, "stop")
   if not self._attached then return end
   if scheduler.task and scheduler.task.owner == self then
@@ -267,6 +268,15 @@ local function cost_of(self, record, opts)
   return cost.estimate(self, record)
 end
 
+-- The same for the i-th record of a list, whose costs may be lists.
+local function cost_in_list(self, record, opts, i)
+  local list = opts and opts.estimated_tokens
+  if list and list[i] ~= nil then return cost.checked(list[i], "estimated_tokens", i) end
+  list = opts and opts.estimated_cost
+  if list and list[i] ~= nil then return cost.checked(list[i], "estimated_cost", i) end
+  return cost.estimate(self, record, i)
+end
+
 local function require_accepting(self)
   if scheduler.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
   if self._accepting then return end
@@ -274,15 +284,16 @@ local function require_accepting(self)
   errors.raise("not_running", ("%s is %s: call start() before submit()"):format(tostring(self), state))
 end
 
--- What the caller is told when the core refused.
-local function refusal(self, code)
+-- What the caller is told when the core refused; `i`: which record of a list is at fault.
+local function refusal(self, code, i)
+  local record = i and ("record %d"):format(i) or "the record"
   if code == C.TB_EFULL then
     return errors.new("queue_full", ("%s: the queue is full (max_queue_size = %d%s)"):format(tostring(self),
       self._config.max_queue_size, self._config.max_queue_cost > 0
         and (", max_queue_cost = %.0f"):format(self._config.max_queue_cost) or ""))
   elseif code == C.TB_EOVERSIZE then
     local limit = math.min(self._config.target_batch_cost, self._max_record_cost)
-    return errors.new("oversize", ("%s: the record alone costs more than %s = %.0f"):format(tostring(self),
+    return errors.new("oversize", ("%s: %s alone costs more than %s = %.0f"):format(tostring(self), record,
       limit == self._max_record_cost and "the policy allows" or "target_batch_cost", limit))
   end
   error(("%s: %s"):format(tostring(self), tbffi.text(C.tb_error_text(code))), 0)
@@ -342,10 +353,10 @@ end
 -- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, key
 -- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, not_running.
 function Batcher:submit(record, opts)
-  if record == nil then check_record(record, 2) end
-  if not self._accepting or scheduler.context then require_accepting(self, 2) end
-  if opts ~= nil then read_submit_options(self, opts, 2) end
-  local value = cost_of(self, record, opts, 2)
+  if record == nil then check_record(record) end
+  if not self._accepting or scheduler.context then require_accepting(self) end
+  if opts ~= nil then read_submit_options(self, opts) end
+  local value = cost_of(self, record, opts)
   local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
   local now = scheduler.now_us()
   if not scheduler.task then scheduler.notify() end
@@ -357,10 +368,10 @@ end
 
 --- Like submit, but never suspends and never overtakes those who wait.
 function Batcher:try_submit(record, opts)
-  check_record(record, 2)
-  require_accepting(self, 2)
-  if opts ~= nil then read_submit_options(self, opts, 2) end
-  local value = cost_of(self, record, opts, 2)
+  check_record(record)
+  require_accepting(self)
+  if opts ~= nil then read_submit_options(self, opts) end
+  local value = cost_of(self, record, opts)
   scheduler.notify()
   local future, code = hand_in(self, record, value, opts, 0, scheduler.now_us())
   if not future then return nil, refusal(self, code) end
@@ -369,7 +380,7 @@ end
 
 local BATCH_OPTIONS = { estimated_tokens = true, estimated_cost = true }
 
--- The i-th record's own options, out of those of the whole call.
+-- Every record's cost, in a C array.
 local function batch_costs(self, records, opts)
   local n = #records
   for name in pairs(BATCH_OPTIONS) do
@@ -380,12 +391,7 @@ local function batch_costs(self, records, opts)
     end
   end
   local out = tbffi.new("double[?]", math.max(1, n))
-  local one = {}
-  for i = 1, n do
-    one.estimated_tokens = opts and opts.estimated_tokens and opts.estimated_tokens[i]
-    one.estimated_cost = opts and opts.estimated_cost and opts.estimated_cost[i]
-    out[i - 1] = cost_of(self, records[i], one)
-  end
+  for i = 1, n do out[i - 1] = cost_in_list(self, records[i], opts, i) end
   return out, n
 end
 
@@ -420,37 +426,39 @@ local function hand_in_all(self, records, values, n, opts, flags)
   return futures
 end
 
--- May these be handed in as one call? 0, or what refuses all of them.
+-- May these be handed in as one call? 0, or what refuses all of them, and which one is at fault.
 local function check_batch(self, values, n, flags)
   for i = 0, n - 1 do
     if values[i] > self._max_record_cost then
       C.tb_refuse(self._handle, n)
-      return C.TB_EOVERSIZE
+      return C.TB_EOVERSIZE, i + 1
     end
   end
-  return C.tb_submit_check(self._handle, values, n, flags, nil)
+  local code = C.tb_submit_check(self._handle, values, n, flags, culprit)
+  return code, culprit[0] + 1
 end
 
 --- Hand in many records as one call: all are checked first, and on a bad one nothing is
 -- enqueued. When the queue is full they enter one by one as room appears (on_full = "wait"),
 -- or none does (queue_full).
 -- @param opts table|nil  as for submit; estimated_tokens and estimated_cost are lists
--- @return list of futures, or nil and an err
+-- @return list of futures, or nil and an err when no record has entered. (stop{timeout_s} may
+-- end the wait half-way: the futures of those that did not enter are settled as `stopped`.)
 function Batcher:submit_batch(records, opts)
-  check_records(records, 2)
-  require_accepting(self, 2)
-  if opts ~= nil then read_submit_options(self, opts, 2) end
-  local values, n = batch_costs(self, records, opts, 2)
+  check_records(records)
+  require_accepting(self)
+  if opts ~= nil then read_submit_options(self, opts) end
+  local values, n = batch_costs(self, records, opts)
   if n == 0 then return {} end
   local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0
-  local code = check_batch(self, values, n, flags)
-  if code ~= 0 then return nil, refusal(self, code) end
+  local code, at_fault = check_batch(self, values, n, flags)
+  if code ~= 0 then return nil, refusal(self, code, at_fault) end
   scheduler.notify()
   local futures, failed = hand_in_all(self, records, values, n, opts, flags)
   if not futures then return nil, refusal(self, failed) end
   if C.tb_waiting(self._handle) > 0 then
-    local _, err = wait_in_line(futures[n])
-    if err then return nil, err end
+    wait_in_line(futures[n])
+    if futures[1]._refused then return Future.outcome(futures[1]) end -- none has entered
   end
   return futures
 end
@@ -500,16 +508,16 @@ for i = 0, C.TB_REASONS - 1 do REASONS[i] = tbffi.text(C.tb_reason_name(i)) end
 
 -- Tell the policy and the estimator how a batch went.
 local function report(self, run, now)
-  local info = run.info
-  local usage, requests = info.usage, info.requests
+  local usage, requests = inference.totals(run)
   if self._decision and self._decision.on_complete then
     self._decision:complete {
       size = run.size, cost = run.cost, padded = run.padded, failed = run.failed, usage = usage,
       requests = requests, service_s = (now - run.started_us) / 1e6, now = now / 1e6,
     }
   end
-  if self._observe and usage ~= nil then
-    local ok, err = pcall(self._observe, self._estimator, run.costs, usage)
+  -- what a bisected batch used counts some records several times
+  if self._observe and usage ~= nil and not run.earlier_requests then
+    local ok, err = pcall(self._observe, self._estimator, run.costs, usage, run.records)
     if not ok then self:_warn("the estimator's observe raised: " .. errors.message_of(err)) end
   end
 end

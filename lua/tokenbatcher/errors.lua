@@ -18,11 +18,18 @@ Err.__tostring = function(self)
   return self.raised and self.message or self.code .. ": " .. self.message
 end
 
---- Any value as text; never raises, whatever its __tostring does.
+--- Any value as text; never raises, whatever its __tostring does. A table that is an error
+-- object of somebody else's speaks through its field `message`.
 function M.text(value)
   if type(value) == "string" then return value end
-  local ok, text = pcall(tostring, value)
-  return ok and type(text) == "string" and text or "(a " .. type(value) .. " that cannot be shown)"
+  local meta = getmetatable(value)
+  local has_text = type(value) ~= "table" or type(meta) == "table" and meta.__tostring
+  if has_text then
+    local ok, text = pcall(tostring, value)
+    if ok and type(text) == "string" then return text end
+  end
+  local message = type(value) == "table" and rawget(value, "message") or nil
+  return type(message) == "string" and message or "(a " .. type(value) .. " that has no text)"
 end
 
 --- A value for use inside a message: strings quoted, everything short.

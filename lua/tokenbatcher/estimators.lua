@@ -1,6 +1,7 @@
 --- Estimators that ship: tokenbatcher.estimator.NAME, modules {about, parameters, new(p)}.
 -- An estimator is a function of a record, or a callable table that may have
--- observe(self, costs, usage): the costs of a batch, and what its backend reported.
+-- observe(self, costs, usage, records): the costs of a batch, what its backend reported, and
+-- what was in it.
 
 local errors = require "tokenbatcher.errors"
 local parameters = require "tokenbatcher.parameters"
@@ -13,15 +14,17 @@ function M.shipped(name, given)
   return module.new(parameters.read("estimator '" .. name .. "'", module.parameters, given), M)
 end
 
---- By name, or as given.
-function M.resolve(value)
+--- By name, or as given. @return a callable, or nil and a message
+-- @param given table|nil  parameters of one by name
+function M.resolve(value, given)
   if type(value) == "string" then
     for _, name in ipairs(M.names) do
-      if name == value then return M.shipped(name) end
+      if name == value then return M.shipped(name, given) end
     end
-    errors.misuse(("there is no estimator '%s'; did you mean '%s'?"):format(value, errors.nearest(value, M.names)))
+    return nil, ("there is no estimator '%s'; did you mean '%s'?"):format(value, errors.nearest(value, M.names))
   end
-  return value
+  if errors.is_callable(value) then return value end
+  return nil, ("an estimator is a name, a function or a callable table, got %s"):format(errors.show(value))
 end
 
 --- The text that counts: a string record, or a table's field.

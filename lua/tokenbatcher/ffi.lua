@@ -10,22 +10,18 @@ local ffi = require "ffi"
 local ABI = 1
 local LIBRARY = "libtokenbatcher.so"
 
-local function here()
-  return debug.getinfo(1, "S").source:match "^@(.*)[/\\]lua[/\\]tokenbatcher[/\\][^/\\]*$"
-    or debug.getinfo(1, "S").source:match "^@lua[/\\]tokenbatcher" and "."
-end
-
+-- In a checkout this file is in lua/tokenbatcher/, the library in build/; installed, it is in
+-- PREFIX/share/lua/5.1/tokenbatcher/, the library in PREFIX/lib/.
 local function candidates()
   local named = os.getenv "TOKENBATCHER_LIB"
   if named then return { named } end
-  local root, paths = here(), {}
-  if root then paths[#paths + 1] = root .. "/build/" .. LIBRARY end
-  -- installed modules are in PREFIX/share/lua/5.1/tokenbatcher/, the library in PREFIX/lib
-  local prefix = debug.getinfo(1, "S").source:match "^@(.*)/share/lua/5%.1/tokenbatcher/[^/]*$"
-  if prefix then paths[#paths + 1] = prefix .. "/lib/" .. LIBRARY end
-  paths[#paths + 1] = "/usr/local/lib/" .. LIBRARY
-  paths[#paths + 1] = LIBRARY
-  return paths
+  local folder = debug.getinfo(1, "S").source:match "^@(.*)[/\\][^/\\]*$" or "."
+  return {
+    folder .. "/../../build/" .. LIBRARY,
+    folder .. "/../../../../lib/" .. LIBRARY,
+    "/usr/local/lib/" .. LIBRARY,
+    LIBRARY,
+  }
 end
 
 local function load_library()
@@ -103,7 +99,7 @@ local read_buffer
 --- Open a file for reading. @return number fd, or nil and a message
 function M.open(file)
   local fd = ffi.C.open(file, O_RDONLY + O_CLOEXEC)
-  if fd >= 0 then return fd end
+  if fd >= 0 and ffi.C.read(fd, nil, 0) >= 0 then return fd end -- a folder can be opened, but not read
   return nil, file .. ": " .. ffi.string(ffi.C.strerror(ffi.errno()))
 end
 
@@ -118,12 +114,23 @@ function M.read(fd)
   return ffi.string(read_buffer, n)
 end
 
+--- Does `path` name the plain file that is open as `fd`, by whatever name?
+function M.is_same_file(fd, path)
+  return lib.tb_ev_same_file(fd, path) == 1
+end
+
 function M.close(fd)
   ffi.C.close(fd)
 end
 
 function M.is_terminal(fd)
   return ffi.C.isatty(fd) == 1
+end
+
+--- Free a driver now; the reference is dead afterwards.
+function M.close_driver(ev)
+  ffi.gc(ev, nil)
+  lib.tb_ev_free(ev)
 end
 
 --- Copy a C struct of type `name`.

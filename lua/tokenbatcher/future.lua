@@ -86,7 +86,7 @@ local LONGEST_S = 1e9
 local function await_until(future, timeout_s)
   local task = scheduler.task
   local timer
-  if timeout_s then timer = scheduler.timer(scheduler.now_us() + math.min(timeout_s, LONGEST_S) * 1e6) end
+  if timeout_s then timer = scheduler.await_timer(scheduler.now_us() + math.min(timeout_s, LONGEST_S) * 1e6) end
   add_waiter(future, task)
   scheduler.suspend "await"
   if timer then scheduler.cancel_timer(timer) end
@@ -106,6 +106,7 @@ function Future:await(timeout_s)
   scheduler.require_suspend "await"
   await_until(self, timeout_s)
   if self._state then return outcome(self) end
+  if not self._batcher and self._held == nil then self.awaited = false end -- nobody has seen it
   return nil, errors.new("await_timeout", ("no answer within %.14g s"):format(timeout_s))
 end
 

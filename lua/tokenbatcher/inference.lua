@@ -170,11 +170,28 @@ local function cost_of(run, costs)
   return run.is_padded and largest * #costs or sum
 end
 
--- Every attempt has an info of its own; what a backend put into it adds up.
+-- Every attempt has an info of its own; what backends put into those adds up.
+local function add_usage(sum, usage)
+  if type(usage) ~= "table" then return sum end
+  sum = sum or {}
+  for name, value in pairs(usage) do
+    if type(value) == "number" then sum[name] = (sum[name] or 0) + value end
+  end
+  return sum
+end
+
 local function remember_info(run)
   local before = run.info
-  run.requests = (run.requests or 0) + (tonumber(before.requests) or 1)
+  run.earlier_requests = (run.earlier_requests or 0) + (tonumber(before.requests) or 1)
+  run.earlier_usage = add_usage(run.earlier_usage, before.usage)
   run.info = {}
+end
+
+--- What the backend reported of the whole batch. @return usage or nil, requests or nil
+function M.totals(run)
+  local info = run.info
+  if not run.earlier_requests then return info.usage, info.requests end
+  return add_usage(run.earlier_usage, info.usage), run.earlier_requests + (tonumber(info.requests) or 1)
 end
 
 local function attempt_half(run, positions)

@@ -103,6 +103,7 @@ function M.with(b, fn)
   b:stop()
   if results.ok then return unpack(results, 1, results.n) end
   if errors.is_err(results[1]) then results[1].traceback = results[1].traceback or traceback end
+  scheduler.remember_traceback(results[1], traceback)
   error(results[1], 0)
 end
 

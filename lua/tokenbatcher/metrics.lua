@@ -53,9 +53,14 @@ local HISTOGRAMS = {
 
 local ESCAPES = { ["\\"] = "\\\\", ['"'] = '\\"', ["\n"] = "\\n" }
 
+-- As few digits as give the same number again.
 local function number(value)
   if value % 1 == 0 and math.abs(value) < 1e15 then return ("%d"):format(value) end
-  return ("%.10g"):format(value)
+  for digits = 15, 16 do
+    local short = ("%." .. digits .. "g"):format(value)
+    if tonumber(short) == value then return short end
+  end
+  return ("%.17g"):format(value)
 end
 
 local function add(out, ...)

@@ -1,5 +1,6 @@
 --- Parameters of what ships (policies, estimators, backends): declared as a list of
--- {name, default, kind, min, max, unit, text}, validated like a batcher's options.
+-- {name, default, kind, min, max, above, unit, text, shown}, validated like a batcher's
+-- options. `shown` stands for the default in lists ("": nothing does).
 --
 -- kind: "number", "string", "boolean", "policy", "estimator", "function". A default of nil
 -- means none.
@@ -20,8 +21,9 @@ local function find(declared, name)
   end
 end
 
-local function expected(p)
-  if p.kind ~= "number" then return "a " .. p.kind end
+--- What a value must be: "a number of seconds above 0".
+function M.expected(p)
+  if p.kind ~= "number" then return (p.kind:find "^[aeiou]" and "an " or "a ") .. p.kind end
   local unit = p.unit and " of " .. p.unit or ""
   if p.min and p.max then return ("a number%s from %.14g to %.14g"):format(unit, p.min, p.max) end
   if p.above then return ("a number%s above %.14g"):format(unit, p.above) end
@@ -37,10 +39,7 @@ end
 local function fits(p, value)
   if p.kind == "number" then return number_fits(p, value) end
   if p.kind == "policy" then return require("tokenbatcher.policies").resolve(value) end
-  if p.kind == "estimator" then
-    local kind = type(value)
-    return kind == "string" or kind == "table" or kind == "function"
-  end
+  if p.kind == "estimator" then return require("tokenbatcher.estimators").resolve(value) end
   return type(value) == p.kind
 end
 
@@ -69,7 +68,7 @@ function M.check(who, declared, given)
     end
     local ok, why = fits(p, given[name])
     if not ok then
-      why = why and ": " .. why or (" must be %s, got %s"):format(expected(p), errors.show(given[name]))
+      why = why and ": " .. why or (" must be %s, got %s"):format(M.expected(p), errors.show(given[name]))
       return nil, ("%s: parameter '%s'%s"):format(who, name, why)
     end
     out[name] = given[name]

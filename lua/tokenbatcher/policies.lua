@@ -122,7 +122,10 @@ local function from_name(text, given)
   end
   local value, message = load_file(text)
   if message then return nil, message end
-  return from_value(value, text, given)
+  local resolved
+  resolved, message = from_value(value, text, given)
+  if resolved then resolved.file = text end
+  return resolved, message
 end
 
 --- @param value string|table|function  a name that ships, a file, a policy, or a function
@@ -130,7 +133,11 @@ end
 -- @return table {name, in_core, forbids_bisect} with make(), or nil and a message
 function M.resolve(value, given)
   if type(value) == "string" then return from_name(value, given) end
-  if type(value) == "function" and made_by_us[value] then return made_by_us[value] end
+  local made = type(value) == "function" and made_by_us[value]
+  if made then
+    if made.file then return from_name(made.file, made.given) end -- it may have changed
+    return made
+  end
   if type(value) == "table" or type(value) == "function" then
     local named = type(value) == "table" and type(value.name) == "string" and value.name
     return from_value(value, named or "(a " .. type(value) .. ")", given)

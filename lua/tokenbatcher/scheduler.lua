@@ -20,6 +20,9 @@ local status = coroutine.status
 -- the loop from its deadlines.
 local RESUMES_PER_TURN = 100000
 
+-- Errors of spawned coroutines kept for whoever awaits them later.
+local FAILURES = 1000
+
 local M = {}
 
 --- Who runs now: nil outside of coroutines of ours.
@@ -29,13 +32,14 @@ M.context = nil
 --- The clock in use; nil before the first run() or step().
 M.pump = nil
 
-local timers = Timers.new()
+-- Who sleeps, and who awaits with a timeout: of one instant, answers come before timeouts.
+local timers, await_timers = Timers.new(), Timers.new()
 local ready, ready_first, ready_last = {}, 1, 0
 local batchers = {}
-local live_tasks = 0
+local live_tasks, live = 0, {} -- how many, and which
 local waits = {} -- what suspended tasks wait for -> how many do
 local failures = {} -- futures of spawned coroutines that failed and nobody had awaited
-local failures_limit = 64
+local host_is_busy = false -- coroutines or batchers that step() drives are not done
 local in_run, in_turn = false, false
 local host_pump
 
@@ -96,13 +100,14 @@ function M.sleep_until(at_us)
   M.suspend "sleep"
 end
 
---- A timer that wakes the running task with `false`. @return table  for cancel_timer
-function M.timer(at_us)
-  return timers:add(at_us, M.task)
+--- Wakes the running task with `false`, after all else of that instant.
+-- @return table  for cancel_timer
+function M.await_timer(at_us)
+  return await_timers:add(at_us, M.task)
 end
 
 function M.cancel_timer(entry)
-  timers:remove(entry)
+  await_timers:remove(entry)
 end
 
 --- The clock, microseconds. Outside of run it is the real one.
@@ -115,19 +120,30 @@ function M.now_us()
   return pump.now()
 end
 
--- Some are awaited later; those are dropped now and then, so the list stays short.
+-- Some are awaited later; those are dropped when the list is full. If it is full of others,
+-- too_many_failures() makes run or step raise the first at once.
 local function remember_failure(future)
-  failures[#failures + 1] = future
-  if #failures < failures_limit then return end
-  local kept = {}
-  for i = 1, #failures do
-    if not failures[i].awaited then kept[#kept + 1] = failures[i] end
+  if #failures >= FAILURES then
+    local kept = {}
+    for i = 1, #failures do
+      if not failures[i].awaited then kept[#kept + 1] = failures[i] end
+    end
+    failures = kept
   end
-  failures, failures_limit = kept, 2 * #kept + 64
+  if #failures < FAILURES then failures[#failures + 1] = future end
+end
+
+local function too_many_failures()
+  return #failures >= FAILURES and not failures[1].awaited
+end
+
+local function end_life(task)
+  if not task.live then return end
+  live_tasks, live[task] = live_tasks - 1, nil
 end
 
 local function finish(task, ok, value, second)
-  if task.live then live_tasks = live_tasks - 1 end
+  end_life(task)
   if not task.future then return end
   if ok then
     local err = nil
@@ -140,9 +156,16 @@ local function finish(task, ok, value, second)
   M.settle(task.future, nil, err)
 end
 
+--- An error that is about to be raised again was first raised here.
+function M.remember_traceback(value, traceback)
+  if M.task then M.task.raised, M.task.raised_traceback = value, traceback end
+end
+
 local function returned(task, ok, ...)
   if not ok then
-    task.traceback = debug.traceback(task.co, errors.text((...)))
+    local value = (...)
+    local is_remembered = task.raised_traceback and rawequal(task.raised, value)
+    task.traceback = is_remembered and task.raised_traceback or debug.traceback(task.co, errors.text(value))
   end
   if task.on_end then
     task.on_end(task, ok, ...)
@@ -179,10 +202,10 @@ local function function_of(callable)
   return function(...) return callable(...) end
 end
 
-local function new_task(fn, live, arguments)
+local function new_task(fn, is_live, arguments)
   local body = type(fn) == "function" and fn or function_of(fn)
-  local task = { co = create(body), live = live, waiting = false, arguments = arguments }
-  if live then live_tasks = live_tasks + 1 end
+  local task = { co = create(body), live = is_live, waiting = false, arguments = arguments }
+  if is_live then live_tasks, live[task] = live_tasks + 1, true end
   enqueue(task)
   notify()
   return task
@@ -237,11 +260,11 @@ local function run_ready()
   if ready_first > ready_last then ready_first, ready_last = 1, 0 end
 end
 
-local function fire_timers(now)
-  local task = timers:pop(now)
+local function fire(heap, now)
+  local task = heap:pop(now)
   while task do
     M.wake(task, false)
-    task = timers:pop(now)
+    task = heap:pop(now)
   end
 end
 
@@ -258,7 +281,8 @@ end
 --- The earliest time at which something is to be done, microseconds, or nil.
 function M.next_us()
   if has_ready() then return M.pump.now() end
-  local at = timers:next()
+  local at, awaited_at = timers:next(), await_timers:next()
+  if awaited_at and (not at or awaited_at < at) then at = awaited_at end
   for i = 1, #batchers do
     local due = batchers[i]:next_us()
     if due and (not at or due < at) then at = due end
@@ -269,7 +293,10 @@ end
 local function turn(deadline)
   in_turn = true
   M.pump.wait(deadline)
-  fire_timers(M.pump.now())
+  local now = M.pump.now()
+  fire(timers, now)
+  run_ready()
+  fire(await_timers, now)
   run_ready()
   let_batchers_decide()
   in_turn = false
@@ -318,6 +345,7 @@ end
 
 local function run_loop(main)
   while true do
+    if too_many_failures() then return end
     if main.failed then reraise(main.failed.value, main.failed.traceback) end
     if live_tasks == 0 and not has_ready() and unsettled() == 0 then return end
     local deadline = M.next_us()
@@ -331,9 +359,14 @@ local function clean_up()
   in_turn = true -- settling must not wake a host
   local now = M.pump.now()
   for i = #batchers, 1, -1 do batchers[i]:abandon(now) end
-  for i = ready_first, ready_last do ready[i] = nil end
+  for task in pairs(live) do
+    if task.future then M.settle(task.future, nil, errors.new("coroutine_failed", "its run ended before it did")) end
+  end
+  for i = ready_first, ready_last do ready[i] = nil end -- last: settling has woken some
   ready_first, ready_last = 1, 0
-  timers, waits = Timers.new(), {}
+  timers, await_timers, waits = Timers.new(), Timers.new(), {}
+  live, host_is_busy = {}, false
+  M.pump.close()
   live_tasks, M.task, M.context, M.pump = 0, nil, nil, host_pump
   in_run, in_turn = false, false
 end
@@ -343,12 +376,14 @@ end
 function M.run(fn, pump)
   if in_run then errors.misuse("run cannot be nested: it is running already") end
   if in_turn then errors.misuse("run cannot be called from within step") end
-  if #batchers > 0 then errors.misuse("run cannot begin while batchers run that step drives: stop them first") end
+  if host_is_busy then
+    errors.misuse("run cannot begin while coroutines or batchers that step drives are not done: end or stop them first")
+  end
   in_run, M.pump, failures = true, pump, {}
   local results
   local main = new_task(fn, true)
   main.on_end = function(task, ok, ...)
-    live_tasks = live_tasks - 1
+    end_life(task)
     if ok then
       results = pack(...)
     else
@@ -360,7 +395,7 @@ function M.run(fn, pump)
   if not ok then error(err, 0) end
   local failure = unawaited_failure()
   if failure then reraise(failure.cause, failure.traceback) end
-  return unpack(results, 1, results.n)
+  return unpack(results or {}, 1, results and results.n or 0)
 end
 
 --- The pump of a host that owns the loop, made on first use.
@@ -371,13 +406,14 @@ function M.host()
 end
 
 --- One turn that never blocks. Raises what a spawned coroutine raised and nobody awaited,
--- once all coroutines are done.
+-- once all coroutines are done or very many have failed.
 function M.step()
   if in_run or in_turn then errors.misuse("step cannot be called from within run or step") end
   local pump = M.host()
   turn(0)
   pump.arm(M.next_us())
-  if live_tasks > 0 then return end
+  host_is_busy = live_tasks > 0 or #batchers > 0 or timers.size + await_timers.size > 0
+  if live_tasks > 0 and not too_many_failures() then return end
   local failure = unawaited_failure()
   if failure then reraise(failure.cause, failure.traceback) end
 end

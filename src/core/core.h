@@ -204,6 +204,7 @@ struct tb_batcher {
 };
 
 /* slots.c */
+uint32_t tb__grown(uint32_t capacity, uint32_t first);
 uint32_t tb__slot_first_use(tb_batcher *b);
 bool tb__slots_reserve(tb_batcher *b);
 uint32_t tb__slot_find(const tb_batcher *b, tb_id id);

@@ -10,7 +10,7 @@
 bool tb__heap_reserve(tb_heap *heap)
 {
     if (heap->size < heap->capacity) return true;
-    uint32_t want = heap->capacity ? heap->capacity * 2 : 64;
+    uint32_t want = tb__grown(heap->capacity, 64);
     tb_heap_entry *grown = realloc(heap->entry, (size_t)want * sizeof *grown);
     if (!grown) return false;
     heap->entry = grown;

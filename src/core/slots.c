@@ -20,10 +20,18 @@ bool tb__split_id(tb_id id, uint32_t *slot, uint32_t *generation)
     return true;
 }
 
+/* By a fifth: large arrays are moved by remapping pages, and a record's share of memory
+ * never exceeds 6/5 of its size. */
+uint32_t tb__grown(uint32_t capacity, uint32_t first)
+{
+    return capacity ? capacity + capacity / 5 + 1 : first;
+}
+
 static bool slots_grow(tb_batcher *b)
 {
-    uint32_t want = b->slots ? b->slots * 2 : 256;
+    uint32_t want = tb__grown(b->slots, 256);
     if (b->slots >= TB_SLOTS_MAX) return false;
+    if (want > TB_SLOTS_MAX) want = TB_SLOTS_MAX;
     tb_slot *grown = realloc(b->slot, (size_t)want * sizeof *grown);
     if (!grown) return false;
     b->slot = grown;

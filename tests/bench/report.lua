@@ -2,7 +2,7 @@
 -- is a cost per record, the ratio to the bare ring loop of the same run.
 -- usage: luajit tests/bench/report.lua      (environment: B, the build folder)
 
-local B = os.getenv "B" or "build"
+local B, LUAJIT = os.getenv "B" or "build", os.getenv "LUAJIT" or "luajit"
 local RUNS = 3
 
 local function lines_of(command)
@@ -21,9 +21,10 @@ local function add(name, value)
   table.insert(figures[name], tonumber(value))
 end
 
-local function read(command)
+local function read(command, prefix)
   for _, line in ipairs(lines_of(command)) do
     local name, rest = line:match "^(%S+) (.*)$"
+    name = name and (prefix or "") .. name
     local p50, p99 = (rest or ""):match "p50 (%S+) us p99 (%S+) us"
     if p50 then
       add(name .. "_p50", p50)
@@ -50,6 +51,7 @@ end
 local ROWS = {
   { "bare_ns_per_record", "bare C ring loop, per record (the limit)", "%.1f", "ns" },
   { "core_ns_per_record", "C: submit + form + complete, per record", "%.1f", "ns", nil, true },
+  { "bare_of_histograms_core_ns_per_record", "the same without wait and latency histograms", "%.1f", "ns", nil, true },
   { "core_to_bare", "C core over the bare loop", "%.2f", "x", 4 },
   { "lua_submit_ns_per_record", "Lua: submit + future + result, per record", "%.0f", "ns", 300, true },
   { "lua_coroutines_ns_per_record", "Lua: 256 coroutines awaiting, per record", "%.0f", "ns", 700, true },
@@ -60,7 +62,8 @@ local ROWS = {
   { "queue_100000_ns_per_record", "C, 10^5 records queued, per record", "%.1f", "ns", nil, true },
   { "queue_1000000_ns_per_record", "C, 10^6 records queued, per record", "%.1f", "ns", nil, true },
   { "queue_1000000_to_1000", "cost per record, 10^6 over 10^3", "%.2f", "x", 2 },
-  { "bytes_per_record", "memory per queued record in C", "%.0f", "B", 96 },
+  { "bytes_per_record", "most bytes a queued record, 10^5 to 10^6 queued", "%.0f", "B", 96 },
+  { "bytes_per_timed_record", "the same, with a deadline", "%.0f", "B", 96 },
   { "decision_by_cost_us", "5,000 queued, 256 picked: view by_cost", "%.0f", "us", 50 },
   { "decision_by_deadline_us", "5,000 queued, 256 picked: view by_deadline", "%.0f", "us", 50 },
   { "decision_by_priority_us", "5,000 queued, 256 picked: view by_priority", "%.0f", "us", 50 },
@@ -88,9 +91,10 @@ local ROWS = {
 
 for _ = 1, RUNS do
   read(B .. "/tests/bench_core")
-  read "luajit tests/bench/bench_lua.lua"
+  read(B .. "/tests/bench_without_histograms --short", "bare_of_histograms_")
+  read(LUAJIT .. " tests/bench/bench_lua.lua")
   read(B .. "/tests/bench_ev")
-  read "luajit tests/bench/bench_policy.lua"
+  read(LUAJIT .. " tests/bench/bench_policy.lua")
 end
 
 print("machine: " .. machine())

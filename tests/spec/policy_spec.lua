@@ -571,6 +571,28 @@ describe("a policy is asked:", function()
 end)
 
 describe("a policy's on_complete:", function()
+  it("adds up what the calls of a bisected batch reported", virtually(function()
+    local report
+    local batcher = tb.TokenBatcher {
+      on_error = "bisect", policy = { form = function(queue, batch)
+        for i = 1, queue.size do batch:add(i) end
+      end, on_complete = function(r) report = r end },
+      inference_fn = function(records, info)
+        info.usage, info.requests = { total_tokens = 10 * #records }, 2
+        for _, record in ipairs(records) do
+          if record == "poison" then error "no" end
+        end
+        return records
+      end,
+    }
+    batcher:start()
+    tb.gather(batcher:submit_batch { "a", "poison" })
+    batcher:stop()
+    assert.equal(6, report.requests) -- together, "a", "poison"
+    assert.equal(40, report.usage.total_tokens)
+    assert.equal(1, report.failed)
+  end))
+
   it("has size, cost, padded, service_s, failed, usage and requests", virtually(function()
     local reports = {}
     local batcher = H.start {

@@ -6,6 +6,7 @@ local cost = require "tokenbatcher.cost"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.errors"
 local options = require "tokenbatcher.options"
+local policies = require "tokenbatcher.policies"
 local script = require "tokenbatcher.cli.script"
 local tb = require "tokenbatcher"
 
@@ -48,24 +49,72 @@ local function check_cost(batcher, made, record)
   return true
 end
 
--- The record goes through a batcher with the script's knobs, on the virtual clock, with
--- an inference function that does nothing.
+local MOST_CALLS, LONGEST_S = 10000, 3600
+
+-- The script's policy, its calls counted and what it raises noted: {name, value, calls, raised}.
+local function watched(value)
+  local resolved = policies.resolve(value)
+  local watch = { name = resolved.name, value = value, calls = 0 }
+  if resolved.in_core then return watch end
+  local function note(ok, ...)
+    if not ok then watch.raised = watch.raised or errors.message_of(...) end
+    if not ok then error(..., 0) end
+    return ...
+  end
+  watch.value = function()
+    local policy = resolved:make()
+    local function form(queue, batch, now)
+      watch.calls = watch.calls + 1
+      if watch.calls > MOST_CALLS then return nil end
+      return note(pcall(policy.form, queue, batch, now))
+    end
+    local on_complete = policy.on_complete and function(completed) return note(pcall(policy.on_complete, completed)) end
+    return setmetatable({ form = form, on_complete = on_complete }, { __index = policy })
+  end
+  return watch
+end
+
+-- What the watched policy did wrong, or nil.
+local function verdict(watch, stats)
+  if watch.raised then return watch.raised end
+  if stats.policy_errors > 0 then return "its inner policy raised" end
+  if watch.calls > MOST_CALLS then
+    return ("it asks to be asked again, %d times, and has not dispatched the sample record"):format(MOST_CALLS)
+  end
+  if stats.policy_overruled > 0 then
+    return "it names no record although the queue is due, so that the engine must overrule it"
+  end
+  if stats.total_completed < stats.total_submitted then
+    return ("it asks to be asked again, and has not dispatched the sample record in %d s"):format(LONGEST_S)
+  end
+end
+
+-- A few copies of the record go through a batcher with the script's knobs, on the virtual
+-- clock, with an inference function that does nothing: the first lingers, the rest drain.
+local function try_policy(given, record)
+  local batcher = tb.TokenBatcher(given):start()
+  local future, refusal = batcher:submit(record)
+  if future then
+    future:await(LONGEST_S)
+    for _ = 1, 3 do batcher:try_submit(record) end
+  end
+  batcher:stop { timeout_s = LONGEST_S }
+  return batcher.stats, refusal
+end
+
 local function check_policy(made, record)
-  local given, log = {}, nil
+  local given = {}
   for name, value in pairs(made.options) do given[name] = value end
+  local watch = watched(given.policy or options.by_name.policy.default)
   given.process_fn, given.inference_fn = nil, function(records) return records end
-  given.log = function(_, text) log = text end
+  given.policy, given.log = watch.value, function() end
   local stats, refusal
-  local ok, err = pcall(tb.run, function()
-    local batcher = tb.TokenBatcher(given):start()
-    local _
-    _, refusal = batcher:submit(record)
-    batcher:stop()
-    stats = batcher.stats
-  end, { clock = "virtual" })
-  local policy = "policy " .. errors.text(given.policy or options.by_name.policy.default) .. ": "
-  if not ok or stats.policy_errors > 0 then
-    report("FAIL", policy, ok and errors.text(log or "it raised") or errors.message_of(err))
+  local ok, err = pcall(tb.run, function() stats, refusal = try_policy(given, record) end, { clock = "virtual" })
+  local policy = "policy " .. watch.name .. ": "
+  local problem
+  if ok then problem = verdict(watch, stats) else problem = errors.message_of(err) end
+  if problem then
+    report("FAIL", policy, problem)
     return false
   elseif refusal then
     report("note", "the sample record is refused: ", errors.text(refusal))

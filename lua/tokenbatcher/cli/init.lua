@@ -1,4 +1,4 @@
---- The command line: tokenbatcher run | check. Exit 0 all good, 1 some records failed,
+--- The command line: tokenbatcher run | check | policies. Exit 0 all good, 1 some records failed,
 -- 2 usage or script error.
 
 local argparse = require "argparse"
@@ -24,9 +24,16 @@ local CHECK_HELP = [[
 Loads SCRIPT as run would, tries its decode, its token estimator and its policy on one record, and
 says what is missing. The inference function is not called. Exit status: 0 or 2.]]
 
+local POLICIES_HELP = [[
+Lists the policies that ship, with their parameters and defaults; for one of them, what each
+parameter means. A policy chooses who goes into the next batch: --set policy=NAME, or
+policy=NAME:parameter=value,... or a file of your own, policy=./mine.lua; in a script, it is
+the option 'policy'.]]
+
 local SIGNALS_HELP = [[
 SIGINT or SIGTERM: finish what was read, then exit; a second one aborts (128 + signal).
-SIGHUP: reload SCRIPT. Exit status: 0 all answered, 1 some records failed, 2 usage or script error.]]
+SIGHUP: reload SCRIPT, and its policy if that is a file. Exit status: 0 all answered, 1 some
+records failed, 2 usage or script error.]]
 
 local function fail(text)
   io.stderr:write("tokenbatcher: ", text, "\n")
@@ -119,7 +126,7 @@ local function add_script_options(command, definition)
 end
 
 local function options_help()
-  local lines = { "Options for --set:" }
+  local lines = { "Options for --set (policies with parameters, as fair:quantum=500: see tokenbatcher policies):" }
   for _, entry in ipairs(options.list) do
     if entry.kind ~= "function" then
       local default = entry.default == nil and "none"
@@ -156,6 +163,9 @@ local function new_parser(definition)
   run:flag("--unordered", "Write answers as they come, not in input order.")
   local check = parser:command("check", CHECK_HELP):summary("Load a script, try it on one record, say what is missing.")
   add_common(check, definition)
+  local list = parser:command("policies", POLICIES_HELP):summary("List the policies that ship.")
+  add_help(list)
+  list:argument("name", "One of them."):args "?"
   check:option("--sample", "The line of input to try (default: a made-up one)."):argname "<line>"
   return parser
 end
@@ -164,7 +174,7 @@ end
 
 local function collect(parsed, definition)
   parsed.given, parsed.overrides = {}, parsed.set
-  for _, option in ipairs(definition.declared) do
+  for _, option in ipairs(definition and definition.declared or {}) do
     parsed.given[option.name] = parsed["script_" .. option.name]
   end
   return parsed
@@ -172,6 +182,7 @@ end
 
 -- Standard output carries the answers: what a script prints must not end up among them.
 local function print_to_stderr()
+  io.output(io.stderr)
   rawset(_G, "print", function(...)
     local words = {}
     for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
@@ -198,10 +209,10 @@ function M.main(args)
   end
   local ok, parsed = new_parser(definition):pparse(args)
   if not ok then
-    return fail(("%s\n(tokenbatcher %s--help shows the usage)"):format(parsed,
-      LOADS_SCRIPT[args[1]] and args[1] .. " " or ""))
+    local is_command = LOADS_SCRIPT[args[1]] or args[1] == "policies"
+    return fail(("%s\n(tokenbatcher %s--help shows the usage)"):format(parsed, is_command and args[1] .. " " or ""))
   end
-  if parsed.extra[1] then
+  if parsed.extra and parsed.extra[1] then
     return fail(("one script is enough: '%s' follows '%s'"):format(parsed.extra[1], parsed.script))
   end
   local command = require("tokenbatcher.cli." .. parsed.command)

@@ -149,7 +149,9 @@ end
 local function open_output(job, path)
   job.output = io.stdout
   if path and path ~= "-" then
-    if path == job.input_name then return nil, ("the input, %s, cannot be the output, too"):format(path) end
+    if tbffi.is_same_file(job.fd, path) then
+      return nil, ("the input (%s) cannot be the output (%s), too"):format(job.input_name, path)
+    end
     local message
     job.output, message = io.open(path, "wb")
     if not job.output then return nil, "cannot open the output: " .. message end

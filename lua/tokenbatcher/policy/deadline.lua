@@ -29,12 +29,12 @@ local function by_deadline(queue, now, slo_s)
 end
 
 return {
-  about = "earliest deadline first; what can still be on time ahead of what cannot",
+  about = "learns service time; earliest deadline first, what can still be on time ahead of the rest",
   parameters = {
     { name = "slo_s", kind = "number", above = 0, unit = "seconds",
       text = "orders records without a deadline, as if they had this one; it expires none" },
-    { name = "base_s", default = 0, kind = "number", unit = "seconds", text = "first guess of a" },
-    { name = "per_token_s", default = 0, kind = "number", unit = "seconds", text = "first guess of b" },
+    { name = "base_s", default = 0, kind = "number", unit = "seconds", text = "first guess of what any batch takes" },
+    { name = "per_token_s", default = 0, kind = "number", unit = "seconds", text = "first guess of what each token adds" },
   },
   new = function(p)
     local model = service_model.new(p.base_s, p.per_token_s)

@@ -48,8 +48,8 @@ end
 return {
   about = "deficit round robin by cost over key",
   parameters = {
-    { name = "quantum", kind = "number", above = 0, unit = "tokens",
-      text = "what a key may send at each visit (default: an eighth of the budget)" },
+    { name = "quantum", kind = "number", above = 0, unit = "tokens", shown = "target/8",
+      text = "what a key may send at each visit; by default an eighth of the budget" },
   },
   new = function(p)
     local s = { order = {}, lanes = {}, round = 0 }

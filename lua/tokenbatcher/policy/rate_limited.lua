@@ -33,8 +33,9 @@ return {
   forbids_bisect = true, -- a batch would become many requests
   about = "never more than so many requests and tokens in any minute; inner decides who goes",
   parameters = {
-    { name = "requests_per_minute", kind = "number", min = 1, unit = "requests", text = "the most in any minute" },
-    { name = "tokens_per_minute", kind = "number", min = 1, unit = "tokens",
+    { name = "requests_per_minute", kind = "number", min = 1, unit = "requests", shown = "",
+      text = "the most in any minute" },
+    { name = "tokens_per_minute", kind = "number", min = 1, unit = "tokens", shown = "",
       text = "the most in any minute; a record above it is refused (oversize)" },
     { name = "inner", default = "fifo", kind = "policy", text = "the policy that chooses" },
   },

@@ -9,7 +9,8 @@ local INBOX = 1024
 local EVENTS = 16
 
 --- @return table  now() microseconds; wait(deadline); wake(); arm(deadline); fd();
--- external() whether something but time may still happen; watch(fd, fn); signal(n, fn)
+-- external() whether something but time may still happen; watch(fd, fn); signal(n, fn);
+-- close()
 function M.new()
   local ev = tbffi.driver(INBOX)
   local events = tbffi.new("tb_ev_event[?]", EVENTS)
@@ -54,6 +55,9 @@ function M.new()
   end
 
   function pump.fd() return C.tb_ev_fd(ev) end
+
+  --- Gives the descriptors back; nothing may be called any more.
+  function pump.close() tbffi.close_driver(ev) end
 
   function pump.external() return watching > 0 end
 

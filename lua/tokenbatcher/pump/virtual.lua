@@ -14,6 +14,8 @@ function M.new()
     if deadline and deadline > now then now = math.ceil(deadline) end
   end
 
+  function pump.close() end
+
   function pump.external() return false end
 
   return pump
