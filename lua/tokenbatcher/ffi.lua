@@ -114,9 +114,9 @@ function M.read(fd)
   return ffi.string(read_buffer, n)
 end
 
---- Does `path` name the plain file that is open as `fd`, by whatever name?
-function M.is_same_file(fd, path)
-  return lib.tb_ev_same_file(fd, path) == 1
+--- Does `file` name the plain file that is open as `fd`, by whatever name?
+function M.is_same_file(fd, file)
+  return lib.tb_ev_same_file(fd, file) == 1
 end
 
 function M.close(fd)

@@ -11,22 +11,13 @@ void tb__account(tb_batcher *b)
     if (slots > b->running_batches) b->idle_us += passed * (slots - b->running_batches);
 }
 
-static uint32_t octave_of(uint32_t bucket)
-{
-    return bucket < (2u << TB_HISTOGRAM_BITS) ? 0 : (bucket >> TB_HISTOGRAM_BITS) - 1;
-}
-
-/* The smallest value in a bucket. */
-static double lowest_of(uint32_t bucket)
-{
-    uint32_t octave = octave_of(bucket);
-    return (double)(((uint64_t)bucket - ((uint64_t)octave << TB_HISTOGRAM_BITS)) << octave);
-}
-
 /* The middle of a bucket. */
 static double value_of(uint32_t bucket)
 {
-    return lowest_of(bucket) + (double)((UINT64_C(1) << octave_of(bucket)) - 1) / 2;
+    if (bucket < (2u << TB_HISTOGRAM_BITS)) return bucket;
+    uint32_t octave = (bucket >> TB_HISTOGRAM_BITS) - 1;
+    uint64_t low = ((uint64_t)bucket - ((uint64_t)octave << TB_HISTOGRAM_BITS)) << octave;
+    return (double)low + (double)((UINT64_C(1) << octave) - 1) / 2;
 }
 
 static double percentile(const tb_histogram *h, uint64_t percent)
@@ -104,8 +95,10 @@ static const tb_histogram *histogram(const tb_batcher *b, uint32_t kind)
 double tb_stats_at_most(const tb_batcher *b, uint32_t kind, double value)
 {
     const tb_histogram *h = histogram(b, kind);
+    if (!(value >= 0)) return 0;
+    uint32_t last = value < 1e18 ? tb__bucket_of((uint64_t)value) : TB_HISTOGRAM_BUCKETS - 1;
     uint64_t seen = 0;
-    for (uint32_t i = 0; i < TB_HISTOGRAM_BUCKETS && lowest_of(i) <= value; i++) seen += h->bucket[i];
+    for (uint32_t i = 0; i <= last; i++) seen += h->bucket[i];
     return (double)seen;
 }
 

@@ -263,12 +263,19 @@ void tb__views_close(tb_batcher *b)
     b->views_in_use = 0;
 }
 
-static uint32_t largest_key(const tb_batcher *b)
+static uint32_t largest_key_of(const tb_batcher *b, const tb_list *list)
 {
     uint32_t key = 0;
-    for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next)
+    for (uint32_t at = list->first; at != TB_NIL; at = b->slot[at].next)
         if (b->slot[at].key > key) key = b->slot[at].key;
     return key;
+}
+
+/* Of those in line, too: when they are let in, there is no way to refuse them. */
+static uint32_t largest_key(const tb_batcher *b)
+{
+    uint32_t queued = largest_key_of(b, &b->pending), waiting = largest_key_of(b, &b->waiting);
+    return queued > waiting ? queued : waiting;
 }
 
 int tb_view_open(tb_batcher *b, uint32_t view, int64_t aging_us)

@@ -79,6 +79,22 @@ local function lone_record(n)
   return waits[math.floor(n * 0.5)], waits[math.floor(n * 0.99)]
 end
 
+-- Reading the statistics of a batcher with a past, and making a metrics page of them.
+local function statistics(n)
+  return tb.run(function()
+    local batcher = tb.TokenBatcher { inference_fn = echo, name = "bench" }
+    batcher:start()
+    for i = 1, 50000 do batcher:submit(i, { estimated_tokens = 1 + i % 2000 }) end
+    batcher:stop()
+    local function us(fn)
+      local started = now()
+      for _ = 1, n do fn() end
+      return (now() - started) / n * 1e6
+    end
+    return us(function() return batcher.stats end), us(function() return tb.metrics.prometheus(batcher) end)
+  end)
+end
+
 local function several(fn, n)
   local values = {}
   for i = 1, 5 do values[i] = fn(n) end
@@ -90,3 +106,6 @@ print(("lua_submit_ns_per_record %.0f ns"):format(several(submit_and_collect, n)
 print(("lua_coroutines_ns_per_record %.0f ns"):format(several(awaiting_coroutines, n)))
 local p50, p99 = lone_record(2000)
 print(("lone_record_us p50 %.1f us p99 %.1f us"):format(p50, p99))
+local read_us, page_us = statistics(2000)
+print(("stats_read_us %.1f us"):format(read_us))
+print(("prometheus_page_us %.1f us"):format(page_us))

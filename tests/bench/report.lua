@@ -57,6 +57,8 @@ local ROWS = {
   { "lua_coroutines_ns_per_record", "Lua: 256 coroutines awaiting, per record", "%.0f", "ns", 700, true },
   { "lone_record_us_p50", "lone record, eager: submit to inference_fn, p50", "%.1f", "us", 50 },
   { "lone_record_us_p99", "lone record, eager: submit to inference_fn, p99", "%.1f", "us" },
+  { "stats_read_us", "reading batcher.stats", "%.0f", "us" },
+  { "prometheus_page_us", "a page of tb.metrics.prometheus, one batcher", "%.0f", "us" },
   { "queue_1000_ns_per_record", "C, 10^3 records queued, per record", "%.1f", "ns", nil, true },
   { "queue_10000_ns_per_record", "C, 10^4 records queued, per record", "%.1f", "ns", nil, true },
   { "queue_100000_ns_per_record", "C, 10^5 records queued, per record", "%.1f", "ns", nil, true },

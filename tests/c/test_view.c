@@ -169,6 +169,31 @@ static void a_late_view_is_complete(void **state)
     tb_free(b);
 }
 
+/* A record in line was accepted with its key before the view was there. */
+static void a_late_view_has_room_for_the_line(void **state)
+{
+    (void)state;
+    tb_batcher *b = scripted(1, 0);
+    tb_config config;
+    tb_get(b, &config);
+    config.max_queue_size = 1;
+    assert_int_equal(tb_set(b, &config, 10000000000), TB_OK);
+    tb_queue queue;
+    tb_event event;
+    tb_id first = submit(b, 1, 10000000000);
+    tb_submission late = {.cost = 1, .key = 5000, .flags = TB_MAY_WAIT};
+    tb_id waits = tb_submit(b, &late, 10000000000);
+    assert_int_equal(tb_choose(b, &queue, 10000000000), TB_OK);
+    assert_int_equal(tb_view_open(b, TB_VIEW_KEYS, 0), TB_OK);
+    tb_choose_abandon(b);
+    assert_int_equal(tb_cancel(b, first, 10000000000), TB_OK);
+    assert_int_equal(tb_poll(b, &event, 1, 10000000000), 1);
+    assert_true(event.kind == TB_EVENT_ADMITTED && event.id == waits);
+    assert_true(tb_keys_first(b) == 5000);
+    sound(b);
+    tb_free(b);
+}
+
 /* --- the choice ---------------------------------------------------------------- */
 
 static void a_choice_is_checked(void **state)
@@ -316,6 +341,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST("views hold every queued record in their order after each random step", views_are_sorted),
         TEST("a view opened late holds what is queued; closed, it takes no memory", a_late_view_is_complete),
+        TEST("a view by key opened late has room for the keys of those in line", a_late_view_has_room_for_the_line),
         TEST("F1: a choice refuses what does not fit and what does not exist", a_choice_is_checked),
         TEST("batch:limit lowers the budget and never raises it", limit_lowers_the_budget),
         TEST("X2: records that waited max_wait_s enter first, oldest first", the_aged_go_first),

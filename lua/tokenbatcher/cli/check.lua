@@ -56,13 +56,16 @@ local function watched(value)
   local resolved = policies.resolve(value)
   local watch = { name = resolved.name, value = value, calls = 0 }
   if resolved.in_core then return watch end
-  local function note(ok, ...)
-    if not ok then watch.raised = watch.raised or errors.message_of(...) end
-    if not ok then error(..., 0) end
-    return ...
+  local function remember(err)
+    watch.raised = watch.raised or errors.message_of(err)
+  end
+  local function note(ok, result)
+    if ok then return result end
+    remember(result)
+    error(result, 0)
   end
   watch.value = function()
-    local policy = resolved:make()
+    local policy = resolved:make(remember)
     local function form(queue, batch, now)
       watch.calls = watch.calls + 1
       if watch.calls > MOST_CALLS then return nil end
@@ -77,7 +80,6 @@ end
 -- What the watched policy did wrong, or nil.
 local function verdict(watch, stats)
   if watch.raised then return watch.raised end
-  if stats.policy_errors > 0 then return "its inner policy raised" end
   if watch.calls > MOST_CALLS then
     return ("it asks to be asked again, %d times, and has not dispatched the sample record"):format(MOST_CALLS)
   end
@@ -91,8 +93,11 @@ end
 
 -- A few copies of the record go through a batcher with the script's knobs, on the virtual
 -- clock, with an inference function that does nothing: the first lingers, the rest drain.
+-- @return stats, refusal, or nil, nil and a message
 local function try_policy(given, record)
-  local batcher = tb.TokenBatcher(given):start()
+  local batcher = tb.TokenBatcher(given)
+  local ok, message = pcall(batcher.start, batcher) -- makes the policy
+  if not ok then return nil, nil, errors.message_of(message) end
   local future, refusal = batcher:submit(record)
   if future then
     future:await(LONGEST_S)
@@ -108,11 +113,11 @@ local function check_policy(made, record)
   local watch = watched(given.policy or options.by_name.policy.default)
   given.process_fn, given.inference_fn = nil, function(records) return records end
   given.policy, given.log = watch.value, function() end
-  local stats, refusal
-  local ok, err = pcall(tb.run, function() stats, refusal = try_policy(given, record) end, { clock = "virtual" })
+  local ok, stats, refusal, problem = pcall(tb.run, function() return try_policy(given, record) end,
+    { clock = "virtual" })
   local policy = "policy " .. watch.name .. ": "
-  local problem
-  if ok then problem = verdict(watch, stats) else problem = errors.message_of(err) end
+  if not ok then problem = errors.message_of(stats) end
+  problem = problem or verdict(watch, stats)
   if problem then
     report("FAIL", policy, problem)
     return false

@@ -123,12 +123,16 @@ local function finish(job)
 end
 
 local function work(job)
+  local ok, message = pcall(job.batcher.start, job.batcher) -- makes the policy, which may raise
+  if not ok then
+    job.failure = errors.message_of(message)
+    return
+  end
   install_signals(job)
   job.report:start()
   if job.report.shows_progress then
     job.answers.on_written = function() job.report:progress(job.answers) end
   end
-  job.batcher:start()
   tb.spawn(feed, job)
   job.answers:run()
   finish(job)

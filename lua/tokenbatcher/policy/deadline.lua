@@ -34,7 +34,8 @@ return {
     { name = "slo_s", kind = "number", above = 0, unit = "seconds",
       text = "orders records without a deadline, as if they had this one; it expires none" },
     { name = "base_s", default = 0, kind = "number", unit = "seconds", text = "first guess of what any batch takes" },
-    { name = "per_token_s", default = 0, kind = "number", unit = "seconds", text = "first guess of what each token adds" },
+    { name = "per_token_s", default = 0, kind = "number", unit = "seconds",
+      text = "first guess of what each token adds" },
   },
   new = function(p)
     local model = service_model.new(p.base_s, p.per_token_s)
