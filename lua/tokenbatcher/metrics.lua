@@ -63,20 +63,20 @@ local function number(value)
   return ("%.17g"):format(value)
 end
 
-local function add(out, ...)
-  out[#out + 1] = table.concat { ... }
+local function head(out, name, kind, help)
+  out[#out + 1] = "# HELP tokenbatcher_" .. name .. " " .. help
+  out[#out + 1] = "# TYPE tokenbatcher_" .. name .. " " .. kind
 end
 
-local function head(out, name, kind, help)
-  add(out, "# HELP tokenbatcher_", name, " ", help)
-  add(out, "# TYPE tokenbatcher_", name, " ", kind)
+local function sample(out, name, labels, value)
+  out[#out + 1] = "tokenbatcher_" .. name .. "{" .. labels .. "} " .. number(value)
 end
 
 local function plain(out, rows, kind, sources)
   for _, row in ipairs(rows) do
     head(out, row[1], kind, row[3])
     for _, source in ipairs(sources) do
-      add(out, "tokenbatcher_", row[1], "{", source.label, "} ", number(source.stats[row[2]]))
+      sample(out, row[1], source.label, source.stats[row[2]])
     end
   end
 end
@@ -85,8 +85,7 @@ local function dispatched(out, sources)
   head(out, "dispatched_total", "counter", "Batches by why they went.")
   for _, source in ipairs(sources) do
     for _, reason in ipairs { "full", "timeout", "idle", "drain", "policy" } do
-      add(out, "tokenbatcher_dispatched_total{", source.label, ',reason="', reason, '"} ',
-        number(source.stats.dispatched[reason]))
+      sample(out, "dispatched_total", source.label .. ',reason="' .. reason .. '"', source.stats.dispatched[reason])
     end
   end
 end
@@ -96,15 +95,14 @@ local function histograms(out, sources)
     local name, field, kind, bounds, scale, help = unpack(row)
     head(out, name, "histogram", help)
     for _, source in ipairs(sources) do
-      local prefix = "tokenbatcher_" .. name
       for _, bound in ipairs(bounds) do
-        add(out, prefix, "_bucket{", source.label, ',le="', number(bound), '"} ',
-          number(C.tb_stats_at_most(source.handle, kind, bound * scale)))
+        sample(out, name .. "_bucket", source.label .. ',le="' .. number(bound) .. '"',
+          C.tb_stats_at_most(source.handle, kind, bound * scale))
       end
-      local count = number(source.stats[field].count)
-      add(out, prefix, "_bucket{", source.label, ',le="+Inf"} ', count)
-      add(out, prefix, "_sum{", source.label, "} ", number(C.tb_stats_sum(source.handle, kind) / scale))
-      add(out, prefix, "_count{", source.label, "} ", count)
+      local count = source.stats[field].count
+      sample(out, name .. "_bucket", source.label .. ',le="+Inf"', count)
+      sample(out, name .. "_sum", source.label, C.tb_stats_sum(source.handle, kind) / scale)
+      sample(out, name .. "_count", source.label, count)
     end
   end
 end
