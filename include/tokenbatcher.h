@@ -77,7 +77,8 @@ enum tb_error {
     TB_ENOTRUNNING = -8, /* not started, stopping or stopped */
     TB_ERUNNING = -9,    /* started already */
     TB_ENOENT = -10,     /* no such record or batch (any more) */
-    TB_ESTATE = -11      /* the record is not running */
+    TB_ESTATE = -11,     /* the record is not running */
+    TB_ERECORD = -12     /* a priority that is no number, or a key of 2^24 or more */
 };
 
 /* Short name ("queue_full") and sentence of an error; "unknown" for others. */
@@ -214,7 +215,7 @@ typedef struct tb_submission tb_submission;
 
 /* Hand in one record. Returns its id: queued, or (TB_MAY_WAIT) waiting in a line
  * that is served strictly first come, first served; tb_record_state() tells.
- * TB_ENOTRUNNING, TB_ECOST, TB_ETIMEOUT, TB_EOVERSIZE, TB_EFULL, TB_ENOMEM.
+ * TB_ENOTRUNNING, TB_ECOST, TB_ETIMEOUT, TB_ERECORD, TB_EOVERSIZE, TB_EFULL, TB_ENOMEM.
  * Of these EFULL and EOVERSIZE count as rejected. O(1); O(log n) with a deadline. */
 tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us);
 

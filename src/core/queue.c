@@ -111,6 +111,7 @@ tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
     int error = cost_check(b, record->cost, &cost);
     if (error == TB_ECOST) return error;
     if (record->timeout_us < 0) return TB_ETIMEOUT;
+    if (record->key >= TB_SLOTS_MAX || record->priority != record->priority) return TB_ERECORD;
     if (error) return refuse(b, error);
     bool fits = b->waiting.size == 0 && has_room(b, cost);
     if (!fits && !(record->flags & TB_MAY_WAIT)) return refuse(b, TB_EFULL);

@@ -334,6 +334,23 @@ static void the_default_decides_in_its_place(void **state)
     tb_free(b);
 }
 
+static void keys_and_priorities_are_bounded(void **state)
+{
+    (void)state;
+    tb_batcher *b = scripted(1, 0);
+    const uint32_t keys[] = {1u << 24, 1u << 31, UINT32_MAX};
+    assert_int_equal(tb_view_open(b, TB_VIEW_KEYS, 0), TB_OK);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        tb_submission s = {.cost = 1, .key = keys[i]};
+        assert_true(tb_submit(b, &s, 10000000000) == TB_ERECORD);
+    }
+    tb_submission s = {.cost = 1, .priority = NAN};
+    assert_true(tb_submit(b, &s, 10000000000) == TB_ERECORD);
+    assert_string_equal(tb_error_name(TB_ERECORD), "bad_record");
+    sound(b);
+    tb_free(b);
+}
+
 #define TEST(name, function) {name, function, NULL, NULL, NULL}
 
 int main(void)
@@ -342,6 +359,7 @@ int main(void)
         TEST("views hold every queued record in their order after each random step", views_are_sorted),
         TEST("a view opened late holds what is queued; closed, it takes no memory", a_late_view_is_complete),
         TEST("a view by key opened late has room for the keys of those in line", a_late_view_has_room_for_the_line),
+        TEST("a key of 2^24 or more and a priority that is no number are refused", keys_and_priorities_are_bounded),
         TEST("F1: a choice refuses what does not fit and what does not exist", a_choice_is_checked),
         TEST("batch:limit lowers the budget and never raises it", limit_lowers_the_budget),
         TEST("X2: records that waited max_wait_s enter first, oldest first", the_aged_go_first),
