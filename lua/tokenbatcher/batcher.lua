@@ -10,7 +10,6 @@ local Future = require "tokenbatcher.future"
 local inference = require "tokenbatcher.inference"
 local Keys = require "tokenbatcher.keys"
 local options = require "tokenbatcher.options"
-local policies = require "tokenbatcher.policies"
 local scheduler = require "tokenbatcher.scheduler"
 local stats = require "tokenbatcher.stats"
 local submission = require "tokenbatcher.submission"
@@ -72,7 +71,7 @@ end
 
 -- What is wrong between options that the core does not see, or nil.
 local function conflict(class, values)
-  if values.on_error == "bisect" and policies.resolve(values.policy).forbids_bisect then
+  if values.on_error == "bisect" and values.resolved_policy.forbids_bisect then
     return class .. ": policy 'rate_limited' cannot keep its limits with on_error = 'bisect'"
   end
 end
@@ -123,9 +122,8 @@ end
 
 -- Make the policy of `values` for this batcher: its state is its own.
 local function new_decision(self, values)
-  local resolved = policies.resolve(values.policy)
-  if resolved.in_core then return false end
-  return Decision.new(self, resolved)
+  if values.resolved_policy.in_core then return false end
+  return Decision.new(self, values.resolved_policy)
 end
 
 -- From now on this decides; views that only the former one used are forgotten.

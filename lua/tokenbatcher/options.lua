@@ -79,9 +79,7 @@ end
 
 M.is_callable = errors.is_callable
 
-local function policy_number(value)
-  local resolved, message = require("tokenbatcher.policies").resolve(value)
-  if not resolved then return nil, message end
+local function policy_number(resolved)
   if not resolved.in_core then return tonumber(C.TB_POLICY_SCRIPT) end
   return tonumber(resolved.name == "eager" and C.TB_POLICY_EAGER or C.TB_POLICY_FIFO)
 end
@@ -92,10 +90,9 @@ local function choice_index(entry, value)
   end
 end
 
---- The number that the core takes for a value of this option, or nil if it is ill-typed.
+-- The number that the core takes for a value of this option, or nil if it has none.
 local function to_number(entry, value)
   if entry.kind == "choice" then return choice_index(entry, value) end
-  if entry.kind == "policy" then return (policy_number(value)) end
   return type(value) == "number" and value or nil
 end
 
@@ -111,10 +108,6 @@ local function fail(class, text)
 end
 
 local function bad_value(class, key, entry, value)
-  if entry.kind == "policy" then
-    local _, message = policy_number(value)
-    return fail(class, ("option '%s' must be a policy: %s"):format(key, message))
-  end
   local hint = ""
   if entry.kind == "choice" and type(value) == "string" then
     hint = "; did you mean " .. errors.show(errors.nearest(value, entry.choices)) .. "?"
@@ -130,6 +123,13 @@ local function is_unset(entry, value)
     and entry.name ~= "process_fn"
 end
 
+local function resolve_policy(class, entry, value)
+  local resolved, message = require("tokenbatcher.policies").resolve(value)
+  if resolved then return entry, resolved end
+  return fail(class, ("option '%s' must be a policy: %s"):format(entry.name, message))
+end
+
+-- The entry, and for a policy what it was resolved to; or nil and a message.
 local function check_one(class, key, value, scratch)
   local entry = type(key) == "string" and M.by_name[key] or nil
   if class == "DynamicBatcher" and entry and key == entry.token_name then entry = nil end
@@ -137,6 +137,7 @@ local function check_one(class, key, value, scratch)
     local nearest = errors.nearest(errors.text(key), known_names(class))
     return fail(class, ("unknown option '%s'; did you mean '%s'?"):format(errors.text(key), nearest))
   end
+  if entry.kind == "policy" then return resolve_policy(class, entry, value) end
   if is_unset(entry, value) or fits_kind(entry, value, scratch) then return entry end
   return bad_value(class, key, entry, value)
 end
@@ -153,14 +154,15 @@ end
 -- @param class string  "TokenBatcher" or "DynamicBatcher"
 -- @param given table  what the user wrote
 -- @param config cdata  tb_config, changed in place (pass a copy)
--- @param values table  name -> value of everything that is set, changed in place (a copy)
+-- @param values table  name -> value of everything that is set, changed in place (a copy);
+--   resolved_policy is what its policy was resolved to, once: see policies.resolve
 -- @return true, or nil and a message that names the option
 function M.merge(class, given, config, values)
   if type(given) ~= "table" then return fail(class, "options must be a table, got a " .. type(given)) end
   local scratch = tbffi.new "tb_config"
   for _, key in ipairs(sorted_keys(given)) do
-    local entry, message = check_one(class, key, given[key], scratch)
-    if not entry then return nil, message end
+    local entry, second = check_one(class, key, given[key], scratch)
+    if not entry then return nil, second end
     local shadowed = key == entry.name and entry.token_name and class == "TokenBatcher"
       and given[entry.token_name] ~= nil
     if not shadowed then
@@ -169,7 +171,8 @@ function M.merge(class, given, config, values)
         C.tb_config_unset(config, entry.index)
         values[entry.name] = nil
       else
-        local number = to_number(entry, value)
+        if entry.kind == "policy" then values.resolved_policy = second end
+        local number = entry.kind == "policy" and policy_number(second) or to_number(entry, value)
         if number then C.tb_config_set(config, entry.index, number) end
         values[entry.name] = value
       end
@@ -187,6 +190,7 @@ function M.defaults()
   local config, values = tbffi.new "tb_config", {}
   C.tb_config_init(config)
   for _, entry in ipairs(M.list) do values[entry.name] = entry.default end
+  values.resolved_policy = require("tokenbatcher.policies").resolve(values.policy)
   return config, values
 end
 
