@@ -32,18 +32,18 @@ local function refuse_use()
   errors.misuse "queue and batch are valid only during the call of form, and their methods need a colon"
 end
 
--- A queue or batch object is {decision, methods}: what a policy calls for every record is
--- found without asking a metatable.
+-- A queue or batch object holds nothing but its decision, below a key that no policy has:
+-- so that there is nothing in it that a policy could overwrite.
+local DECISION = {}
+
 local function open_decision(object)
-  local decision = object[1]
+  local decision = object[DECISION]
   if not (decision and decision.is_open) then refuse_use() end
   return decision
 end
 
-local function new_object(decision, methods, meta)
-  local object = { decision }
-  for name, method in pairs(methods) do object[name] = method end
-  return setmetatable(object, meta)
+local function new_object(decision, meta)
+  return setmetatable({ [DECISION] = decision }, meta)
 end
 
 local FIELDS = {
@@ -56,7 +56,10 @@ local FIELDS = {
 }
 
 local queue_meta = {}
+queue_meta.__metatable = "queue"
 queue_meta.__index = function(self, name)
+  local method = Queue[name]
+  if method then return method end
   local field = FIELDS[name]
   if field then return field(open_decision(self)) end
 end
@@ -169,8 +172,15 @@ local function step_above(state, handle)
   state.above_cost = to > 0 and C.tb_look_cost(handle, to) or math.huge
 end
 
+-- An iterator with a state of its own ends with the decision in which it was made.
+local function handle_of(state)
+  local decision = open_decision(state.queue)
+  if state.serial ~= decision.serial then refuse_use() end
+  return decision.handle
+end
+
 local function next_near(state, position)
-  local handle = open_decision(state.queue).handle
+  local handle = handle_of(state)
   if position == 0 then return state.middle end
   local above, below = state.above, state.below
   if above == 0 and below == 0 then return end
@@ -187,10 +197,11 @@ end
 -- arrival.
 function Queue:near(i)
   local cost = self:cost(i)
-  local handle = open_view(self, COST).handle
+  local decision = open_view(self, COST)
+  local handle = decision.handle
   local first = C.tb_view_alike(handle, i)
   local state = {
-    queue = self, middle = i, cost = cost, group = first,
+    queue = self, serial = decision.serial, middle = i, cost = cost, group = first,
     below = 0, below_cost = -math.huge, above = first, above_cost = cost,
   }
   if first == i then step_above(state, handle) end
@@ -223,7 +234,7 @@ function Queue:keys()
 end
 
 local function next_of(state, position)
-  local handle = open_decision(state.queue).handle
+  local handle = handle_of(state)
   local to = position == 0 and C.tb_key_first(handle, state.key) or C.tb_key_next(handle, position)
   if to > 0 then return to end
 end
@@ -231,11 +242,14 @@ end
 --- Positions of a key's records, by arrival.
 function Queue:of(key)
   local decision = open_view(self, KEYS)
-  return next_of, { queue = self, key = decision.batcher._keys:id(key) or NO_KEY }, 0
+  return next_of, { queue = self, serial = decision.serial, key = decision.batcher._keys:id(key) or NO_KEY }, 0
 end
 
 local batch_meta = {}
+batch_meta.__metatable = "batch"
 batch_meta.__index = function(self, name)
+  local method = Batch[name]
+  if method then return method end
   if name ~= "budget" and name ~= "cost" and name ~= "size" then return nil end
   local decision = open_decision(self)
   if name == "budget" then return C.tb_choose_budget(decision.handle) end
@@ -322,7 +336,7 @@ end
 function M.new(batcher, resolved)
   local self = setmetatable({
     batcher = batcher, handle = batcher._handle, name = resolved.name,
-    is_open = false, is_disabled = false, told_slow = false,
+    is_open = false, serial = 0, is_disabled = false, told_slow = false,
     errors_in_a_row = { form = 0, on_complete = 0 }, unsaid = {},
   }, Decision)
   local ok, policy = as_policy(resolved.make, resolved, function(err, is_last)
@@ -334,7 +348,7 @@ function M.new(batcher, resolved)
   end)
   if not ok then error(policy, 0) end
   self.policy, self.on_complete = policy, policy.on_complete
-  self.queue, self.batch = new_object(self, Queue, queue_meta), new_object(self, Batch, batch_meta)
+  self.queue, self.batch = new_object(self, queue_meta), new_object(self, batch_meta)
   return self
 end
 
@@ -343,7 +357,7 @@ local function open(self, now)
   self.size, self.total_cost = raw.size, raw.total_cost
   self.full, self.due, self.draining = raw.is_full ~= 0, raw.is_due ~= 0, raw.is_draining ~= 0
   self.idle_slots = raw.idle_slots
-  self.is_open = true
+  self.is_open, self.serial = true, self.serial + 1
   return true
 end
 

@@ -31,9 +31,9 @@ function Model:observe(cost, service_s)
   solve(self)
 end
 
---- From a policy's report. A batch that failed says nothing of how long one takes.
+--- From a policy's report. A batch of which no record succeeded says nothing of how long one takes.
 function Model:learn(report)
-  if report.failed == 0 then self:observe(report.cost, report.service_s) end
+  if report.failed < report.size then self:observe(report.cost, report.service_s) end
 end
 
 --- Seconds that a batch of this cost takes.

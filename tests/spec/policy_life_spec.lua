@@ -64,3 +64,44 @@ return { form = function(queue, batch) batch:add(queue.size) end }]]
     assert.same({ "r2", "r1" }, H.batches(calls))
   end))
 end)
+
+describe("queue and batch", function()
+  it("cannot be changed by a policy, not even where a method is", virtually(function()
+    local names = { queue = { "cost", "of", "size", "due", "whatever" }, batch = { "add", "limit", "cost", "own" } }
+    local refused = 0
+    local batcher, calls = H.start { policy = { form = function(queue, batch)
+      local objects = { queue = queue, batch = batch }
+      for name, object in pairs(objects) do
+        for _, field in ipairs(names[name]) do
+          for _, value in ipairs { false, 7 } do
+            if not pcall(function() object[field] = value or nil end) then refused = refused + 1 end
+          end
+        end
+        assert(type(getmetatable(object)) == "string")
+      end
+      for i = 1, queue.size do batch:add(i) end
+    end } }
+    H.submit_costs(batcher, { 1, 2 })
+    batcher:stop()
+    assert.equal(18, refused)
+    assert.same({ "r1 r2" }, H.batches(calls))
+    assert.equal(0, batcher.stats.policy_errors)
+  end))
+
+  it("an iterator kept from an earlier call raises in a later one", virtually(function()
+    local kept, messages = nil, {}
+    local batcher = H.start { policy = { form = function(queue, batch)
+      if not kept then
+        kept = { { queue:near(1) }, { queue:of "a" } }
+      else
+        for i, iterator in ipairs(kept) do messages[i] = H.message(iterator[1], iterator[2], iterator[3]) end
+      end
+      batch:add(1)
+    end } }
+    batcher:submit(1, { key = "a" })
+    batcher:submit(2, { key = "a" })
+    batcher:stop()
+    assert.equal(2, #messages)
+    for _, message in ipairs(messages) do assert.matches("valid only during the call of form", message) end
+  end))
+end)

@@ -456,6 +456,16 @@ describe("deadline:", function()
     assert.same({ 1, 0.5 }, { policy_of(batcher).model.a, policy_of(batcher).model.b })
     batcher:stop()
   end))
+
+  it("learns from batches in which some records failed", virtually(function()
+    local batcher = H.start { policy = "deadline", max_batch_size = 2, inference_fn = function()
+      tb.sleep(0.25)
+      return { 1, tb.failure "bad" }
+    end }
+    H.submit_costs(batcher, { 1, 1 })
+    batcher:stop()
+    assert.near(0.25, policy_of(batcher).model:service(2), 1e-6)
+  end))
 end)
 
 describe("adaptive:", function()
