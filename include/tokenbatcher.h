@@ -388,6 +388,9 @@ double tb_choose_budget(const tb_batcher *b);
 /* The chosen records run, in the order named. 0: none was. */
 tb_id tb_choose_end(tb_batcher *b);
 
+/* Begin again: nobody is named, and tb_choose_limit() was not called. */
+void tb_choose_reset(tb_batcher *b);
+
 /* Nothing was chosen. */
 void tb_choose_abandon(tb_batcher *b);
 

@@ -123,13 +123,17 @@ end
 -- Make the policy of `values` for this batcher: its state is its own.
 local function new_decision(self, values)
   if values.resolved_policy.in_core then return false end
-  return Decision.new(self, values.resolved_policy)
+  local decision = Decision.new(self, values.resolved_policy, self._decision)
+  values.resolved_policy = decision.resolved
+  local message = conflict(self._class, values)
+  if message then errors.misuse(message) end
+  return decision
 end
 
 -- From now on this decides; views that only the former one used are forgotten.
 local function adopt_decision(self, decision)
   self._decision = decision
-  self._max_record_cost = decision and decision.policy.max_record_cost or math.huge
+  self._max_record_cost = decision and decision.resolved.module and decision.policy.max_record_cost or math.huge
   C.tb_views_close(self._handle)
 end
 

@@ -277,6 +277,12 @@ function Batch:limit(tokens)
   C.tb_choose_limit(decision.handle, tokens)
 end
 
+--- For a policy that has another one choose: what the other has named and limited is undone.
+-- @param batch tokenbatcher.Batch  of the decision in progress
+function M.reset(batch)
+  C.tb_choose_reset(open_decision(batch).handle)
+end
+
 -- --- the decision -------------------------------------------------------------
 
 local Decision = {}
@@ -313,9 +319,9 @@ end
 local function as_policy(fn, ...)
   local context = scheduler.context
   scheduler.context = "policy"
-  local ok, value = pcall(fn, ...)
+  local ok, value, second = pcall(fn, ...)
   scheduler.context = context
-  return ok, value
+  return ok, value, second
 end
 
 local function guarded(self, what, fn, ...)
@@ -333,13 +339,14 @@ end
 
 --- Makes the policy, which may raise what a user's function raises.
 -- @param resolved table  see policies.resolve
-function M.new(batcher, resolved)
+-- @param former Decision|nil  the one it takes the place of: see Resolved:make
+function M.new(batcher, resolved, former)
   local self = setmetatable({
     batcher = batcher, handle = batcher._handle, name = resolved.name,
     is_open = false, serial = 0, is_disabled = false, told_slow = false,
     errors_in_a_row = { form = 0, on_complete = 0 }, unsaid = {},
   }, Decision)
-  local ok, policy = as_policy(resolved.make, resolved, function(err, is_last)
+  local ok, policy, made = as_policy(resolved.make, resolved, former, function(err, is_last)
     count_error(self)
     if is_last then
       say(self, ("policy '%s': its inner policy failed too often; fifo chooses in its place; it raised: %s")
@@ -347,7 +354,7 @@ function M.new(batcher, resolved)
     end
   end)
   if not ok then error(policy, 0) end
-  self.policy, self.on_complete = policy, policy.on_complete
+  self.policy, self.on_complete, self.resolved = policy, policy.on_complete, made
   self.queue, self.batch = new_object(self, queue_meta), new_object(self, batch_meta)
   return self
 end

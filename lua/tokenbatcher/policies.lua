@@ -4,9 +4,11 @@
 -- or a function of its parameters that returns such a table. The function is called once
 -- for each batcher, so that two batchers never share its state.
 --
--- A policy that ships is a module tokenbatcher.policy.NAME: {about, parameters, new(p)}.
--- fifo and eager are in the core; their modules serve as `inner` of other policies.
+-- A policy that ships is a module tokenbatcher.policy.NAME: {about, parameters, new(p)};
+-- what new makes may have max_record_cost, above which no record is accepted. fifo and
+-- eager are in the core; their modules serve as `inner` of other policies.
 
+local decision = require "tokenbatcher.decision"
 local errors = require "tokenbatcher.errors"
 local parameters = require "tokenbatcher.parameters"
 
@@ -50,7 +52,7 @@ end
 
 -- A function that makes what is described, and that resolve() knows again.
 local function known(resolved)
-  local function make(report) return resolved:make(report) end
+  local function make() return (resolved:make()) end
   made_by_us[make] = resolved
   return make
 end
@@ -59,6 +61,13 @@ end
 function M.shipped(name, given)
   local p = parameters.read("policy '" .. name .. "'", M.module(name).parameters, given)
   return known(describe(name, p))
+end
+
+--- A value for the option `policy` that is as `resolved`, but each policy made goes through
+-- watch(policy), which returns what is to take its place. report: see inner().
+function M.watched(resolved, watch, report)
+  return known(setmetatable({ name = resolved.name, forbids_bisect = resolved.forbids_bisect, of = resolved,
+    watch = watch, report = report }, Resolved))
 end
 
 local function load_file(path)
@@ -90,16 +99,33 @@ local function check_table(policy, name)
   return policy
 end
 
---- A new policy; raises what a user's function raises. report: see inner().
-function Resolved:make(report)
-  if self.module then return self.module.new(self.parameters, M, report) end
-  if self.policy then return self.policy end
-  local made, message = check_table(self.factory(self.given), self.name)
+--- A new policy, and the Resolved that it is of: a function may return what
+-- tb.policy.NAME{...} returned. Raises what a user's function raises.
+-- @param former table|nil  {resolved, policy} that it takes the place of: of the same module,
+--   they may share what has to outlive a change of parameters
+-- @param report function|nil  see inner()
+function Resolved:make(former, report)
+  if self.watch then
+    local policy, made = self.of:make(former, self.report)
+    return self.watch(policy), made
+  end
+  if self.module then
+    local alike = former and former.resolved.module == self.module and former.policy or nil
+    return self.module.new(self.parameters, M, report, alike), self
+  end
+  if self.policy then return self.policy, self end
+  local value = self.factory(self.given)
+  if made_by_us[value] then return made_by_us[value]:make(former, report) end
+  local made, message = check_table(value, self.name)
   if not made then error(message, 0) end
-  return made
+  return made, self
 end
 
 local function from_value(value, name, given)
+  if made_by_us[value] then
+    if given and next(given) then return nil, ("policy '%s' takes no parameters"):format(name) end
+    return made_by_us[value]
+  end
   if type(value) == "function" then
     return setmetatable({ name = name, factory = value, given = given or {} }, Resolved)
   end
@@ -174,33 +200,44 @@ local function is_later(at, now)
 end
 
 --- An inner policy of a policy, made at once and guarded: form returns a time later than now,
--- or nil. When it raises, `report` is told and fifo chooses; after ten in a row, for good.
+-- or nil. When it raises, what it has named is undone, `report` is told and fifo chooses; after
+-- ten in a row, for good. It may lower the budget below `tokens`, for its own choice.
+-- @param former table|nil  the inner policy that it takes the place of: see Resolved:make
 -- @param report function|nil  (err, is_last)
-function M.inner(value, report)
+-- @return table {form(queue, batch, now, tokens), choose_fifo(queue, batch, tokens),
+--   on_complete(report), max_record_cost, resolved, policy}
+function M.inner(value, former, report)
   local resolved, message = M.resolve(value)
   if not resolved then error(message, 0) end
-  local inner, fifo, in_a_row = resolved:make(report), M.module("fifo").new(), 0
+  local policy, made = resolved:make(former, report)
+  local fifo, in_a_row = M.module("fifo").new(), 0
   local function failed(err)
     in_a_row = in_a_row + 1
     if report then report(err, in_a_row == ERRORS_IN_A_ROW) end
   end
-  return {
-    form = function(queue, batch, now)
-      if in_a_row >= ERRORS_IN_A_ROW then return fifo.form(queue, batch) end
-      local ok, at = pcall(inner.form, queue, batch, now)
-      if not ok then
-        failed(at)
-        return fifo.form(queue, batch)
-      end
-      in_a_row = 0
-      return is_later(at, now) and at or nil
-    end,
-    on_complete = function(completed)
-      if not inner.on_complete or in_a_row >= ERRORS_IN_A_ROW then return end
-      local ok, err = pcall(inner.on_complete, completed)
-      if not ok then failed(err) end
-    end,
-  }
+  local inner = { resolved = made, policy = policy, max_record_cost = made.module and policy.max_record_cost }
+  function inner.choose_fifo(queue, batch, tokens)
+    decision.reset(batch)
+    batch:limit(tokens)
+    fifo.form(queue, batch)
+  end
+  function inner.form(queue, batch, now, tokens)
+    batch:limit(tokens)
+    if in_a_row >= ERRORS_IN_A_ROW then return fifo.form(queue, batch) end
+    local ok, at = pcall(policy.form, queue, batch, now)
+    if not ok then
+      failed(at)
+      return inner.choose_fifo(queue, batch, tokens)
+    end
+    in_a_row = 0
+    return is_later(at, now) and at or nil
+  end
+  function inner.on_complete(completed)
+    if not policy.on_complete or in_a_row >= ERRORS_IN_A_ROW then return end
+    local ok, err = pcall(policy.on_complete, completed)
+    if not ok then failed(err) end
+  end
+  return inner
 end
 
 return M

@@ -116,6 +116,13 @@ static bool order_open(tb_batcher *b)
     return true;
 }
 
+static void begin(tb_batcher *b)
+{
+    b->choice.load = (tb_load){0};
+    b->choice.limit = UINT64_MAX;
+    b->choice.aged_done = b->config.max_wait_us == 0;
+}
+
 int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
 {
     tb__advance(b, now_us);
@@ -124,9 +131,7 @@ int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
     order_compact(c);
     assert(c->used == b->queued);
     c->size = c->used;
-    c->load = (tb_load){0};
-    c->limit = UINT64_MAX;
-    c->aged_done = b->config.max_wait_us == 0;
+    begin(b);
     *out = (tb_queue){
         .total_cost = (double)b->queued_cost,
         .size = c->size,
@@ -225,12 +230,17 @@ tb_id tb_choose_end(tb_batcher *b)
     return batch;
 }
 
-void tb_choose_abandon(tb_batcher *b)
+void tb_choose_reset(tb_batcher *b)
 {
     tb_choice *c = &b->choice;
     for (uint32_t i = 0; i < c->load.size; i++) c->position[c->member[i]] &= ~CHOSEN;
-    c->load = (tb_load){0};
-    c->size = 0;
+    begin(b);
+}
+
+void tb_choose_abandon(tb_batcher *b)
+{
+    tb_choose_reset(b);
+    b->choice.size = 0;
 }
 
 /* --- what a policy may look at ------------------------------------------- */

@@ -246,6 +246,29 @@ static void limit_lowers_the_budget(void **state)
     tb_free(b);
 }
 
+static void reset_undoes_names_and_limit(void **state)
+{
+    (void)state;
+    tb_batcher *b = scripted(1, 1000);
+    int64_t now = 10000000000;
+    tb_queue queue;
+    tb_batch read;
+    tb_id first = submit(b, 30, now), second = submit(b, 30, now + 900), ids[2];
+    now += 1000;
+    assert_int_equal(tb_ask(b, now), 1);
+    assert_int_equal(tb_choose(b, &queue, now), TB_OK);
+    tb_choose_limit(b, 31);
+    assert_int_equal(tb_choose_add(b, 2), 0); /* the aged one is in, ahead of it */
+    tb_choose_reset(b);
+    tb_choose_read(b, &read);
+    assert_true(read.size == 0 && read.cost == 0 && tb_choose_budget(b) == 100);
+    assert_int_equal(tb_choose_add(b, 2), 1); /* the aged one again */
+    assert_int_equal(tb_batch_read(b, tb_choose_end(b), &read, ids, NULL, 2), TB_OK);
+    assert_true(read.size == 2 && ids[0] == first && ids[1] == second);
+    sound(b);
+    tb_free(b);
+}
+
 static void the_aged_go_first(void **state)
 {
     (void)state;
@@ -362,6 +385,7 @@ int main(void)
         TEST("a key of 2^24 or more and a priority that is no number are refused", keys_and_priorities_are_bounded),
         TEST("F1: a choice refuses what does not fit and what does not exist", a_choice_is_checked),
         TEST("batch:limit lowers the budget and never raises it", limit_lowers_the_budget),
+        TEST("reset undoes names and limit of a choice", reset_undoes_names_and_limit),
         TEST("X2: records that waited max_wait_s enter first, oldest first", the_aged_go_first),
         TEST("a policy is asked when something happened, and once", asked_when_something_happened),
         TEST("F5: below min_batch_size a policy is not asked", min_batch_size_delays_asking),

@@ -105,3 +105,116 @@ describe("queue and batch", function()
     for _, message in ipairs(messages) do assert.matches("valid only during the call of form", message) end
   end))
 end)
+
+describe("a function that returns what tb.policy.NAME returned", function()
+  local function limited() return tb.policy.rate_limited { requests_per_minute = 1, tokens_per_minute = 50 } end
+
+  it("is that policy, in a file, too", virtually(function()
+    local path = write "return require('tokenbatcher').policy.priority { aging_s = 9 }"
+    for _, policy in ipairs { function() return tb.policy.priority { aging_s = 9 } end, path } do
+      local batcher, calls = H.start { policy = policy }
+      batcher:submit("low", {})
+      batcher:submit("high", { priority = 1 })
+      batcher:stop()
+      assert.same({ "high low" }, H.batches(calls))
+    end
+  end))
+
+  it("its limits hold at submission, and on_error = bisect is refused", virtually(function()
+    local batcher, calls = H.start { policy = limited }
+    assert.equal("oversize", select(2, batcher:submit("x", { estimated_tokens = 51 })).code)
+    assert.matches("cannot keep its limits", H.message(batcher.set, batcher, { on_error = "bisect" }))
+    batcher:stop()
+    assert.equal(0, #calls)
+    local other = tb.TokenBatcher { inference_fn = print, policy = limited, on_error = "bisect" }
+    assert.matches("cannot keep its limits", H.message(other.start, other))
+    assert.is_false(other.is_running)
+  end))
+
+  it("a field max_record_cost of a user's own policy limits nothing", virtually(function()
+    local batcher, calls = H.start { policy = { max_record_cost = 1, form = function(queue, batch)
+      for i = 1, queue.size do batch:add(i) end
+    end } }
+    H.submit_costs(batcher, { 5 })
+    batcher:stop()
+    assert.same({ "r1" }, H.batches(calls))
+  end))
+end)
+
+describe("rate_limited", function()
+  local function sent_within_a_minute(calls)
+    local most = 0
+    for i, first in ipairs(calls) do
+      local n = 0
+      for k = i, #calls do
+        if calls[k].at <= first.at + 60 then n = n + 1 end
+      end
+      most = math.max(most, n)
+    end
+    return most
+  end
+
+  local wicked = {
+    ["lowers the budget and adds nobody"] = function(_, batch) batch:limit(0) end,
+    ["lowers the budget below all that is queued"] = function(_, batch)
+      batch:limit(1)
+      batch:add(1)
+    end,
+    ["adds a record, lowers the budget, raises"] = function(queue, batch)
+      batch:add(queue.size)
+      batch:limit(0)
+      error "wicked"
+    end,
+    ["breaks the queue"] = function(queue) queue.cost = nil end,
+    ["breaks the batch"] = function(_, batch) batch.limit = nil end,
+  }
+  for what, form in pairs(wicked) do
+    it("keeps its limits with an inner policy that " .. what, virtually(function()
+      local batcher, calls = H.start { log = function() end, max_batch_size = 2, batch_timeout_s = 0,
+        policy = tb.policy.rate_limited { requests_per_minute = 1, tokens_per_minute = 50, inner = { form = form } } }
+      H.submit_costs(batcher, { 20, 30, 10, 40, 50, 5 })
+      batcher:stop()
+      local stats = batcher.stats
+      assert.same({ 6, 0 }, { stats.total_completed, stats.policy_overruled })
+      assert.equal(1, sent_within_a_minute(calls))
+    end))
+  end
+
+  it("set{policy} to other limits is no fresh minute, its inner policy's included", virtually(function()
+    local batcher, calls = H.start { max_batch_size = 1, policy = tb.policy.rate_limited { requests_per_minute = 1 } }
+    H.submit_costs(batcher, { 1, 1, 1, 1 })
+    for i = 1, 20 do
+      tb.sleep(3)
+      batcher:set { policy = tb.policy.rate_limited { requests_per_minute = 2 - i % 2, inner = "eager" } }
+    end
+    batcher:set { policy = tb.policy.rate_limited { requests_per_minute = 1 } }
+    batcher:stop()
+    assert.equal(4, #calls)
+    assert.is_true(sent_within_a_minute(calls) <= 2)
+  end))
+
+  it("the inner policy's limit on a record's cost holds, too", virtually(function()
+    local batcher = H.start { policy = tb.policy.rate_limited { tokens_per_minute = 90,
+      inner = tb.policy.rate_limited { tokens_per_minute = 40 } } }
+    assert.equal("oversize", select(2, batcher:submit("x", { estimated_tokens = 41 })).code)
+    assert.is_table(batcher:submit("x", { estimated_tokens = 40 }))
+    batcher:stop()
+  end))
+
+  it("a clock that begins again begins a minute", function()
+    local infer, calls = H.recorder()
+    local batcher = tb.TokenBatcher { inference_fn = infer, policy = tb.policy.rate_limited { requests_per_minute = 1 } }
+    local function one_record(before_s)
+      H.run(function()
+        tb.sleep(before_s)
+        batcher:start()
+        batcher:submit "x"
+        batcher:stop()
+      end)
+    end
+    one_record(1000)
+    one_record(500)
+    assert.equal(2, #calls)
+    assert.near(500, calls[2].at - calls[1].at + 1000, 1) -- at once
+  end)
+end)

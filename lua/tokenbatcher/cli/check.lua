@@ -64,8 +64,7 @@ local function watched(value)
     remember(result)
     error(result, 0)
   end
-  watch.value = function()
-    local policy = resolved:make(remember)
+  watch.value = policies.watched(resolved, function(policy)
     local function form(queue, batch, now)
       watch.calls = watch.calls + 1
       if watch.calls > MOST_CALLS then return nil end
@@ -73,7 +72,7 @@ local function watched(value)
     end
     local on_complete = policy.on_complete and function(completed) return note(pcall(policy.on_complete, completed)) end
     return setmetatable({ form = form, on_complete = on_complete }, { __index = policy })
-  end
+  end, remember)
   return watch
 end
 
