@@ -369,7 +369,8 @@ struct tb_queue {
 };
 typedef struct tb_queue tb_queue;
 
-/* Begin a choice. TB_ENOMEM (first use, or the queue has grown). O(queue). */
+/* Begin a choice. TB_ENOMEM (first use, or the queue has grown). O(1) when records have left at
+ * the head of the queue only; otherwise O(records behind the first that left elsewhere). */
 int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us);
 
 /* Name a record. 1: it is in (already there: nothing changes); 0: it does not fit;

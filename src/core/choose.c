@@ -76,34 +76,56 @@ bool tb__order_reserve(tb_batcher *b)
     return true;
 }
 
-/* Close the holes, from the first one on. */
+/* Close the holes, from the first one on: those that are left move down. */
 static void order_compact(tb_choice *c)
 {
     uint32_t to = c->hole;
-    for (uint32_t i = to; i < c->used; i++) {
+    for (uint32_t i = to; i < c->used && c->holes; i++) {
         uint32_t at = c->index[i];
         c->index[to] = at;
-        if (at == TB_NIL) continue;
-        c->position[at] = ++to;
+        if (at != TB_NIL) c->position[at] = ++to;
     }
-    c->used = c->hole = to;
+    c->used -= c->holes;
+    c->hole = c->used;
+    c->holes = 0;
+}
+
+/* What is in use moves to the front: it is at most half of the array. */
+static void order_rewind(tb_choice *c)
+{
+    order_compact(c);
+    for (uint32_t i = c->head; i < c->used; i++) {
+        c->index[i - c->head] = c->index[i];
+        c->position[c->index[i]] = i - c->head + 1;
+    }
+    c->used -= c->head;
+    c->hole = c->used;
+    c->head = 0;
 }
 
 void tb__order_add(tb_batcher *b, uint32_t at)
 {
     tb_choice *c = &b->choice;
-    if (c->used == 2 * c->capacity) order_compact(c);
-    if (c->hole == c->used) c->hole++;
+    if (c->used == 2 * c->capacity) order_rewind(c);
+    if (c->holes == 0) c->hole++;
     c->index[c->used++] = at;
     c->position[at] = c->used;
 }
 
+/* A record that leaves at the head leaves no hole. */
 void tb__order_remove(tb_batcher *b, uint32_t at)
 {
     tb_choice *c = &b->choice;
     uint32_t i = (c->position[at] & ~CHOSEN) - 1;
     c->index[i] = TB_NIL;
-    if (i < c->hole) c->hole = i;
+    c->holes++;
+    if (i == c->head) {
+        for (; c->head < c->used && c->index[c->head] == TB_NIL; c->head++) c->holes--;
+        if (c->hole < c->head) c->hole = c->head;
+    } else if (i < c->hole) {
+        c->hole = i;
+    }
+    if (c->holes == 0) c->hole = c->used;
 }
 
 static bool order_open(tb_batcher *b)
@@ -111,7 +133,7 @@ static bool order_open(tb_batcher *b)
     if (b->views_in_use & (1u << TB_VIEW_ORDER)) return true;
     if (!tb__order_reserve(b)) return false;
     b->views_in_use |= 1u << TB_VIEW_ORDER;
-    b->choice.used = b->choice.hole = 0;
+    b->choice.head = b->choice.used = b->choice.hole = b->choice.holes = 0;
     for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next) tb__order_add(b, at);
     return true;
 }
@@ -129,8 +151,8 @@ int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
     if (!order_open(b)) return TB_ENOMEM;
     tb_choice *c = &b->choice;
     order_compact(c);
-    assert(c->used == b->queued);
-    c->size = c->used;
+    c->size = c->used - c->head;
+    assert(c->size == b->queued);
     begin(b);
     *out = (tb_queue){
         .total_cost = (double)b->queued_cost,
@@ -170,7 +192,7 @@ static void add_aged(tb_batcher *b)
 {
     tb_choice *c = &b->choice;
     c->aged_done = true;
-    for (uint32_t i = 0; i < c->size; i++) {
+    for (uint32_t i = c->head; i < c->used; i++) {
         const tb_slot *slot = &b->slot[c->index[i]];
         if (slot->submitted_us + b->config.max_wait_us > b->now_us) return;
         if (!add_slot(b, c->index[i])) return;
@@ -184,7 +206,7 @@ int tb_choose_add(tb_batcher *b, double position)
     uint32_t i = (uint32_t)position;
     if (i != position) return TB_ENOENT;
     if (!c->aged_done) add_aged(b);
-    return add_slot(b, c->index[i - 1]);
+    return add_slot(b, c->index[c->head + i - 1]);
 }
 
 void tb_choose_limit(tb_batcher *b, double tokens)
@@ -250,7 +272,7 @@ static const tb_slot *looked_at(const tb_batcher *b, double position)
     const tb_choice *c = &b->choice;
     if (!(position >= 1 && position <= c->size)) return NULL;
     uint32_t i = (uint32_t)position;
-    return i == position ? &b->slot[c->index[i - 1]] : NULL;
+    return i == position ? &b->slot[c->index[c->head + i - 1]] : NULL;
 }
 
 int tb_look(const tb_batcher *b, double position, tb_look_at *out)
@@ -276,7 +298,7 @@ double tb_look_cost(const tb_batcher *b, double position)
 static uint32_t slot_at(const tb_batcher *b, uint32_t position)
 {
     bool is_there = position >= 1 && position <= b->choice.size;
-    return is_there ? b->choice.index[position - 1] : TB_NIL;
+    return is_there ? b->choice.index[b->choice.head + position - 1] : TB_NIL;
 }
 
 static bool is_open(const tb_batcher *b, uint32_t view)
@@ -286,7 +308,7 @@ static bool is_open(const tb_batcher *b, uint32_t view)
 
 static uint32_t position_of(const tb_batcher *b, uint32_t at)
 {
-    return at == TB_NIL ? 0 : b->choice.position[at] & ~CHOSEN;
+    return at == TB_NIL ? 0 : (b->choice.position[at] & ~CHOSEN) - b->choice.head;
 }
 
 uint32_t tb_view_first(const tb_batcher *b, uint32_t view)

@@ -143,13 +143,14 @@ typedef struct {
     uint32_t links, lanes, first, last;
 } tb_keys;
 
-/* The queue in arrival order as an array with holes, where records have gone since the
- * last decision; and the decision in progress (choose.c). */
+/* The queue in arrival order as an array: from `head` on, with holes where records have gone
+ * since the last decision; and the decision in progress (choose.c). */
 typedef struct {
-    uint32_t *index;    /* position - 1 -> slot, or TB_NIL; 2 x capacity */
-    uint32_t *position; /* slot -> position; with bit CHOSEN while it is a member */
+    uint32_t *index;    /* head + position - 1 -> slot, or TB_NIL; 2 x capacity */
+    uint32_t *position; /* slot -> place in index + 1; with bit CHOSEN while it is a member */
     uint32_t *member;   /* slots, in the order added */
-    uint32_t used, hole, capacity; /* of index; the first hole, or used; in slots */
+    uint32_t head, used, capacity; /* of index: first in use, past the last; in slots */
+    uint32_t hole, holes; /* the first hole past the head, or used; how many */
     uint32_t size;      /* positions of the decision in progress */
     tb_load load;
     uint64_t limit;     /* UINT64_MAX: none */
@@ -245,6 +246,7 @@ void tb__views_add(tb_batcher *b, uint32_t at);
 void tb__views_remove(tb_batcher *b, uint32_t at);
 void tb__views_close(tb_batcher *b);
 size_t tb__views_memory(const tb_batcher *b);
+bool tb__view_before(const tb_batcher *b, uint32_t view, uint32_t x, uint32_t y);
 uint32_t tb__tree_first(const tb_view *v);
 uint32_t tb__tree_next(const tb_view *v, uint32_t at);
 uint32_t tb__tree_previous(const tb_view *v, uint32_t at);

@@ -163,29 +163,51 @@ static const char *verify_counts(const tb_batcher *b)
     return NULL;
 }
 
-static const char *verify_tree(const tb_batcher *b, const tb_view *v)
+static const char *verify_tree(const tb_batcher *b, uint32_t view)
 {
-    uint32_t n = 0;
+    const tb_view *v = &b->view[view];
+    uint32_t n = 0, previous = TB_NIL;
     for (uint32_t at = tb__tree_first(v); at != TB_NIL; at = tb__tree_next(v, at)) {
         uint32_t parent = v->node[at].parent;
         CHECK(b->slot[at].state == TB_RECORD_QUEUED, "a view holds queued records");
         CHECK(parent == TB_NIL || v->node[parent].weight >= v->node[at].weight, "a treap is a heap");
+        CHECK(previous == TB_NIL || tb__view_before(b, view, previous, at), "a view is in its order");
+        CHECK(tb__tree_previous(v, at) == previous, "a view is the same backwards");
         CHECK(++n <= b->queued, "a view holds no record twice");
+        previous = at;
     }
     CHECK(n == b->queued, "a view holds every queued record");
+    return NULL;
+}
+
+static const char *verify_lane(const tb_batcher *b, uint32_t key, uint32_t *n)
+{
+    const tb_keys *k = &b->keys;
+    uint32_t previous = TB_NIL;
+    CHECK(k->lane[key].first != TB_NIL, "a key in the list has a record");
+    for (uint32_t at = k->lane[key].first; at != TB_NIL; at = k->link[at].next) {
+        CHECK(b->slot[at].key == key && b->slot[at].state == TB_RECORD_QUEUED && (*n)++ < b->queued,
+              "a key's records are queued and its own");
+        CHECK(k->link[at].previous == previous, "the links of a key's records hold");
+        CHECK(previous == TB_NIL || b->slot[previous].seq < b->slot[at].seq,
+              "a key's records are in the order of arrival");
+        previous = at;
+    }
+    CHECK(k->lane[key].last == previous, "a key knows its last record");
     return NULL;
 }
 
 static const char *verify_keys(const tb_batcher *b)
 {
     const tb_keys *k = &b->keys;
-    uint32_t n = 0;
+    uint32_t n = 0, previous = TB_NIL;
     for (uint32_t key = k->first; key != TB_NIL; key = k->lane[key].next) {
-        CHECK(k->lane[key].first != TB_NIL, "a key in the list has a record");
-        for (uint32_t at = k->lane[key].first; at != TB_NIL; at = k->link[at].next, n++)
-            CHECK(b->slot[at].key == key && b->slot[at].state == TB_RECORD_QUEUED && n < b->queued,
-                  "a key's records are queued and its own");
+        const char *broken = verify_lane(b, key, &n);
+        if (broken) return broken;
+        CHECK(k->lane[key].previous == previous, "the links of the keys hold");
+        previous = key;
     }
+    CHECK(k->last == previous, "the list of keys ends with the last");
     CHECK(n == b->queued, "the keys hold every queued record");
     return NULL;
 }
@@ -193,21 +215,26 @@ static const char *verify_keys(const tb_batcher *b)
 static const char *verify_order(const tb_batcher *b)
 {
     const tb_choice *c = &b->choice;
-    uint32_t at = b->pending.first;
-    for (uint32_t i = 0; i < c->used; i++) {
+    uint32_t at = b->pending.first, holes = 0;
+    CHECK(c->head == c->used || c->index[c->head] != TB_NIL, "the head is no hole");
+    for (uint32_t i = c->head; i < c->used; i++) {
         CHECK(c->index[i] != TB_NIL || i >= c->hole, "no hole is before the first one");
-        if (c->index[i] == TB_NIL) continue;
+        if (c->index[i] == TB_NIL) {
+            holes++;
+            continue;
+        }
         CHECK(at == c->index[i] && c->position[at] == i + 1, "positions are in the order of arrival");
         at = b->slot[at].next;
     }
     CHECK(at == TB_NIL, "every queued record has a position");
+    CHECK(holes == c->holes && (holes > 0 || c->hole == c->used), "the holes are counted");
     return NULL;
 }
 
 static const char *verify_views(const tb_batcher *b)
 {
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++) {
-        const char *broken = b->views_in_use & (1u << i) ? verify_tree(b, &b->view[i]) : NULL;
+        const char *broken = b->views_in_use & (1u << i) ? verify_tree(b, i) : NULL;
         if (broken) return broken;
     }
     const char *broken = b->views_in_use & (1u << TB_VIEW_KEYS) ? verify_keys(b) : NULL;

@@ -22,7 +22,7 @@ static double aged_priority(const tb_batcher *b, const tb_slot *slot)
 }
 
 /* Is record x before record y? Ties are broken by arrival. */
-static bool before(const tb_batcher *b, uint32_t view, uint32_t x, uint32_t y)
+bool tb__view_before(const tb_batcher *b, uint32_t view, uint32_t x, uint32_t y)
 {
     const tb_slot *p = &b->slot[x], *q = &b->slot[y];
     if (view == TB_VIEW_COST && p->cost != q->cost) return p->cost < q->cost;
@@ -80,7 +80,7 @@ static void tree_add(tb_batcher *b, uint32_t view, uint32_t at)
     bool is_left = false;
     while (below != TB_NIL) {
         parent = below;
-        is_left = before(b, view, at, below);
+        is_left = tb__view_before(b, view, at, below);
         below = is_left ? n[below].left : n[below].right;
     }
     n[at] = (tb_view_node){TB_NIL, TB_NIL, parent, draw(v)};
