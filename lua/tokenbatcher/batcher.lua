@@ -261,18 +261,22 @@ end
 local REASONS = {}
 for i = 0, C.TB_REASONS - 1 do REASONS[i] = tbffi.text(C.tb_reason_name(i)) end
 
--- Tell the policy and the estimator how a batch went.
+-- Tell the policy and the estimator of then how a batch went (X4).
 local function report(self, run, now)
   local usage, requests = inference.totals(run)
-  if self._decision and self._decision.on_complete then
-    self._decision:complete {
+  local decision, estimator = run.decision, run.estimator
+  if decision and decision.on_complete then
+    decision:complete {
       size = run.size, cost = run.cost, padded = run.padded, failed = run.failed, usage = usage,
       requests = requests, service_s = (now - run.started_us) / 1e6, now = now / 1e6,
     }
   end
   -- what a bisected batch used counts some records several times
-  if self._observe and usage ~= nil and not run.earlier_requests then
-    local ok, err = pcall(self._observe, self._estimator, run.costs, usage, run.records)
+  if run.observe and usage ~= nil and not run.earlier_requests then
+    local context = scheduler.context
+    scheduler.context = "token_estimator"
+    local ok, err = pcall(run.observe, estimator, run.costs, usage, run.records)
+    scheduler.context = context
     if not ok then self:_warn("the estimator's observe raised: " .. errors.message_of(err)) end
   end
 end
@@ -324,6 +328,7 @@ local function read_run(self, id)
     padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
     records = run_records, futures = run_futures, ids = run_ids, costs = run_costs,
     info = {}, over = false, fn = self._fn, on_error = self._values.on_error,
+    decision = self._decision, estimator = self._estimator, observe = self._observe,
     is_padded = self._config.cost_model == C.TB_COST_PADDED,
     timeout_s = tonumber(self._config.inference_timeout_us) / 1e6,
   }

@@ -171,7 +171,8 @@ describe("rate_limited", function()
   for what, form in pairs(wicked) do
     it("keeps its limits with an inner policy that " .. what, virtually(function()
       local batcher, calls = H.start { log = function() end, max_batch_size = 2, batch_timeout_s = 0,
-        policy = tb.policy.rate_limited { requests_per_minute = 1, tokens_per_minute = 50, inner = { form = form } } }
+        policy = tb.policy.rate_limited {
+          requests_per_minute = 1, tokens_per_minute = 50, inner = { form = form } } }
       H.submit_costs(batcher, { 20, 30, 10, 40, 50, 5 })
       batcher:stop()
       local stats = batcher.stats
@@ -181,7 +182,8 @@ describe("rate_limited", function()
   end
 
   it("set{policy} to other limits is no fresh minute, its inner policy's included", virtually(function()
-    local batcher, calls = H.start { max_batch_size = 1, policy = tb.policy.rate_limited { requests_per_minute = 1 } }
+    local first = tb.policy.rate_limited { requests_per_minute = 1 }
+    local batcher, calls = H.start { max_batch_size = 1, policy = first }
     H.submit_costs(batcher, { 1, 1, 1, 1 })
     for i = 1, 20 do
       tb.sleep(3)
@@ -203,7 +205,8 @@ describe("rate_limited", function()
 
   it("a clock that begins again begins a minute", function()
     local infer, calls = H.recorder()
-    local batcher = tb.TokenBatcher { inference_fn = infer, policy = tb.policy.rate_limited { requests_per_minute = 1 } }
+    local limited = tb.policy.rate_limited { requests_per_minute = 1 }
+    local batcher = tb.TokenBatcher { inference_fn = infer, policy = limited }
     local function one_record(before_s)
       H.run(function()
         tb.sleep(before_s)
@@ -217,4 +220,47 @@ describe("rate_limited", function()
     assert.equal(2, #calls)
     assert.near(500, calls[2].at - calls[1].at + 1000, 1) -- at once
   end)
+end)
+
+describe("observe", function()
+  local function using(records, info)
+    tb.sleep(1)
+    info.usage = { total_tokens = 7 }
+    return records
+  end
+
+  local function estimator(observe)
+    return setmetatable({ observe = observe }, { __call = function() return 1 end })
+  end
+
+  it("X4: goes to the estimator of then", virtually(function()
+    local seen = {}
+    local function noting(name)
+      return estimator(function(_, costs, usage) seen[#seen + 1] = name .. #costs .. usage.total_tokens end)
+    end
+    local batcher = H.start { inference_fn = using, token_estimator = noting "a", batch_timeout_s = 0 }
+    batcher:submit "x"
+    tb.sleep(0.5)
+    batcher:set { token_estimator = noting "b" }
+    batcher:submit "y"
+    batcher:stop()
+    assert.same({ "a17", "b17" }, seen)
+  end))
+
+  it("X3: may not stop, set or suspend; what it raises is said and harms nobody", virtually(function()
+    local batcher, said, tried = nil, {}, {}
+    local tries = {
+      function() batcher:stop() end, function() batcher:set { max_batch_size = 1 } end, function() tb.sleep(1) end,
+    }
+    batcher = H.start { inference_fn = using, log = function(_, text) said[#said + 1] = text end,
+      batch_timeout_s = 0, token_estimator = estimator(function()
+        for i, try in ipairs(tries) do tried[i] = H.message(try) end
+        error "seen enough"
+      end) }
+    assert.equal("x", (batcher:submit("x"):await()))
+    batcher:stop()
+    assert.equal(3, #tried)
+    for _, message in ipairs(tried) do assert.matches("inside a token_estimator", message) end
+    assert.matches("observe raised: .*seen enough", said[1])
+  end))
 end)

@@ -848,15 +848,22 @@ describe("set{policy}:", function()
     batcher:stop()
   end))
 
-  it("running batches are reported to the policy of now, and views are forgotten", virtually(function()
-    local reports = 0
-    local batcher = H.start { takes = 1, policy = "length_bucketed", batch_timeout_s = 0 }
+  it("X4: a running batch is reported to the policy that formed it, and views are forgotten", virtually(function()
+    local reports = { then_ = 0, now = 0 }
+    local function counting(name)
+      return { form = function(queue, batch)
+        for i in queue:by_cost() do batch:add(i) end
+      end, on_complete = function() reports[name] = reports[name] + 1 end }
+    end
+    local batcher = H.start { takes = 1, policy = counting "then_", batch_timeout_s = 0 }
     batcher:submit "a"
     tb.sleep(0.5)
-    batcher:set { policy = { form = function() end, on_complete = function() reports = reports + 1 end } }
+    batcher:set { policy = counting "now" }
     tb.sleep(1)
-    assert.equal(1, reports)
+    assert.same({ then_ = 1, now = 0 }, reports)
+    batcher:submit "b"
     batcher:stop()
+    assert.same({ then_ = 1, now = 1 }, reports)
     assert.is_nil(H.broken(batcher))
   end))
 end)
