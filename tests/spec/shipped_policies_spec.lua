@@ -228,16 +228,6 @@ describe("fair:", function()
   end))
 
   -- The state that form holds on to.
-  local function state_of(batcher)
-    local i = 1
-    while true do
-      local name, value = debug.getupvalue(policy_of(batcher).form, i)
-      if name == "s" then return value end
-      assert(name, "no state")
-      i = i + 1
-    end
-  end
-
   local function count(t)
     local n = 0
     for _ in pairs(t) do n = n + 1 end
@@ -256,8 +246,8 @@ describe("fair:", function()
     batcher:flush()
     tb.sleep(5)
     assert.is_true(cancelled:done())
-    local s = state_of(batcher)
-    assert.same({ 0, 0 }, { #s.order, count(s.lanes) })
+    local ring = policy_of(batcher).ring
+    assert.same({ 0, 0 }, { ring:size(), count(ring.lanes) })
     assert.same({ 1, 1, 0 }, { count(batcher._keys.ids), count(batcher._keys.names), count(batcher._keys.uses) })
     batcher:stop()
   end))
@@ -272,8 +262,27 @@ describe("fair:", function()
     tb.sleep(0.5)
     for _, future in ipairs(gone) do future:cancel() end
     tb.sleep(1)
-    local s = state_of(batcher)
-    assert.same({ 1, 1, "a" }, { #s.order, count(s.lanes), s.order[1].key })
+    local ring = policy_of(batcher).ring
+    assert.same({ 1, 1, "a" }, { ring:size(), count(ring.lanes), ring.ring[ring.first].key })
+    batcher:stop()
+  end))
+
+  it("what was saved for a record that was cancelled is no credit for those behind it", virtually(function()
+    local batcher, calls = H.start { policy = tb.policy.fair { quantum = 10 }, target_batch_tokens = 100, takes = 1,
+      max_batch_size = 10, max_queue_size = 1000 }
+    local large = batcher:submit("large", { key = "a", estimated_tokens = 90 })
+    for i = 1, 100 do batcher:submit("b" .. i, { key = "b", estimated_tokens = 10 }) end
+    tb.sleep(0.5) -- b sent one for each visit; a has saved as much
+    large:cancel()
+    for i = 1, 50 do batcher:submit("a" .. i, { key = "a", estimated_tokens = 2 }) end
+    tb.sleep(1)
+    local sent = { a = 0, b = 0 }
+    for _, record in ipairs(calls[2].records) do
+      local key = record:sub(1, 1)
+      sent[key] = sent[key] + (key == "a" and 2 or 10)
+    end
+    assert(sent.a <= 2 + 2 * 10, ("a sent %d, b %d"):format(sent.a, sent.b))
+    assert.is_true(sent.b > 0)
     batcher:stop()
   end))
 
