@@ -141,6 +141,7 @@ function Queue:by_deadline()
 end
 
 --- Positions, highest priority + age / aging_s first. Without aging_s, age does not count.
+-- There is one such order: asking with another aging_s sorts it anew, O(n log n).
 -- @param aging_s number|nil  seconds above 0
 function Queue:by_priority(aging_s)
   if aging_s ~= nil and (type(aging_s) ~= "number" or aging_s ~= aging_s or aging_s <= 0) then
