@@ -375,7 +375,8 @@ int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us);
 
 /* Name a record. 1: it is in (already there: nothing changes); 0: it does not fit;
  * TB_ENOENT: no such position. The first call puts in, ahead of it and oldest first, the
- * records that have waited max_wait_s. */
+ * records that have waited max_wait_s; if tb_choose_limit() leaves the first of them no room,
+ * no record is in. */
 int tb_choose_add(tb_batcher *b, double position);
 
 /* Lower the budget for this choice; from the next tb_choose_add() on, nothing makes the

@@ -402,6 +402,7 @@ function Batcher:turn(now)
     pull_events(self, now)
     id = next_batch(self, now)
   end
+  if self._decision then self._decision:end_turn() end
 end
 
 --- When turn() is needed next, microseconds, or nil.

@@ -32,18 +32,22 @@ local function refuse_use()
   errors.misuse "queue and batch are valid only during the call of form, and their methods need a colon"
 end
 
--- A queue or batch object holds nothing but its decision, below a key that no policy has:
--- so that there is nothing in it that a policy could overwrite.
-local DECISION = {}
+-- A queue or batch object is an empty userdata: there is nothing in it that a policy could
+-- reach or overwrite. Its decision is looked up here; both live as long as the batcher's.
+local decision_of = setmetatable({}, { __mode = "kv" })
 
 local function open_decision(object)
-  local decision = object[DECISION]
+  local decision = decision_of[object]
   if not (decision and decision.is_open) then refuse_use() end
   return decision
 end
 
 local function new_object(decision, meta)
-  return setmetatable({ [DECISION] = decision }, meta)
+  local object = newproxy(true)
+  for name, value in pairs(meta) do getmetatable(object)[name] = value end
+  getmetatable(object).__metatable = meta.name
+  decision_of[object] = decision
+  return object
 end
 
 local FIELDS = {
@@ -55,8 +59,7 @@ local FIELDS = {
   idle_slots = function(d) return d.idle_slots end,
 }
 
-local queue_meta = {}
-queue_meta.__metatable = "queue"
+local queue_meta = { name = "queue" }
 queue_meta.__index = function(self, name)
   local method = Queue[name]
   if method then return method end
@@ -246,8 +249,7 @@ function Queue:of(key)
   return next_of, { queue = self, serial = decision.serial, key = decision.batcher._keys:id(key) or NO_KEY }, 0
 end
 
-local batch_meta = {}
-batch_meta.__metatable = "batch"
+local batch_meta = { name = "batch" }
 batch_meta.__index = function(self, name)
   local method = Batch[name]
   if method then return method end
@@ -289,16 +291,8 @@ end
 local Decision = {}
 Decision.__index = Decision
 
--- What is to be logged is said when no choice is open: a log function may do anything.
 local function say(self, text)
   self.unsaid[#self.unsaid + 1] = text
-end
-
-local function say_all(self)
-  for i, text in ipairs(self.unsaid) do
-    self.unsaid[i] = nil
-    self.batcher:_warn(text)
-  end
 end
 
 local function count_error(self)
@@ -320,9 +314,9 @@ end
 local function as_policy(fn, ...)
   local context = scheduler.context
   scheduler.context = "policy"
-  local ok, value, second = pcall(fn, ...)
+  local ok, value = pcall(fn, ...)
   scheduler.context = context
-  return ok, value, second
+  return ok, value
 end
 
 local function guarded(self, what, fn, ...)
@@ -338,24 +332,31 @@ local function guarded(self, what, fn, ...)
   return ok, value
 end
 
+-- Its hooks are read here, once: a table may raise when it is read.
+local function make(resolved, former, report)
+  local policy, made = resolved:make(former, report)
+  return { policy = policy, resolved = made, form = policy.form, on_complete = policy.on_complete }
+end
+
 --- Makes the policy, which may raise what a user's function raises.
 -- @param resolved table  see policies.resolve
 -- @param former Decision|nil  the one it takes the place of: see Resolved:make
 function M.new(batcher, resolved, former)
   local self = setmetatable({
     batcher = batcher, handle = batcher._handle, name = resolved.name,
-    is_open = false, serial = 0, is_disabled = false, told_slow = false,
+    is_open = false, has_failed = false, serial = 0, is_disabled = false, told_slow = false,
     errors_in_a_row = { form = 0, on_complete = 0 }, unsaid = {},
   }, Decision)
-  local ok, policy, made = as_policy(resolved.make, resolved, former, function(err, is_last)
+  local ok, made = as_policy(make, resolved, former, function(err, is_last)
     count_error(self)
     if is_last then
       say(self, ("policy '%s': its inner policy failed too often; fifo chooses in its place; it raised: %s")
         :format(self.name, errors.message_of(err)))
     end
   end)
-  if not ok then error(policy, 0) end
-  self.policy, self.on_complete, self.resolved = policy, policy.on_complete, made
+  if not ok then error(made, 0) end
+  self.policy, self.resolved = made.policy, made.resolved
+  self.form_batch, self.on_complete = made.form, made.on_complete
   self.queue, self.batch = new_object(self, queue_meta), new_object(self, batch_meta)
   return self
 end
@@ -390,13 +391,14 @@ local function not_now(self, at_s, now)
 end
 
 local function decide(self, now)
-  local ok, value = guarded(self, "form", self.policy.form, self.queue, self.batch, now / 1e6)
+  local ok, value = guarded(self, "form", self.form_batch, self.queue, self.batch, now / 1e6)
   self.is_open = false
   if ok then
     local id = C.tb_choose_end(self.handle)
     return id ~= 0 and id or not_now(self, value, now)
   end
   C.tb_choose_abandon(self.handle)
+  self.has_failed = true
   failed(self, "form", value)
   return C.tb_form_default(self.handle, now)
 end
@@ -404,10 +406,19 @@ end
 --- @return number  the id of a batch that goes now, 0 if none does
 function Decision:form(now)
   if C.tb_ask(self.handle, now) == 0 then return 0 end
-  if self.is_disabled or not open(self, now) then return C.tb_form_default(self.handle, now) end
-  local id = decide(self, now)
-  if self.unsaid[1] then say_all(self) end
-  return id
+  -- one that has raised is not asked again in this turn: one fault is one error
+  if self.is_disabled or self.has_failed or not open(self, now) then return C.tb_form_default(self.handle, now) end
+  return decide(self, now)
+end
+
+--- To be called when the batches that form() returned in this turn have been taken over. Says
+-- what is to be logged: a log function may do anything.
+function Decision:end_turn()
+  self.has_failed = false
+  for i, text in ipairs(self.unsaid) do
+    self.unsaid[i] = nil
+    self.batcher:_warn(text)
+  end
 end
 
 --- A batch is over. @param report table  size, cost, padded, service_s, failed, usage, requests
@@ -415,7 +426,7 @@ function Decision:complete(report)
   if self.is_disabled then return end
   local ok, err = guarded(self, "on_complete", self.on_complete, report)
   if not ok then failed(self, "on_complete", err) end
-  if self.unsaid[1] then say_all(self) end
+  self:end_turn()
 end
 
 return M

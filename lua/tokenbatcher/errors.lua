@@ -23,7 +23,7 @@ end
 function M.text(value)
   if type(value) == "string" then return value end
   local meta = getmetatable(value)
-  local has_text = type(value) ~= "table" or type(meta) == "table" and meta.__tostring
+  local has_text = type(value) ~= "table" or type(meta) == "table" and rawget(meta, "__tostring") ~= nil
   if has_text then
     local ok, text = pcall(tostring, value)
     if ok and type(text) == "string" then return text end
@@ -86,7 +86,7 @@ end
 function M.is_callable(value)
   if type(value) == "function" then return true end
   local meta = getmetatable(value)
-  return type(meta) == "table" and meta.__call ~= nil
+  return type(meta) == "table" and rawget(meta, "__call") ~= nil
 end
 
 --- Classic edit distance, for "did you mean".

@@ -182,16 +182,16 @@ end
 
 local function remember_info(run)
   local before = run.info
-  run.earlier_requests = (run.earlier_requests or 0) + (tonumber(before.requests) or 1)
-  run.earlier_usage = add_usage(run.earlier_usage, before.usage)
+  run.earlier_requests = (run.earlier_requests or 0) + (tonumber(rawget(before, "requests")) or 1)
+  run.earlier_usage = add_usage(run.earlier_usage, rawget(before, "usage"))
   run.info = {}
 end
 
 --- What the backend reported of the whole batch. @return usage or nil, requests or nil
 function M.totals(run)
-  local info = run.info
-  if not run.earlier_requests then return info.usage, info.requests end
-  return add_usage(run.earlier_usage, info.usage), run.earlier_requests + (tonumber(info.requests) or 1)
+  local usage, requests = rawget(run.info, "usage"), rawget(run.info, "requests") -- a user's code has had it
+  if not run.earlier_requests then return usage, requests end
+  return add_usage(run.earlier_usage, usage), run.earlier_requests + (tonumber(requests) or 1)
 end
 
 local function attempt_half(run, positions)

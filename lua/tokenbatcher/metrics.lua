@@ -4,6 +4,7 @@
 local batcher_class = require "tokenbatcher.batcher"
 local errors = require "tokenbatcher.errors"
 local tbffi = require "tokenbatcher.ffi"
+local utf8 = require "tokenbatcher.utf8"
 
 local C = tbffi.lib
 
@@ -114,7 +115,7 @@ local function read(batchers, n)
     if not batcher_class.is_batcher(b) then
       errors.misuse(("metrics.prometheus: argument %d is no batcher but a %s"):format(i, type(b)))
     end
-    local name = b._values.name or ""
+    local name = utf8.clean(b._values.name or "") -- a page that is not UTF-8 is refused
     if seen[name] then
       errors.misuse(("metrics.prometheus: two batchers are named '%s'; give each a name of its own"):format(name))
     end

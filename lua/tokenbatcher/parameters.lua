@@ -53,7 +53,8 @@ local function sorted(given)
 end
 
 --- @param who string  for messages: "policy 'fair'"
--- @return table  every parameter by name, or nil and a message
+-- @return table  every parameter by name (a policy as policies.resolve returns it), or nil
+--   and a message
 function M.check(who, declared, given)
   if given == nil then given = {} end
   if type(given) ~= "table" then return nil, who .. ": parameters must be a table, got a " .. type(given) end
@@ -66,12 +67,12 @@ function M.check(who, declared, given)
         names_of(declared))) or "; it has none"
       return nil, ("%s: unknown parameter '%s'%s"):format(who, errors.text(name), nearest)
     end
-    local ok, why = fits(p, given[name])
-    if not ok then
+    local fitting, why = fits(p, given[name])
+    if not fitting then
       why = why and ": " .. why or (" must be %s, got %s"):format(M.expected(p), errors.show(given[name]))
       return nil, ("%s: parameter '%s'%s"):format(who, name, why)
     end
-    out[name] = given[name]
+    out[name] = p.kind == "policy" and fitting or given[name] -- a file is read once
   end
   return out
 end

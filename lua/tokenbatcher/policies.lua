@@ -114,7 +114,9 @@ function Resolved:make(former, report)
     return self.module.new(self.parameters, M, report, alike), self
   end
   if self.policy then return self.policy, self end
-  local value = self.factory(self.given)
+  local given = {}
+  for name, parameter in pairs(self.given) do given[name] = parameter end
+  local value = self.factory(given)
   if made_by_us[value] then return made_by_us[value]:make(former, report) end
   local made, message = check_table(value, self.name)
   if not made then error(message, 0) end
@@ -159,6 +161,7 @@ end
 -- @return table {name, in_core, forbids_bisect} with make(), or nil and a message
 function M.resolve(value, given)
   if type(value) == "string" then return from_name(value, given) end
+  if getmetatable(value) == Resolved then return value end
   local made = type(value) == "function" and made_by_us[value]
   if made then
     if made.file then return from_name(made.file, made.given) end -- it may have changed
@@ -185,6 +188,7 @@ function M.parse(text)
   for pair in rest:gmatch "[^,]+" do
     local key, value = pair:match "^([^=]+)=(.*)$"
     if not key then return nil, ("policy '%s': parameters are name=value, got '%s'"):format(name, pair) end
+    if given[key] ~= nil then return nil, ("policy '%s': parameter '%s' is given twice"):format(name, key) end
     given[key] = parse_value(value)
   end
   local resolved, message = M.resolve(name, given)
@@ -201,7 +205,8 @@ end
 
 --- An inner policy of a policy, made at once and guarded: form returns a time later than now,
 -- or nil. When it raises, what it has named is undone, `report` is told and fifo chooses; after
--- ten in a row, for good. It may lower the budget below `tokens`, for its own choice.
+-- ten in a row, for good. It may lower the budget below `tokens`, for its own choice; one that
+-- ships is told `tokens`, and keeps to them whatever it undoes.
 -- @param former table|nil  the inner policy that it takes the place of: see Resolved:make
 -- @param report function|nil  (err, is_last)
 -- @return table {form(queue, batch, now, tokens), choose_fifo(queue, batch, tokens),
@@ -210,10 +215,12 @@ function M.inner(value, former, report)
   local resolved, message = M.resolve(value)
   if not resolved then error(message, 0) end
   local policy, made = resolved:make(former, report)
-  local fifo, in_a_row = M.module("fifo").new(), 0
-  local function failed(err)
-    in_a_row = in_a_row + 1
-    if report then report(err, in_a_row == ERRORS_IN_A_ROW) end
+  local form, on_complete = policy.form, policy.on_complete
+  local fifo, in_a_row = M.module("fifo").new(), { form = 0, on_complete = 0 }
+  local function is_disabled() return in_a_row.form + in_a_row.on_complete >= ERRORS_IN_A_ROW end
+  local function failed(what, err)
+    in_a_row[what] = in_a_row[what] + 1
+    if report then report(err, is_disabled()) end
   end
   local inner = { resolved = made, policy = policy, max_record_cost = made.module and policy.max_record_cost }
   function inner.choose_fifo(queue, batch, tokens)
@@ -223,19 +230,20 @@ function M.inner(value, former, report)
   end
   function inner.form(queue, batch, now, tokens)
     batch:limit(tokens)
-    if in_a_row >= ERRORS_IN_A_ROW then return fifo.form(queue, batch) end
-    local ok, at = pcall(policy.form, queue, batch, now)
+    if is_disabled() then return fifo.form(queue, batch) end
+    local ok, at = pcall(form, queue, batch, now, made.module and tokens)
     if not ok then
-      failed(at)
+      failed("form", at)
       return inner.choose_fifo(queue, batch, tokens)
     end
-    in_a_row = 0
+    in_a_row.form = 0
     return is_later(at, now) and at or nil
   end
   function inner.on_complete(completed)
-    if not policy.on_complete or in_a_row >= ERRORS_IN_A_ROW then return end
-    local ok, err = pcall(policy.on_complete, completed)
-    if not ok then failed(err) end
+    if not on_complete or is_disabled() then return end
+    local ok, err = pcall(on_complete, completed)
+    if not ok then return failed("on_complete", err) end
+    in_a_row.on_complete = 0
   end
   return inner
 end

@@ -106,6 +106,7 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
     tb__advance(b, now_us);
     tb__account(b);
     adopt(b, config);
+    if (config->policy != TB_POLICY_SCRIPT) tb__views_close(b);
     tb__cuts_dissolve(b);
     tb__open_reset(b);
     b->news = true;

@@ -143,6 +143,7 @@ static void begin(tb_batcher *b)
     b->choice.load = (tb_load){0};
     b->choice.limit = UINT64_MAX;
     b->choice.aged_done = b->config.max_wait_us == 0;
+    b->choice.is_closed = false;
 }
 
 int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
@@ -187,7 +188,8 @@ static bool add_slot(tb_batcher *b, uint32_t at)
     return true;
 }
 
-/* Records that have waited max_wait_s go first, oldest first, whoever else is named. */
+/* Records that have waited max_wait_s go first, oldest first, whoever else is named. If the
+ * policy's limit has no room for the very first, nobody goes: it would be overtaken for ever. */
 static void add_aged(tb_batcher *b)
 {
     tb_choice *c = &b->choice;
@@ -195,7 +197,9 @@ static void add_aged(tb_batcher *b)
     for (uint32_t i = c->head; i < c->used; i++) {
         const tb_slot *slot = &b->slot[c->index[i]];
         if (slot->submitted_us + b->config.max_wait_us > b->now_us) return;
-        if (!add_slot(b, c->index[i])) return;
+        if (add_slot(b, c->index[i])) continue;
+        c->is_closed = c->load.size == 0;
+        return;
     }
 }
 
@@ -206,6 +210,7 @@ int tb_choose_add(tb_batcher *b, double position)
     uint32_t i = (uint32_t)position;
     if (i != position) return TB_ENOENT;
     if (!c->aged_done) add_aged(b);
+    if (c->is_closed) return 0;
     return add_slot(b, c->index[c->head + i - 1]);
 }
 

@@ -155,6 +155,7 @@ typedef struct {
     tb_load load;
     uint64_t limit;     /* UINT64_MAX: none */
     bool aged_done;     /* the records that waited max_wait_s are in */
+    bool is_closed;     /* the first of those does not fit: nobody overtakes it */
 } tb_choice;
 
 struct tb_batcher {

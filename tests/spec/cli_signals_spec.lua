@@ -200,6 +200,8 @@ describe("tokenbatcher run", function()
     local BROKEN = {
       ["does not parse"] = { "return {", "script.lua:1:" },
       ["raises"] = { "error 'not today'", "not today" },
+      ["raises when it is read"] =
+        { "return setmetatable({}, { __index = function() error 'strict' end })", "strict" },
       ["has no inference function"] = { setting_up "{}", "inference_fn" },
       ["has an unknown option"] = { setting_up "{ inference_fn = print, max_bach_size = 1 }", "max_batch_size" },
       ["has min above max"] = { setting_up "{ inference_fn = print, min_batch_size = 999 }", "min_batch_size" },

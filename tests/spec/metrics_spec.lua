@@ -235,7 +235,7 @@ describe("tb.metrics.prometheus", function()
 
   it("passes promtool check metrics", virtually(function()
     if os.execute "command -v promtool >/dev/null" ~= 0 then return pending("skipped: no promtool") end
-    local one, two = used "one", used 'two "quoted" \\ and\nbroken'
+    local one, two = used "one\255\200", used 'two "quoted" \\ and\nbroken'
     local path = os.tmpname()
     local file = assert(io.open(path, "w"))
     file:write(tb.metrics.prometheus(one, two))

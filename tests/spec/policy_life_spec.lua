@@ -203,6 +203,88 @@ describe("rate_limited", function()
     batcher:stop()
   end))
 
+  it("within another one keeps to the limits of both, whatever its inner policy does", virtually(function()
+    local limited = tb.policy.rate_limited
+    local batcher, calls = H.start { policy = limited { tokens_per_minute = 10, inner = "priority" } }
+    batcher:submit("a", { estimated_tokens = 6 }):await()
+    batcher:set { policy = limited { tokens_per_minute = 10,
+      inner = limited { tokens_per_minute = 100, inner = "priority" } } }
+    batcher:submit("small", { estimated_tokens = 4 })
+    batcher:submit("urgent", { estimated_tokens = 9, priority = 5 })
+    batcher:stop()
+    local silent = limited { tokens_per_minute = 100, inner = { form = function() end } }
+    local other, other_calls = H.start { policy = limited { tokens_per_minute = 10, inner = silent } }
+    H.submit_costs(other, { 9, 9, 9, 9 })
+    other:stop()
+    for _, list in ipairs { calls, other_calls } do
+      for i, first in ipairs(list) do
+        local tokens = 0
+        for k = i, #list do tokens = tokens + (list[k].at <= first.at + 60 and list[k].cost or 0) end
+        assert(tokens <= 10, tokens .. " tokens in a minute")
+      end
+    end
+  end))
+
+  it("max_wait_s: what fits no more is not overtaken for ever", virtually(function()
+    for _, inner in ipairs { "examples/policies/shortest_first.lua", "deadline" } do
+      local batcher, calls = H.start { max_wait_s = 30, max_queue_size = 100, on_full = "reject",
+        policy = tb.policy.rate_limited { tokens_per_minute = 100, inner = inner } }
+      batcher:submit("large", { estimated_tokens = 90 })
+      for _ = 1, 60 do
+        tb.sleep(4)
+        batcher:submit("small", { estimated_tokens = 8, timeout_s = 60 })
+      end
+      local large_at
+      for _, call in ipairs(calls) do
+        for _, record in ipairs(call.records) do large_at = large_at or record == "large" and call.at end
+      end
+      assert(large_at, inner .. " let it starve")
+      batcher:stop { timeout_s = 0 }
+    end
+  end))
+
+  it("fair within it keeps its bound, though what is left of the minute changes", virtually(function()
+    local got, worst = { a = 0, b = 0 }, 0
+    local batcher = H.start { batch_timeout_s = 0.01, target_batch_tokens = 400, max_queue_size = 1e6,
+      policy = tb.policy.rate_limited { tokens_per_minute = 1000, inner = "fair" },
+      inference_fn = function(records, info)
+        for i, key in ipairs(records) do got[key] = got[key] + info.costs[i] end
+        worst = math.max(worst, math.abs(got.a - got.b))
+        return records
+      end }
+    for i = 1, 4000 do
+      batcher:submit("a", { key = "a", estimated_tokens = 50 + i * 7 % 51 })
+      for k = 1, 4 do batcher:submit("b", { key = "b", estimated_tokens = 1 + i * k % 9 }) end
+    end
+    tb.sleep(3600)
+    batcher:stop { timeout_s = 0 }
+    assert(got.a > 10000 and worst <= 2 * 100 + 50, ("a got %d; the gap was %d"):format(got.a, worst))
+  end))
+
+  it("an inner policy whose hooks always raise is disabled, and said so once", virtually(function()
+    local said = {}
+    local batcher = H.start { log = function(_, text) said[#said + 1] = text end, max_batch_size = 1,
+      policy = tb.policy.rate_limited { inner = {
+        form = function(_, batch) batch:add(1) end,
+        on_complete = function() error "no" end,
+      } } }
+    for i = 1, 50 do batcher:submit(i) end
+    batcher:stop()
+    assert.same({ 10, 1, 50 }, { batcher.stats.policy_errors, #said, batcher.stats.total_completed })
+  end))
+
+  it("reads the file of its inner policy once", virtually(function()
+    rawset(_G, "tb_times_loaded", 0)
+    local path = write "tb_times_loaded = tb_times_loaded + 1 return { form = function(_, batch) batch:add(1) end }"
+    local policy = tb.policy.rate_limited { inner = path }
+    os.remove(path)
+    local batcher, calls = H.start { policy = policy }
+    batcher:submit "x"
+    batcher:stop()
+    assert.same({ 1, 1 }, { rawget(_G, "tb_times_loaded"), #calls })
+    rawset(_G, "tb_times_loaded", nil)
+  end))
+
   it("a clock that begins again begins a minute", function()
     local infer, calls = H.recorder()
     local limited = tb.policy.rate_limited { requests_per_minute = 1 }
@@ -220,6 +302,72 @@ describe("rate_limited", function()
     assert.equal(2, #calls)
     assert.near(500, calls[2].at - calls[1].at + 1000, 1) -- at once
   end)
+end)
+
+describe("a policy that is a hostile table", function()
+  it("X3: is read once, so that what it raises later ends nothing", virtually(function()
+    local reads = 0
+    local policy = setmetatable({}, { __index = function(_, name)
+      if name ~= "form" then return nil end
+      reads = reads + 1
+      if reads > 2 then error "boom" end
+      return function(_, batch) batch:add(1) end
+    end })
+    local batcher, calls = H.start { policy = policy, max_batch_size = 1 }
+    for i = 1, 5 do batcher:submit(i) end
+    batcher:stop()
+    assert.equal(5, #calls)
+  end))
+
+  it("X3: an error object that cannot even be looked at ends nothing, nor does such an info", virtually(function()
+    local deep = setmetatable({}, { __metatable = setmetatable({}, { __index = function() error "deep" end }) })
+    local batcher = H.start { batch_timeout_s = 0, log = function() end,
+      policy = { form = function() error(deep, 0) end, on_complete = function() error(deep, 0) end },
+      inference_fn = function(records, info)
+        setmetatable(info, { __index = function(_, name) error("no field " .. name) end })
+        return records
+      end }
+    for i = 1, 12 do assert.equal(i, (batcher:submit(i):await())) end
+    batcher:stop()
+  end))
+end)
+
+describe("X1: a policy that raises once", function()
+  it("is not asked again in that turn: one fault is one error", virtually(function()
+    local n = 0
+    local batcher, calls = H.start { max_concurrent_batches = 12, max_batch_size = 1, policy = {
+      form = function(queue, batch)
+        n = n + 1
+        if n == 1 then error "one glitch" end
+        for i = queue.size, 1, -1 do batch:add(i) end
+      end } }
+    for i = 1, 30 do batcher:submit(i) end
+    batcher:stop()
+    assert.same({ 1, 30 }, { batcher.stats.policy_errors, #calls })
+    assert.equal("policy", calls[30].reason)
+  end))
+end)
+
+describe("parameters of a policy file", function()
+  it("are each instance's own, and none is given twice", virtually(function()
+    local path = write [[
+return function(p)
+  p.n = p.n + 1
+  local n = p.n
+  return { form = function(_, batch) for i = 1, n do batch:add(i) end end }
+end]]
+    local policies = require "tokenbatcher.policies"
+    local policy = policies.parse(path .. ":n=1")
+    for _ = 1, 3 do
+      local batcher, calls = H.start { policy = policy }
+      H.submit_costs(batcher, { 1, 1, 1, 1 })
+      batcher:stop()
+      assert.same({ 2, 2 }, H.sizes(calls))
+    end
+    local nothing, message = policies.parse "fair:quantum=5,quantum=6"
+    assert.is_nil(nothing)
+    assert.matches("'quantum' is given twice", message)
+  end))
 end)
 
 describe("observe", function()

@@ -3,7 +3,7 @@
 local errors = require "tokenbatcher.errors"
 local json = require "tokenbatcher.cli.json"
 local scheduler = require "tokenbatcher.scheduler"
-local utf8 = require "tokenbatcher.cli.utf8"
+local utf8 = require "tokenbatcher.utf8"
 
 local M = {}
 

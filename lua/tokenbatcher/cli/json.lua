@@ -3,7 +3,7 @@
 -- is not JSON (NaN, a string that is not UTF-8).
 
 local cjson = require("cjson").new()
-local utf8 = require "tokenbatcher.cli.utf8"
+local utf8 = require "tokenbatcher.utf8"
 
 local find, gsub = string.find, string.gsub
 

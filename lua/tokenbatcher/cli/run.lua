@@ -91,7 +91,8 @@ local function load_again(job)
 end
 
 local function reload(job)
-  local made, message = load_again(job)
+  local ok, made, message = pcall(load_again, job) -- a script's table may raise when it is read
+  if not ok then made, message = nil, made end
   if not made then
     job.report:say("tokenbatcher: SIGHUP: reload failed, the old script keeps running: ", errors.text(message))
     return

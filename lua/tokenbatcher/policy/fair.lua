@@ -12,12 +12,13 @@ return {
       text = "what a key may send at each visit; by default an eighth of the budget" },
   },
   new = function(p)
-    local ring = round_robin.new()
+    local ring, budget = round_robin.new(), 0
     return {
       ring = ring,
       form = function(queue, batch)
         if not (queue.full or queue.due) then return end
-        local quantum, passed = p.quantum or math.max(1, batch.budget / 8), 0
+        budget = math.max(budget, batch.budget) -- which one around it may have lowered
+        local quantum, passed = p.quantum or math.max(1, budget / 8), 0
         ring:refresh(queue, quantum)
         while ring:size() > 0 do
           local sent = ring:visit(queue, batch, quantum)

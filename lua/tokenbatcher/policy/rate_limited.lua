@@ -25,12 +25,13 @@ return {
       return sent:free_at(math.max(0, max_tokens - cost), max_requests - 1)
     end
 
-    local function form(queue, batch, now)
+    local function form(queue, batch, now, most)
       local step, from, start = queue:by_cost()
       local oldest, least = queue:cost(1), queue:cost(step(from, start))
       if oldest > max_tokens then least = oldest end
       local tokens = math.max(max_tokens, least) - sent.tokens
       if sent.requests + 1 > max_requests or tokens < least then return room_at(least) end
+      tokens = math.min(tokens, most) -- as the inner policy of another one
       if oldest > max_tokens then return inner.choose_fifo(queue, batch, tokens) end
       local at = inner.form(queue, batch, now, tokens)
       if batch.size > 0 or at or not (queue.full or queue.due) then return at end
@@ -45,9 +46,9 @@ return {
     return {
       sent = sent, inner = inner,
       max_record_cost = math.min(math.floor(max_tokens), inner.max_record_cost or math.huge),
-      form = function(queue, batch, now)
+      form = function(queue, batch, now, most)
         sent:advance(now)
-        local at = form(queue, batch, now)
+        local at = form(queue, batch, now, most or math.huge)
         if batch.size > 0 then sent:note(now, batch.cost, 1) end
         return at
       end,
