@@ -28,6 +28,7 @@ CORE_SRC = $(wildcard src/core/*.c)
 EV_SRC   = $(wildcard src/ev/*.c)
 CORE_OBJ = $(CORE_SRC:%.c=$B/%.o)
 EV_OBJ   = $(EV_SRC:%.c=$B/%.o)
+SCRIPT_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/script/*.c)) $B/gen/modules.o
 LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $B/gen/cdef.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
 LUA_SRC  = $(shell find lua -name '*.lua' | sort)
@@ -38,7 +39,7 @@ export LUA_PATH
 .PHONY: all deps run test lint bench soak fuzz sanitize install clean help
 .DELETE_ON_ERROR:
 
-all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/tokenbatcher ## build the libraries and the executable
+all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/tokenbatcher ## build the libraries and the executable
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,21 +82,32 @@ $B/libtokenbatcher.a: $(LIB_OBJ)
 $B/libtokenbatcher.so: $(LIB_OBJ)
 	$(CC) -shared $(CFLAGS) -pthread -o $@ $^ -lev
 
+# --- scripts in C programs, and in threads: the Lua modules inside, Lua's symbols from the
+# program. -z nodelete: a worker thread that was abandoned outlives whoever loaded it.
+
+$B/src/script/%.o: src/script/%.c $(wildcard src/script/*.h) include/tokenbatcher_engine.h $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
+
+$B/libtokenbatcher_script.so: $(SCRIPT_OBJ) $B/libtokenbatcher.so
+	$(CC) -shared $(CFLAGS) -pthread -Wl,-z,nodelete -Wl,-rpath,'$$ORIGIN' -o $@ $(SCRIPT_OBJ) \
+	  -L$B -ltokenbatcher -lev -ldl
+
 # --- the executable: LuaJIT, cjson and all Lua modules inside --------------
 
 $B/gen/modules.c: src/host/embed.lua $(LUA_SRC)
 	@mkdir -p $(@D)
 	$(LUAJIT) src/host/embed.lua $(LUA_SRC) > $@
 
-$B/src/host/main.o: src/host/main.c $(HEADERS)
+$B/src/host/main.o: src/host/main.c src/script/state.h $(HEADERS)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
+	$(CC) $(ALL_CFLAGS) -Isrc/script $(LUA_CFLAGS) -c $< -o $@
 
-$B/gen/modules.o: $B/gen/modules.c
-	$(CC) -std=c11 $(CFLAGS) -c $< -o $@
+$B/gen/modules.o: $B/gen/modules.c src/script/state.h
+	$(CC) -std=c11 -fPIC -fvisibility=hidden -Isrc/script $(LUA_CFLAGS) $(CFLAGS) -c $< -o $@
 
-$B/tokenbatcher: $B/src/host/main.o $B/gen/modules.o $B/libtokenbatcher.a
-	$(CC) $(CFLAGS) -pthread -Wl,-E -o $@ $B/src/host/main.o $B/gen/modules.o \
+$B/tokenbatcher: $B/src/host/main.o $(SCRIPT_OBJ) $B/libtokenbatcher.a
+	$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $B/src/host/main.o $(SCRIPT_OBJ) \
 	  -Wl,--whole-archive $B/libtokenbatcher.a -Wl,--no-whole-archive \
 	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a -lm -ldl
 

@@ -15,6 +15,7 @@ refuse() {
 C_FILES=$(git ls-files 'src/*.c' 'tests/*.c')
 H_FILES=$(git ls-files '*.h')
 LUA_FILES=$(git ls-files '*.lua')
+LUA_CFLAGS=$(pkg-config --cflags luajit)
 
 # --- who may know whom --------------------------------------------------------
 rm -f "$B/libcore.a" && make -s "$B/libcore.a"
@@ -24,6 +25,7 @@ refuse "src/core needs more than memory functions and __assert_fail" \
 refuse "src/core includes something else than its own and the memory headers" \
   "$(grep -nE '^#include' src/core/* | grep -vE '"(core|hot|tokenbatcher).h"|<(stdlib|string|assert|stdbool)\.h>')"
 refuse "src/ev knows Lua or the inside of the core" "$(grep -nE '#include.*(lua|core\.h)' src/ev/*)"
+refuse "src/script knows the inside of the core or of the driver" "$(grep -nE '#include.*(core|hot|driver)\.h' src/script/*)"
 refuse "a lua_State outside of src/host and src/script" \
   "$(grep -nE 'lua_State' $(git ls-files include src | grep -vE '^src/(host|script)/'))"
 refuse "a function pointer in a public header" "$(grep -nE '\(\*' include/*.h | grep -v '^\S*:\s*\*')"
@@ -54,15 +56,15 @@ $LUAJIT tests/readme_options.lua --check README.md || bad=1
 # --- the tools ------------------------------------------------------------------
 luacheck -q $LUA_FILES || bad=1
 cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-  -Iinclude src/core src/ev || bad=1
+  -Iinclude src/core src/ev src/script || bad=1
 for compiler in gcc clang; do
   command -v "$compiler" >/dev/null || { complain "$compiler is missing: make deps lint installs it"; continue; }
-  for file in src/core/*.c src/ev/*.c; do
-    "$compiler" -std=c11 -D_GNU_SOURCE -Iinclude -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
+  for file in src/core/*.c src/ev/*.c src/script/*.c; do
+    "$compiler" -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
       -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror -fsyntax-only "$file" || bad=1
   done
 done
-clang-tidy --quiet src/core/*.c src/ev/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude 2>/dev/null || bad=1
+clang-tidy --quiet src/core/*.c src/ev/*.c src/script/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS 2>/dev/null || bad=1
 
 [ "$bad" -eq 0 ] && echo "lint: nothing to complain about"
 exit "$bad"

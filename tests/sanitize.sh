@@ -26,9 +26,9 @@ for test in "$B"/asan/tests/test_*; do
 done
 run "$B"/asan/tests/fuzz_replay tests/fuzz/corpus/*
 
-echo "== TSan: the inbox and the loop"
+echo "== TSan: the inbox, the loop, engines"
 build_tests "$B/tsan" "-fsanitize=thread $strict"
-for test in "$B"/tsan/tests/test_ev*; do run "$test"; done
+for test in "$B"/tsan/tests/test_ev* "$B"/tsan/tests/test_engine*; do run "$test"; done
 
 echo "== ASan and UBSan: specs"
 make -s B="$B/asan" CFLAGS="-fsanitize=address,undefined $strict" "$B/asan/libtokenbatcher.so"

@@ -14,6 +14,12 @@ $B/tests/test_%: tests/c/test_%.c $(C_SHARED) $(wildcard tests/c/*.h) $B/libtoke
 	$(CC) $(TEST_CFLAGS) -o $@ $< $(if $(findstring test_ev,$<),,$(C_SHARED)) $(LINK_EXTRA) \
 	  $B/libtokenbatcher.a $(CMOCKA) -lev
 
+# Engines: LuaJIT's symbols come from the program; -rdynamic: a script calls back into it.
+$B/tests/test_engine%: tests/c/test_engine%.c tests/c/test_engine.h $B/libtokenbatcher_script.so
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script \
+	  -ltokenbatcher -lluajit-5.1 -lev $(CMOCKA)
+
 $B/tests/fuzz_replay: tests/fuzz/fuzz_core.c $(C_SHARED) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(C_SHARED) $B/libtokenbatcher.a $(CMOCKA)

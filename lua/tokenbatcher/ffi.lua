@@ -1,9 +1,9 @@
 --- The only module that touches LuaJIT's ffi: finds the library, declares its
 -- functions from the library's own copy of the public headers, checks the version.
 --
--- Search order: TOKENBATCHER_LIB (a file), the program itself (the command-line host
--- has the library linked in), the build folder beside this module, the installed
--- place, the system's loader. On failure the error lists every path tried.
+-- Search order: what a C host of ours says (the program itself, where it has the library
+-- linked in, or a file), TOKENBATCHER_LIB (a file), the build folder beside this module, the
+-- installed place, the system's loader. On failure the error lists every path tried.
 
 local ffi = require "ffi"
 
@@ -13,7 +13,7 @@ local LIBRARY = "libtokenbatcher.so"
 -- In a checkout this file is in lua/tokenbatcher/, the library in build/; installed, it is in
 -- PREFIX/share/lua/5.1/tokenbatcher/, the library in PREFIX/lib/.
 local function candidates()
-  local named = os.getenv "TOKENBATCHER_LIB"
+  local named = package.loaded["tokenbatcher.library"] or os.getenv "TOKENBATCHER_LIB"
   if named then return { named } end
   local folder = debug.getinfo(1, "S").source:match "^@(.*)[/\\][^/\\]*$" or "."
   return {
@@ -131,6 +131,11 @@ end
 function M.close_driver(ev)
   ffi.gc(ev, nil)
   lib.tb_ev_free(ev)
+end
+
+--- A pointer to what a C host has at this address (a lightuserdata), for the call that it is in.
+function M.at(pointer_type, address)
+  return ffi.cast(pointer_type, address)
 end
 
 --- Copy a C struct of type `name`.

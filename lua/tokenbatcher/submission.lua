@@ -176,6 +176,22 @@ function M.try_submit(self, record, opts)
   return future
 end
 
+--- For a program that hands in records from outside of all coroutines (engine.lua): never
+-- suspends, but the record itself may take a place in the line.
+-- @param flags number  TB_MAY_WAIT or 0
+-- @param submitted_us number  when the producer called; 0: now
+-- @return future, or nil, err and the core's code. Raises bad_cost, not_running.
+function M.enter(self, record, opts, flags, submitted_us)
+  require_accepting(self)
+  local value = cost_of(self, record, opts)
+  scheduler.notify()
+  submission.submitted_us = submitted_us
+  local future, code = hand_in(self, record, value, opts, flags, scheduler.now_us())
+  submission.submitted_us = 0
+  if future then return future end
+  return nil, refusal(self, code), code
+end
+
 local BATCH_OPTIONS = { estimated_tokens = true, estimated_cost = true }
 
 -- Every record's cost, in a C array.

@@ -1,4 +1,5 @@
--- Build step: writes a C file that holds every Lua module of the executable as bytes.
+-- Build step: writes a C file that holds every Lua module of ours as bytes, for the
+-- executable and for libtokenbatcher_script.
 -- usage: luajit embed.lua lua/tokenbatcher/init.lua ... > modules.c
 -- argparse, which the command line needs, is taken from where Lua finds it.
 
@@ -21,13 +22,9 @@ for _, path in ipairs(arg) do modules[#modules + 1] = { name = module_name(path)
 local argparse = assert(package.searchpath("argparse", package.path))
 modules[#modules + 1] = { name = "argparse", path = argparse, chunk = "argparse.lua" }
 
-io.write '#include <stddef.h>\n'
+io.write '#include "state.h"\n'
 for i, module in ipairs(modules) do module.size = emit(i, module.path) end
-io.write [[
-struct tb_host_module { const char *name, *chunk; const unsigned char *text; size_t size; };
-extern const struct tb_host_module tb_host_modules[];
-const struct tb_host_module tb_host_modules[] = {
-]]
+io.write "const struct tb__module tb__modules[] = {\n"
 for i, module in ipairs(modules) do
   io.write(('  {"%s", "@%s", module_%d, %d},\n'):format(module.name, module.chunk, i, module.size))
 end

@@ -4,13 +4,13 @@
  * THE SPECIAL PROBLEM OF THE SECOND SIGNAL. Signals become events of the loop, but a
  * script's function may never return to the loop. So what a second SIGINT or SIGTERM
  * does is decided here, in the handler: it ends the process. */
+#include "state.h"
 #include "tokenbatcher_ev.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
 #include <lua.h>
-#include <lualib.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,15 +18,6 @@
 #include <unistd.h>
 
 enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 };
-
-struct tb_host_module {
-    const char *name, *chunk;
-    const unsigned char *text;
-    size_t size;
-};
-extern const struct tb_host_module tb_host_modules[];
-
-int luaopen_cjson(lua_State *L);
 
 /* --- the second signal --------------------------------------------------- */
 
@@ -96,33 +87,10 @@ static const luaL_Reg host_functions[] = {
 
 /* --- modules ------------------------------------------------------------- */
 
-/* A module's loader: compiles its embedded text on first use. Upvalue: its index. */
-static int load_module(lua_State *L)
-{
-    const struct tb_host_module *m = &tb_host_modules[lua_tointeger(L, lua_upvalueindex(1))];
-    if (luaL_loadbuffer(L, (const char *)m->text, m->size, m->chunk)) {
-        return lua_error(L);
-    }
-    lua_pushvalue(L, 1);
-    lua_call(L, 1, 1);
-    return 1;
-}
-
-static void preload_modules(lua_State *L)
+static void add_host_module(lua_State *L)
 {
     lua_getglobal(L, "package");
-    lua_getfield(L, -1, "preload");
-    for (int i = 0; tb_host_modules[i].name; i++) {
-        lua_pushinteger(L, i);
-        lua_pushcclosure(L, load_module, 1);
-        lua_setfield(L, -2, tb_host_modules[i].name);
-    }
-    lua_pushcfunction(L, luaopen_cjson);
-    lua_setfield(L, -2, "cjson");
-    lua_pop(L, 1);
     lua_getfield(L, -1, "loaded");
-    lua_pushboolean(L, 1);
-    lua_setfield(L, -2, "tokenbatcher.linked");
     lua_newtable(L);
     luaL_register(L, NULL, host_functions);
     lua_setfield(L, -2, "tokenbatcher.host");
@@ -144,8 +112,8 @@ static int run(lua_State *L)
 {
     int argc = (int)lua_tointeger(L, 1);
     char **argv = lua_touserdata(L, 2);
-    luaL_openlibs(L);
-    preload_modules(L);
+    tb__state_open(L);
+    add_host_module(L);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "tokenbatcher.cli");
     lua_call(L, 1, 1);

@@ -23,7 +23,8 @@ end
 
 M.root = command_output "pwd"
 local build = os.getenv "TOKENBATCHER_BUILD" or os.getenv "B" or "build"
-M.exe = (build:sub(1, 1) == "/" and build or M.root .. "/" .. build) .. "/tokenbatcher"
+M.build = build:sub(1, 1) == "/" and build or M.root .. "/" .. build
+M.exe = M.build .. "/tokenbatcher"
 
 --- A word for the shell.
 function M.quote(text)

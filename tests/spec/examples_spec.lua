@@ -24,6 +24,7 @@ local SCRIPTS = {
   custom_policy = { PROMPTS, nil, '^{"index":1,"result":{',
     '\n{"index":240,"result":{"text":"What is a hash table%?"' },
   custom_estimator = { PROMPTS, nil, '^{"index":1,"result":{"charged":44,"tokens":78}}', '\n{"index":240,"result":{' },
+  embed = { {}, "to be\nor not\n", "^to be: 2 words, in a batch of 2\nor not: 2 words, in a batch of 2\n$" },
   exact_tokens = { PROMPTS, nil, '^{"index":1,"result":{"tokens":%d+}}', '\n{"index":240,"result":{"tokens":6}}' },
 }
 
@@ -66,6 +67,20 @@ describe("examples/", function()
       assert_output(r, row, 3)
     end)
   end
+
+  it("embed.c, of fewer than 100 lines, compiles and gets every answer on its own loop", function()
+    local r = cli.shell(("cc -std=c11 -Wall -Wextra -Werror -Iinclude examples/embed.c -o %s -L%s -Wl,-rpath,%s "
+      .. "-ltokenbatcher_script -ltokenbatcher -lluajit-5.1 -lev -pthread && timeout -s KILL 60 %s examples/embed.lua")
+      :format(cli.path "embed", cli.build, cli.build, cli.path "embed"))
+    assert.equal(0, r.status, r.err)
+    assert_output(r, { "from the loop: that is the question: 4 words, in a batch of %d\n",
+      "from the other thread: or not to be: 4 words, in a batch of %d\n", "\n8 records answered\nstopped\n$" }, 1)
+    assert.equal(10, #r.lines)
+    assert.is_true(select(2, cli.read("examples/embed.c"):gsub("\n", "")) < 100)
+    r = cli.shell(cli.path "embed" .. " /no/such.lua")
+    assert.equal(1, r.status)
+    assert.matches("/no/such.lua", r.err)
+  end)
 
   it("exact_tokens.lua says what it needs where that is missing", function()
     local needed = {}

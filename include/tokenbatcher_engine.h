@@ -1,0 +1,163 @@
+/* tokenbatcher_engine.h - a script embedded in a C program.
+ *
+ * An engine loads a script (what `tokenbatcher run` loads: a Lua file that returns the
+ * options of a batcher) and runs it on the program's own libev loop:
+ *
+ *     tb_engine_new(&engine, loop, "script.lua", err, sizeof err)
+ *     tb_engine_submit(engine, bytes, size, NULL, on_result, user)      as often as you like
+ *     ev_run(loop, 0)                                    on_result is called, once a record
+ *     tb_engine_stop(engine, -1, on_stopped, user)       drains; on_stopped ends it all
+ *     tb_engine_free(engine)
+ *
+ * RECORDS AND RESULTS. A record is bytes; the script sees them as a Lua string, or what
+ * its `decode` makes of that. A result is bytes: what inference_fn gave if that is a
+ * string, or what the script's `encode(record, result)` makes of it. A script's own
+ * options have their defaults.
+ *
+ * THREADS. The thread that runs the loop is the engine's thread. Everything here is
+ * called from it, except tb_engine_submit_threadsafe(), and every callback runs on it,
+ * out of ev_run() or (see there) tb_engine_free(). Several engines may share a loop or
+ * have a loop each; they share nothing else.
+ *
+ * CALLBACKS. Exactly one for each record accepted: with its result, or with an error. A
+ * callback may call anything here, tb_engine_free() included. It never runs inside
+ * tb_engine_submit(), tb_engine_cancel() or tb_engine_stop().
+ *
+ * THE SPECIAL PROBLEM OF THE LOOP'S LIFE. The engine never calls ev_run(). Its watchers
+ * keep ev_run() going until the engine has stopped (not merely until it is idle).
+ *
+ * THE SPECIAL PROBLEM OF SCRIPTS THAT CALL BACK. A script may call the program's C
+ * functions through LuaJIT's ffi. Those must not call the engine (except
+ * tb_engine_submit_threadsafe() and tb_engine_free(), which waits until the script has
+ * returned): TB_ENGINE_EBUSY.
+ *
+ * The engine never exits, prints or installs a signal handler. Warnings go to
+ * tb_engine_set_log(), or nowhere. What a script itself prints goes where print() goes.
+ *
+ * Link with what `pkg-config --libs tokenbatcher-engine` says: the library takes LuaJIT's
+ * symbols from the program.
+ */
+#ifndef TOKENBATCHER_ENGINE_H
+#define TOKENBATCHER_ENGINE_H
+
+#include "tokenbatcher.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+struct ev_loop;
+typedef struct tb_engine tb_engine;
+
+/* Refusals beside those of enum tb_error. tb_engine_message() has the sentence. */
+enum tb_engine_error {
+    TB_ENGINE_ESCRIPT = -101, /* the script cannot be loaded or started, or misbehaved */
+    TB_ENGINE_EINPUT = -102,  /* the script's decode would not have these bytes */
+    TB_ENGINE_EBUSY = -103    /* called from beneath the script itself, see above */
+};
+
+/* Load `script`, start its batcher, and be ready for records on `loop` (libev's, which
+ * must outlive the engine). TB_OK and the engine in *out; or *out is NULL and `err` (of
+ * err_size bytes, may be NULL) holds a sentence, with file and line where the script is
+ * at fault: TB_ENGINE_ESCRIPT, TB_ENOMEM. Loading runs the script, which takes as long
+ * as it takes. */
+int tb_engine_new(tb_engine **out, struct ev_loop *loop, const char *script, char *err,
+                  size_t err_size);
+
+/* What became of a record. All of it is valid during the callback only. */
+struct tb_engine_result {
+    int64_t id;            /* what submit returned */
+    const char *data;      /* the result; NULL: it failed */
+    size_t size;           /* in bytes; a NUL follows that does not count */
+    const char *code;      /* NULL; or why it failed: inference_failed, inference_timeout,
+                              deadline, cancelled, stopped; bad_output (encode raised, or
+                              gave no string); and, of records from other threads, why
+                              they were refused: queue_full, oversize, bad_cost, bad_input */
+    const char *message;   /* a sentence for people, or NULL */
+    const char *traceback; /* of the script, or NULL */
+};
+typedef struct tb_engine_result tb_engine_result;
+
+/* Must not run the loop itself. */
+typedef void tb_engine_callback(tb_engine *engine, const tb_engine_result *result, void *user);
+
+/* All zero: nothing is given. */
+struct tb_submit_options {
+    double estimated_tokens; /* the record's cost, 0 .. 1e12; 0: the script's estimator says */
+    double priority;         /* higher first, for policies that look at it */
+    double timeout_s;        /* > 0: not handed to inference_fn by then, it fails (deadline) */
+    const char *key;         /* for policies that share between keys, or NULL; copied */
+};
+typedef struct tb_submit_options tb_submit_options;
+
+/* Hand in a record; the bytes are copied. `options` and `callback` may be NULL. Returns its id (> 0),
+ * and the callback will be called; or an error, nothing has changed, and no callback
+ * follows: TB_EFULL (the queue is full, or records of other threads wait in line),
+ * TB_EOVERSIZE, TB_ECOST, TB_ETIMEOUT, TB_ERECORD, TB_ENOTRUNNING (after
+ * tb_engine_stop()), TB_ENOMEM, TB_ENGINE_EINPUT, TB_ENGINE_ESCRIPT, TB_ENGINE_EBUSY. */
+int64_t tb_engine_submit(tb_engine *engine, const void *bytes, size_t size,
+                         const tb_submit_options *options, tb_engine_callback *callback,
+                         void *user);
+
+enum { TB_ENGINE_INBOX = 65536 }; /* records of other threads that are not queued yet */
+
+/* The same from any thread; the callback still runs on the loop's. The record's wait and
+ * its timeout count from this call. Records of one thread keep their order. When the
+ * queue is full they wait in line (a script with on_full = "reject": they fail, with
+ * queue_full). TB_EFULL: TB_ENGINE_INBOX of them wait already. Others: TB_ECOST,
+ * TB_ETIMEOUT, TB_ERECORD, TB_ENOTRUNNING, TB_ENOMEM. Must not race tb_engine_free(). */
+int64_t tb_engine_submit_threadsafe(tb_engine *engine, const void *bytes, size_t size,
+                                    const tb_submit_options *options,
+                                    tb_engine_callback *callback, void *user);
+
+/* Cancel a record, queued or running: its callback follows, with the code `cancelled`.
+ * TB_ENOENT: it is settled, or there is none. TB_ENGINE_EBUSY. */
+int tb_engine_cancel(tb_engine *engine, int64_t id);
+
+typedef void tb_engine_stopped(tb_engine *engine, void *user);
+
+/* Graceful: refuse new records from now on, dispatch what is queued, wait for the
+ * answers, then call `callback` (may be NULL) once, after all records' callbacks. With
+ * timeout_s >= 0 what is left after that many seconds fails (`stopped`). Returns at once.
+ * May be called again (the earlier end counts), also when stopped; each call has its
+ * callback. Once stopped, the engine's watchers keep no loop going. TB_ETIMEOUT: not a number;
+ * TB_ENOMEM, TB_ENGINE_EBUSY. */
+int tb_engine_stop(tb_engine *engine, double timeout_s, tb_engine_stopped *callback, void *user);
+
+/* Free the engine, stopped or not; NULL is fine. Records that have no answer yet get
+ * their callback here, with the code `stopped`; then callbacks of tb_engine_stop() that
+ * have not been called. From inside a callback, all this happens when that callback has
+ * returned. No thread may submit any more. The engine's worker threads (see the backend
+ * `threads`) are joined, those abandoned excepted. */
+void tb_engine_free(tb_engine *engine);
+
+/* The sentence of the last error that a call on the loop's thread returned; "" if there
+ * was none. Valid until the next call. */
+const char *tb_engine_message(const tb_engine *engine);
+
+typedef void tb_engine_log(void *user, const char *level, const char *text);
+
+/* Whom to tell of warnings ("warn") and errors that concern no single record ("error").
+ * NULL: nobody, the default. A script's own option `log` is asked first for its batcher's
+ * warnings. The callback must not call the engine. */
+void tb_engine_set_log(tb_engine *engine, tb_engine_log *callback, void *user);
+
+struct tb_engine_numbers {
+    tb_stats batcher;        /* see tokenbatcher.h; times in microseconds */
+    double policy_errors;    /* decisions of a scripted policy that raised */
+    double policy_overruled; /* that added nothing while the queue was due */
+    double inbox;            /* records of other threads that the loop has not seen yet */
+    double unanswered;       /* records accepted whose callback has not been called */
+};
+typedef struct tb_engine_numbers tb_engine_numbers;
+
+/* A snapshot. `size` is sizeof(tb_engine_numbers) as the program was compiled: a newer
+ * library fills no more than that. TB_OK, TB_ENGINE_EBUSY, TB_ENGINE_ESCRIPT. */
+int tb_engine_stats(tb_engine *engine, tb_engine_numbers *out, size_t size);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,155 @@
+/* engine.h - the inside of the engine for C programs.
+ *
+ *     engine.c   its life, its turn, the callbacks: the public functions of the loop's thread
+ *     records.c  who is to be called back, by id; posts of other threads
+ *     bridge.c   every call into Lua
+ *     watch.c    its two watchers on the host's loop
+ *
+ * The Lua half is lua/tokenbatcher/engine.lua: a batcher driven by step(), whose descriptor
+ * one watcher watches. The other is woken by threads that post, and by calls whose callback
+ * must come later.
+ *
+ * A record's id is generation * 2^24 + slot. Its callback waits in the slot until it has
+ * been called; so the two halves agree on what is unanswered, and what Lua cannot answer any
+ * more (memory ran out) is answered by tb_engine_free().
+ *
+ * THE SPECIAL PROBLEM OF FREE INSIDE A CALLBACK. `depth` counts the frames of ours that are
+ * above a callback or a Lua call; tb_engine_free() below one only sets `is_dying`, and the
+ * outermost frame destroys the engine when it leaves.
+ */
+#ifndef TB_SCRIPT_ENGINE_H
+#define TB_SCRIPT_ENGINE_H
+
+#include "tokenbatcher_engine.h"
+
+#include <ev.h>
+#include <lua.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+enum { TB__MESSAGE_SIZE = 1024 };
+
+struct tb__slot {
+    tb_engine_callback *callback;
+    void *user;
+    uint32_t generation;
+    uint32_t next_free; /* slot + 1 while free; 0: the last */
+    bool is_used;
+};
+
+/* A record of another thread; its key, if any, and its bytes follow. */
+struct tb__posted {
+    struct tb__posted *next;
+    int64_t id, submitted_us;
+    tb_submit_options options;
+    size_t size;
+    char *bytes;
+};
+
+/* All of it belongs to whoever holds the lock. */
+struct tb__records {
+    pthread_mutex_t lock;
+    struct tb__slot *slots;
+    uint32_t capacity, used, free_first; /* slots; those taken ever; slot + 1 */
+    uint32_t unanswered;
+    struct tb__posted *first, *last;
+    uint32_t posted;  /* in the list */
+    uint32_t in_line; /* posts that Lua has put into its line, as of its last turn */
+    bool is_closed;   /* tb_engine_stop() */
+};
+
+struct tb__stop {
+    struct tb__stop *next;
+    tb_engine_stopped *callback;
+    void *user;
+};
+
+struct tb_engine {
+    struct ev_loop *loop;
+    ev_io io;
+    ev_async async;
+    bool is_watching;
+
+    lua_State *L;
+    bool in_lua;
+    int refs[16]; /* in Lua's registry, by enum tb__ref */
+    int fd;
+
+    struct tb__records records;
+    struct tb__posted *lost; /* posts that Lua had no memory for */
+    struct tb__stop *stops, **stops_end;
+    bool is_stopped, is_dying;
+    int depth;
+
+    tb_engine_log *log;
+    void *log_user;
+    char message[TB__MESSAGE_SIZE];
+};
+
+/* --- records.c ---------------------------------------------------------- */
+
+bool tb__records_open(struct tb__records *records);
+void tb__records_close(struct tb__records *records);
+
+/* A slot for a record: its id, TB_ENOTRUNNING or TB_ENOMEM. */
+int64_t tb__record_add(struct tb__records *records, tb_engine_callback *callback, void *user);
+
+/* Take it out: false if there is none. */
+bool tb__record_take(struct tb__records *records, int64_t id, struct tb__slot *out);
+
+/* Any record that is unanswered, or 0. */
+int64_t tb__record_any(struct tb__records *records);
+
+/* Refuse what is wrong in itself: TB_OK, TB_ECOST, TB_ETIMEOUT, TB_ERECORD. */
+int tb__options_check(const tb_submit_options *options);
+
+/* Everything posted so far, oldest first; the caller frees each. */
+struct tb__posted *tb__posts_take(struct tb__records *records);
+
+void tb__records_shut(struct tb__records *records);
+void tb__records_set_line(struct tb__records *records, uint32_t in_line);
+void tb__records_count(struct tb__records *records, double *posted, double *unanswered);
+
+/* --- bridge.c ----------------------------------------------------------- */
+
+/* A state, and engine.lua's engine in it; a message in `err` if it fails. */
+int tb__bridge_open(tb_engine *engine, const char *script, char *err, size_t err_size);
+void tb__bridge_close(tb_engine *engine);
+
+struct tb__submission {
+    int64_t id, submitted_us;
+    const char *bytes;
+    size_t size;
+    const tb_submit_options *options;
+};
+
+/* TB_OK; or why not, and engine->message has the sentence. A record of another thread
+ * (submitted_us > 0) that the script or the batcher refuses is TB_OK, too: its answer says
+ * so. */
+int tb__bridge_submit(tb_engine *engine, const struct tb__submission *record);
+
+/* One turn of the scheduler; the number of answers to take. */
+uint32_t tb__bridge_turn(tb_engine *engine);
+
+/* Up to `max` answers: their number. Then answer `i`, from 0, valid until the next take. */
+uint32_t tb__bridge_take(tb_engine *engine, uint32_t max);
+void tb__bridge_answer(tb_engine *engine, uint32_t i, tb_engine_result *out);
+
+bool tb__bridge_cancel(tb_engine *engine, int64_t id);
+int tb__bridge_stop(tb_engine *engine, double timeout_s);
+void tb__bridge_abandon(tb_engine *engine);
+int tb__bridge_stats(tb_engine *engine, tb_engine_numbers *out);
+
+/* --- watch.c ------------------------------------------------------------ */
+
+/* on_turn() is called when there is work. */
+void tb__watch_start(tb_engine *engine);
+void tb__watch_stop(tb_engine *engine);
+
+/* Have on_turn() called soon; from any thread. */
+void tb__watch_poke(tb_engine *engine);
+
+/* engine.c */
+void tb__engine_turn(tb_engine *engine);
+
+#endif

@@ -1,0 +1,239 @@
+/* test_engine_records.c - scripts in C programs: loading, records, results, refusals. */
+#include "test_engine.h"
+
+static void assert_refused(struct ev_loop *loop, const char *text, const char *part)
+{
+    tb_engine *engine = (tb_engine *)1;
+    char err[TEXT];
+    assert_int_equal(try_engine(&engine, loop, text, err), TB_ENGINE_ESCRIPT);
+    assert_null(engine);
+    assert_contains(err, "/tmp/tb_engine_");
+    assert_contains(err, part);
+}
+
+static void a_script_that_cannot_be_loaded_is_an_error_with_file_and_line(void **state)
+{
+    struct rig *rig = *state;
+    assert_refused(rig->loop, "\nreturn {", ":2:");
+    assert_refused(rig->loop, "\n\nerror 'no model here'", ":3: no model here");
+    assert_refused(rig->loop, "return 7", "must return a table of options");
+    assert_refused(rig->loop, "return { max_batch_sise = 3 }", "did you mean 'max_batch_size'");
+    assert_refused(rig->loop, "return { max_batch_size = 3 }", "requires either 'inference_fn'");
+    assert_refused(rig->loop, "return {" ECHO " policy = function() error 'bad day' end }", "bad day");
+    assert_refused(rig->loop, "\nrequire('tokenbatcher').spawn(function() error 'loose' end) return {" ECHO "}",
+                   "loose");
+    tb_engine *engine;
+    char err[TEXT], tiny[8];
+    assert_int_equal(tb_engine_new(&engine, rig->loop, "/no/such.lua", err, TEXT), TB_ENGINE_ESCRIPT);
+    assert_contains(err, "/no/such.lua");
+    assert_int_equal(tb_engine_new(&engine, rig->loop, "/no/such.lua", NULL, 0), TB_ENGINE_ESCRIPT);
+    assert_int_equal(tb_engine_new(&engine, rig->loop, "/no/such.lua", tiny, sizeof tiny),
+                     TB_ENGINE_ESCRIPT);
+    assert_string_equal(tiny, "/no/suc");
+}
+
+static void the_options_of_a_script_with_setup_have_their_defaults(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine;
+    char err[TEXT];
+    const char *text = "return { options = { tail = { 'what is added', '!' } }, setup = function(opt)"
+                       " return { batch_timeout_s = 0, inference_fn = function(r)"
+                       " return { r[1] .. opt.tail } end } end }";
+    assert_int_equal(try_engine(&engine, rig->loop, text, err), TB_OK);
+    must_submit(engine, "hi", &rig->notes);
+    run_until(rig->loop, &rig->notes.results, 1);
+    assert_string_equal(rig->notes.list[0].data, "hi!");
+    tb_engine_free(engine);
+}
+
+static void bytes_go_in_and_bytes_come_out_whatever_they_are(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop, ECHO "batch_timeout_s = 0");
+    char bytes[256];
+    for (int i = 0; i < 256; i++) bytes[i] = (char)i;
+    int64_t first = tb_engine_submit(engine, bytes, sizeof bytes, NULL, on_result, &rig->notes);
+    memset(bytes, 'x', sizeof bytes); /* it was copied */
+    int64_t second = tb_engine_submit(engine, NULL, 0, NULL, on_result, &rig->notes);
+    assert_true(first > 0 && second > 0 && first != second);
+    assert_int_equal(rig->notes.results, 0); /* never inside submit */
+    run_until(rig->loop, &rig->notes.results, 2);
+    assert_int_equal(rig->notes.list[0].id, first);
+    assert_int_equal(rig->notes.list[0].size, 256);
+    for (int i = 0; i < 256; i++) assert_int_equal(rig->notes.list[0].data[i], (char)i);
+    assert_int_equal(rig->notes.list[1].id, second);
+    assert_int_equal(rig->notes.list[1].size, 0);
+    assert_int_equal(unanswered(engine), 0);
+    tb_engine_free(engine);
+}
+
+static void a_record_without_a_callback_runs_all_the_same(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop, ECHO "batch_timeout_s = 0");
+    assert_true(tb_engine_submit(engine, "a", 1, NULL, NULL, NULL) > 0);
+    must_submit(engine, "b", &rig->notes);
+    run_until(rig->loop, &rig->notes.results, 1);
+    assert_string_equal(rig->notes.list[0].data, "b");
+    assert_int_equal(unanswered(engine), 0);
+    tb_engine_free(engine);
+}
+
+static void records_and_results_go_through_decode_and_encode(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop,
+        "decode = function(s) return { n = assert(tonumber(s), 'no number') } end,"
+        "encode = function(record, result) if result == 9 then error 'nine' end"
+        " if result == 16 then return 16 end return record.n .. ' squared is ' .. result end,"
+        "batch_timeout_s = 0, inference_fn = function(r) local out = {} "
+        "for i = 1, #r do out[i] = r[i].n ^ 2 end return out end");
+    must_submit(engine, "2", &rig->notes);
+    must_submit(engine, "3", &rig->notes);
+    must_submit(engine, "4", &rig->notes);
+    assert_int_equal(submit(engine, "five", NULL, &rig->notes), TB_ENGINE_EINPUT);
+    assert_contains(tb_engine_message(engine), "decode raised");
+    assert_contains(tb_engine_message(engine), "no number");
+    run_until(rig->loop, &rig->notes.results, 3);
+    assert_string_equal(rig->notes.list[0].data, "2 squared is 4");
+    assert_string_equal(rig->notes.list[1].code, "bad_output");
+    assert_contains(rig->notes.list[1].message, "nine");
+    assert_string_equal(rig->notes.list[2].code, "bad_output");
+    assert_contains(rig->notes.list[2].message, "encode returned a number");
+    tb_engine_free(engine);
+}
+
+static void without_encode_a_result_that_is_no_string_is_bad_output(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop,
+        "batch_timeout_s = 0, inference_fn = function(r) return { {}, 'fine' } end");
+    must_submit(engine, "a", &rig->notes);
+    must_submit(engine, "b", &rig->notes);
+    run_until(rig->loop, &rig->notes.results, 2);
+    assert_string_equal(rig->notes.list[0].code, "bad_output");
+    assert_contains(rig->notes.list[0].message, "the result is a table");
+    assert_string_equal(rig->notes.list[1].data, "fine");
+    tb_engine_free(engine);
+}
+
+static void a_script_that_fails_tells_why_and_where(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop,
+        "batch_timeout_s = 0, max_batch_size = 1, inference_fn = function(r)\n"
+        "if r[1] == 'raise' then error('out of order') end\n"
+        "return { tb.failure('not this one') } end");
+    must_submit(engine, "raise", &rig->notes);
+    must_submit(engine, "fail", &rig->notes);
+    run_until(rig->loop, &rig->notes.results, 2);
+    assert_string_equal(rig->notes.list[0].code, "inference_failed");
+    assert_contains(rig->notes.list[0].message, ":3: out of order");
+    assert_contains(rig->notes.list[0].traceback, "stack traceback");
+    assert_string_equal(rig->notes.list[1].code, "inference_failed");
+    assert_string_equal(rig->notes.list[1].message, "not this one");
+    tb_engine_free(engine);
+}
+
+static void refusals_change_nothing_and_no_callback_follows(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop, ECHO
+        "max_queue_size = 1, batch_timeout_s = 60, target_batch_tokens = 100, on_oversize = 'reject',"
+        "token_estimator = function(s) if s == 'odd' then return 'many' end return 1 end");
+    tb_submit_options cost = {.estimated_tokens = -1}, time = {.timeout_s = -1},
+                      priority = {.priority = 0.0 / 0.0}, big = {.estimated_tokens = 101};
+    assert_int_equal(submit(engine, "a", &cost, &rig->notes), TB_ECOST);
+    cost.estimated_tokens = 0.0 / 0.0;
+    assert_int_equal(submit(engine, "a", &cost, &rig->notes), TB_ECOST);
+    assert_int_equal(submit(engine, "a", &time, &rig->notes), TB_ETIMEOUT);
+    assert_int_equal(submit(engine, "a", &priority, &rig->notes), TB_ERECORD);
+    assert_int_equal(submit(engine, "a", &big, &rig->notes), TB_EOVERSIZE);
+    assert_contains(tb_engine_message(engine), "target_batch_cost");
+    assert_int_equal(submit(engine, "odd", NULL, &rig->notes), TB_ECOST);
+    assert_contains(tb_engine_message(engine), "many");
+    assert_int_equal(unanswered(engine), 0);
+    must_submit(engine, "in", &rig->notes);
+    assert_int_equal(submit(engine, "out", NULL, &rig->notes), TB_EFULL);
+    assert_contains(tb_engine_message(engine), "the queue is full");
+    assert_int_equal(unanswered(engine), 1);
+    tb_engine_stop(engine, -1, on_stopped, &rig->notes);
+    run_until(rig->loop, &rig->notes.stops, 1);
+    assert_int_equal(rig->notes.results, 1);
+    assert_int_equal(submit(engine, "late", NULL, &rig->notes), TB_ENOTRUNNING);
+    tb_engine_free(engine);
+    assert_int_equal(rig->notes.results, 1);
+}
+
+static void options_reach_the_batcher(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop,
+        "batch_timeout_s = 0, policy = { form = function(queue, batch) "
+        "for i in queue:by_priority() do seen = queue:key(i) batch:add(i) end end },"
+        "inference_fn = function(r, info) local out = {} "
+        "for i = 1, #r do out[i] = r[i] .. ' costs ' .. info.costs[i] .. ' last key ' .. seen end return out end");
+    tb_submit_options low = {.estimated_tokens = 7, .priority = 1, .key = "anna"};
+    tb_submit_options high = {.estimated_tokens = 8, .priority = 2, .key = "ben"};
+    submit(engine, "low", &low, &rig->notes);
+    submit(engine, "high", &high, &rig->notes);
+    run_until(rig->loop, &rig->notes.results, 2);
+    assert_string_equal(rig->notes.list[0].data, "high costs 8 last key anna");
+    assert_string_equal(rig->notes.list[1].data, "low costs 7 last key anna");
+    tb_engine_free(engine);
+}
+
+static void a_script_may_sleep_and_a_record_may_expire_on_the_hosts_loop(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop,
+        "policy = 'eager', max_batch_size = 1, inference_fn = function(r) tb.sleep(0.01) return { 'slept' } end");
+    tb_submit_options soon = {.timeout_s = 0.001};
+    must_submit(engine, "a", &rig->notes);
+    assert_true(submit(engine, "b", &soon, &rig->notes) > 0);
+    run_until(rig->loop, &rig->notes.results, 2);
+    assert_string_equal(rig->notes.list[0].code, "deadline");
+    assert_string_equal(rig->notes.list[1].data, "slept");
+    tb_engine_free(engine);
+}
+
+static void statistics_are_a_snapshot_of_the_size_asked_for(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop, ECHO "batch_timeout_s = 0");
+    for (int i = 0; i < 3; i++) must_submit(engine, "a", &rig->notes);
+    tb_engine_numbers numbers = {.policy_errors = 7, .unanswered = 7};
+    assert_int_equal(tb_engine_stats(engine, &numbers, sizeof numbers.batcher), TB_OK);
+    assert_int_equal(numbers.batcher.queue_size, 3);
+    assert_int_equal(numbers.unanswered, 7); /* beyond the size */
+    assert_int_equal(tb_engine_stats(engine, &numbers, sizeof numbers), TB_OK);
+    assert_int_equal(numbers.unanswered, 3);
+    assert_int_equal(numbers.policy_errors, 0);
+    run_until(rig->loop, &rig->notes.results, 3);
+    assert_int_equal(tb_engine_stats(engine, &numbers, sizeof numbers), TB_OK);
+    assert_int_equal(numbers.batcher.total_completed, 3);
+    assert_int_equal(numbers.batcher.total_batches, 1);
+    assert_int_equal(numbers.unanswered, 0);
+    assert_true(numbers.batcher.latency_us.count == 3);
+    tb_engine_free(engine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH_RIG(a_script_that_cannot_be_loaded_is_an_error_with_file_and_line),
+        WITH_RIG(the_options_of_a_script_with_setup_have_their_defaults),
+        WITH_RIG(bytes_go_in_and_bytes_come_out_whatever_they_are),
+        WITH_RIG(a_record_without_a_callback_runs_all_the_same),
+        WITH_RIG(records_and_results_go_through_decode_and_encode),
+        WITH_RIG(without_encode_a_result_that_is_no_string_is_bad_output),
+        WITH_RIG(a_script_that_fails_tells_why_and_where),
+        WITH_RIG(refusals_change_nothing_and_no_callback_follows),
+        WITH_RIG(options_reach_the_batcher),
+        WITH_RIG(a_script_may_sleep_and_a_record_may_expire_on_the_hosts_loop),
+        WITH_RIG(statistics_are_a_snapshot_of_the_size_asked_for),
+    };
+    alarm(HANGS_AFTER_S);
+    return cmocka_run_group_tests_name("engine_records", tests, NULL, NULL);
+}
