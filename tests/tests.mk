@@ -52,13 +52,3 @@ fuzz: ## libFuzzer on the core for FUZZ_SECONDS (60)
 
 sanitize: ## the tests under ASan, UBSan, TSan and valgrind
 	B='$B' sh tests/sanitize.sh
-
-# Where to, as one absolute path.
-ROOT = $(abspath $(DESTDIR)$(PREFIX))
-
-install: all ## into PREFIX (/usr/local), below DESTDIR
-	install -d $(ROOT)/bin $(ROOT)/lib $(ROOT)/include
-	install -m 755 $B/tokenbatcher $(ROOT)/bin/
-	install -m 644 $B/libtokenbatcher.a $B/libtokenbatcher.so $(ROOT)/lib/
-	install -m 644 include/*.h $(ROOT)/include/
-	cd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} $(ROOT)/share/lua/5.1/{} \;
