@@ -28,7 +28,7 @@ CORE_SRC = $(wildcard src/core/*.c)
 EV_SRC   = $(wildcard src/ev/*.c)
 CORE_OBJ = $(CORE_SRC:%.c=$B/%.o)
 EV_OBJ   = $(EV_SRC:%.c=$B/%.o)
-SCRIPT_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/script/*.c)) $B/gen/modules.o
+SCRIPT_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/script/*.c)) $B/gen/modules.o $B/gen/cdef_script.o
 LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $B/gen/cdef.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
 LUA_SRC  = $(shell find lua -name '*.lua' | sort)
@@ -70,7 +70,13 @@ $B/gen/cdef.c: $(HEADERS)
 	  $(CC) -E -P -DTB_CDEF include/tokenbatcher_ev.h | sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/'; \
 	  echo ';}'; } > $@
 
-$B/gen/cdef.o: $B/gen/cdef.c
+$B/gen/cdef_script.c: src/script/threads.h
+	@mkdir -p $(@D)
+	{ echo 'const char *tb_script_cdef(void);'; echo 'const char *tb_script_cdef(void) { return'; \
+	  $(CC) -E -P -DTB_CDEF $< | sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/'; \
+	  echo ';}'; } > $@
+
+$B/gen/cdef.o $B/gen/cdef_script.o: %.o: %.c
 	$(CC) -std=c11 -fPIC -Wno-overlength-strings $(CFLAGS) -c $< -o $@
 
 $B/libcore.a: $(CORE_OBJ)

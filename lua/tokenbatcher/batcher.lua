@@ -338,13 +338,22 @@ local function dispatch(self, id)
   local run = read_run(self, id)
   self._runs[id] = run
   local task = scheduler.start_call(self, inference.body, run, call_ended)
-  task.run = run
+  task.run, run.task = run, task
+end
+
+-- An inference function that is a callable table may want to know that it rests.
+local function tell_stopped(self)
+  local fn = self._fn
+  if type(fn) ~= "table" or not errors.is_callable(fn.on_stop) then return end
+  local ok, err = pcall(fn.on_stop, fn)
+  if not ok then self:_warn("inference_fn's on_stop raised: " .. errors.message_of(err)) end
 end
 
 local function close_run(self, id, code, message)
   local run = self._runs[id]
   self._runs[id] = nil
   inference.close(run, code, message)
+  scheduler.abandon(run.task)
   if self._attached then report(self, run, scheduler.now_us()) end
 end
 
@@ -375,6 +384,7 @@ local handlers = {
   [tonumber(C.TB_EVENT_DRAINED)] = function(self)
     self._attached = false
     scheduler.detach(self)
+    tell_stopped(self)
     settle_future(self._drained, true)
   end,
 }

@@ -23,6 +23,14 @@ function M.failure(reason)
   return setmetatable({ reason = reason }, Failure)
 end
 
+function M.is_failure(value)
+  return getmetatable(value) == Failure
+end
+
+function M.reason_of(failure)
+  return failure.reason
+end
+
 local function failure_err(failure)
   local reason = failure.reason
   if reason == nil then return errors.new("inference_failed", "inference_fn failed this record") end
@@ -126,7 +134,7 @@ end
 local function call(run, records, info, n)
   local ok, results, second = xpcall(run.fn, remember_traceback, records, info)
   if not ok then
-    local traceback = raised_at
+    local traceback = errors.is_err(results) and results.traceback or raised_at
     raised_at = nil
     return nil, errors.message_of(results), results, traceback
   end

@@ -140,7 +140,9 @@ local function shelf(kind, names, load)
 end
 
 --- Inference functions that ship.
-M.backend = shelf("backend", { "simulated" }, function(name) return require("tokenbatcher.backend." .. name) end)
+M.backend = shelf("backend", { "simulated", "threads" }, function(name)
+  return require("tokenbatcher.backend." .. name)
+end)
 
 --- Policies that ship: tb.policy.NAME{...} is a value for the option `policy`.
 M.policy = shelf("policy", policies.names, function(name)

@@ -9,6 +9,7 @@
 -- A task is a coroutine of ours: {co, future, live, owner}. `live` tasks keep run()
 -- going; an inference call is not live (its records are what counts), so one that was
 -- abandoned keeps nothing alive. `owner` is the batcher whose inference function it runs.
+-- While a task waits for something that can be called off, its `on_abandon` does that.
 
 local errors = require "tokenbatcher.errors"
 local Timers = require "tokenbatcher.timers"
@@ -227,6 +228,13 @@ function M.start_call(owner, fn, argument, on_end)
   local task = new_task(fn, false, { n = 1, argument })
   task.owner, task.on_end = owner, on_end
   return task
+end
+
+--- Nobody wants any more what a task is computing. If it waits for something that can be
+-- called off, that is called off; otherwise it goes on, and its answer is ignored.
+function M.abandon(task)
+  task.is_abandoned = true
+  if task.on_abandon then task:on_abandon() end
 end
 
 --- Batchers take part in every turn from attach to detach: turn(now_us), next_us(),

@@ -12,6 +12,8 @@ local PROGRAMS = {
   virtual_clock = { "fifo +10 ", "eager +100 " },
   compare_policies = { "fifo +%d+ ", "length_bucketed +%d+ ", "shortest_first.lua +%d+ " },
   cascade = { "the filter answered 375 of 500 records", "the model  answered 125 of 125 records" },
+  threads = { "only waits +%d+ ", "on the loop +%d+ ", "in 1 thread +%d+ ", "in 4 threads +%d+ ",
+    "4 threads do %d%.%d times as much as 1" },
   per_tenant = { "fifo +anna +0 ", "fair +anna +1%d%d%d ", "fair +bulk +3%d%d%d%d " },
 }
 
@@ -24,6 +26,7 @@ local SCRIPTS = {
   custom_policy = { PROMPTS, nil, '^{"index":1,"result":{',
     '\n{"index":240,"result":{"text":"What is a hash table%?"' },
   custom_estimator = { PROMPTS, nil, '^{"index":1,"result":{"charged":44,"tokens":78}}', '\n{"index":240,"result":{' },
+  blocking = { {}, "1\n2\n", '^{"index":1,"result":"seen 1"}\n{"index":2,"result":"seen 2"}\n$' },
   embed = { {}, "to be\nor not\n", "^to be: 2 words, in a batch of 2\nor not: 2 words, in a batch of 2\n$" },
   exact_tokens = { PROMPTS, nil, '^{"index":1,"result":{"tokens":%d+}}', '\n{"index":240,"result":{"tokens":6}}' },
 }
