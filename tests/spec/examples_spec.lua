@@ -12,6 +12,7 @@ local PROGRAMS = {
   virtual_clock = { "fifo +10 ", "eager +100 " },
   compare_policies = { "fifo +%d+ ", "length_bucketed +%d+ ", "shortest_first.lua +%d+ " },
   cascade = { "the filter answered 375 of 500 records", "the model  answered 125 of 125 records" },
+  luv_loop = { "1%s+TICK 1\n", "5%s+TICK 5\n", "5 records in %d batches\n$" },
   threads = { "only waits +%d+ ", "on the loop +%d+ ", "in 1 thread +%d+ ", "in 4 threads +%d+ ",
     "4 threads do %d%.%d times as much as 1" },
   per_tenant = { "fifo +anna +0 ", "fair +anna +1%d%d%d ", "fair +bulk +3%d%d%d%d " },
@@ -40,6 +41,7 @@ local function assert_output(r, patterns, first)
 end
 
 local function missing_for(name)
+  if name == "luv_loop" and not pcall(require, "luv") then return "no lua-luv" end
   if name ~= "exact_tokens" then return nil end
   if os.execute "command -v node >/dev/null" ~= 0 then return "no node" end
   if os.execute [[node -e 'require("tiktoken")' 2>/dev/null]] ~= 0 then return "no npm package tiktoken" end
@@ -51,6 +53,8 @@ describe("examples/", function()
 
   for name, patterns in pairs(PROGRAMS) do
     it(name .. ".lua runs with luajit", function()
+      local missing = missing_for(name)
+      if missing then return pending("skipped: " .. missing) end
       local r = cli.shell("luajit examples/" .. name .. ".lua")
       assert.equal("", r.err)
       assert.equal(0, r.status)
@@ -83,6 +87,14 @@ describe("examples/", function()
     r = cli.shell(cli.path "embed" .. " /no/such.lua")
     assert.equal(1, r.status)
     assert.matches("/no/such.lua", r.err)
+  end)
+
+  it("foreign_libev.c compiles, and drives a batcher on its own loop", function()
+    local r = cli.shell(("cc -std=c11 -Wall -Wextra -Werror examples/foreign_libev.c -o %s "
+      .. "$(pkg-config --cflags --libs luajit) -lev && timeout -s KILL 60 %s")
+      :format(cli.path "foreign", cli.path "foreign"))
+    assert.equal(0, r.status, r.err)
+    assert_output(r, { "^tick 1 in a batch of %d\n", "tick 5 in a batch of %d\ndone, and nothing is due: yes\n$" }, 1)
   end)
 
   it("exact_tokens.lua says what it needs where that is missing", function()
