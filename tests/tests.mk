@@ -28,6 +28,13 @@ $B/tests/bench_%: tests/bench/bench_%.c $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< $B/libtokenbatcher.a -lev -lm
 
+$B/tests/soak_engine: tests/soak/soak_engine.c
+$B/tests/bench_engine: tests/bench/bench_engine.c
+$B/tests/bench_engine $B/tests/soak_engine: $B/libtokenbatcher_script.so
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $(filter %.c,$^) -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script -ltokenbatcher \
+	  -lluajit-5.1 -lev
+
 # The core once more without histograms, to show what they cost.
 $B/tests/bench_without_histograms: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/core/hot.h
 	@mkdir -p $(@D)
@@ -41,10 +48,10 @@ test: all $(C_TESTS) $B/tests/fuzz_replay ## run all tests; the last line sums t
 lint: ## style, dependencies between rooms, static analysis, generated text is current
 	B='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
 
-bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev ## measure against the budgets
+bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev $B/tests/bench_engine ## measure against the budgets
 	B='$B' LUAJIT='$(LUAJIT)' $(LUAJIT) tests/bench/report.lua
 
-soak: all $(C_TESTS) ## long runs: minutes of load, a million records
+soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
 	B='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
 
 fuzz: ## libFuzzer on the core for FUZZ_SECONDS (60)

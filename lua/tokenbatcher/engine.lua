@@ -19,6 +19,9 @@ local M = {}
 -- Of include/tokenbatcher_engine.h.
 local ESCRIPT, EINPUT = -101, -102
 
+-- A batch dispatched in one turn runs in the next: worth no way through the host's loop.
+local TURNS = 8
+
 local CODES = { bad_cost = tonumber(C.TB_ECOST), not_running = tonumber(C.TB_ENOTRUNNING) }
 
 --- Run a function of the script's on one value. @return value, or nil and a message
@@ -121,7 +124,7 @@ end
 --- One turn. @return number of records to take, number waiting in line, is it stopped, a
 -- message when a coroutine of the script's has failed
 function Engine:turn()
-  local ok, err = pcall(scheduler.step)
+  local ok, err = pcall(scheduler.step, TURNS)
   local message = not ok and (errors.is_err(err) and err.traceback or errors.text(err)) or nil
   return self.last - self.first + 1, C.tb_waiting(self.batcher._handle), self.is_stopped, message
 end

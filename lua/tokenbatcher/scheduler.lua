@@ -413,12 +413,16 @@ function M.host()
   return host_pump
 end
 
---- One turn that never blocks. Raises what a spawned coroutine raised and nobody awaited,
--- once all coroutines are done or very many have failed.
-function M.step()
+--- One turn that never blocks, or up to `most` as long as coroutines are ready. Raises what
+-- a spawned coroutine raised and nobody awaited, once all are done or very many have failed.
+-- @param most number|nil
+function M.step(most)
   if in_run or in_turn then errors.misuse("step cannot be called from within run or step") end
-  local pump = M.host()
-  turn(0)
+  local pump, left = M.host(), most or 1
+  repeat
+    turn(0)
+    left = left - 1
+  until left < 1 or not has_ready()
   pump.arm(M.next_us())
   host_is_busy = live_tasks > 0 or #batchers > 0 or timers.size + await_timers.size > 0
   if live_tasks > 0 and not too_many_failures() then return end

@@ -57,6 +57,19 @@ local ROWS = {
   { "lua_coroutines_ns_per_record", "Lua: 256 coroutines awaiting, per record", "%.0f", "ns", 700, true },
   { "lone_record_us_p50", "lone record, eager: submit to inference_fn, p50", "%.1f", "us", 50 },
   { "lone_record_us_p99", "lone record, eager: submit to inference_fn, p99", "%.1f", "us" },
+  { "engine_one_thread_ns_per_record", "C engine: submit to callback, per record", "%.0f", "ns", nil, true },
+  { "engine_four_threads_ns_per_record", "C engine: the same, from four threads, per record", "%.0f", "ns", nil, true },
+  { "engine_lone_record_p50", "C engine, lone record: submit to callback, p50", "%.0f", "us" },
+  { "engine_lone_record_p99", "C engine, lone record: submit to callback, p99", "%.0f", "us" },
+  { "threads_one_batches_per_s", "20 ms of usleep a batch, 1 thread", "%.0f", "/s" },
+  { "threads_four_batches_per_s", "20 ms of usleep a batch, 4 threads", "%.0f", "/s" },
+  { "threads_four_to_one", "4 threads over 1", "%.2f", "x" },
+  { "timer_beside_waiting_p50", "timer of 1 ms beside no thread: late by, p50", "%.0f", "us" },
+  { "timer_beside_waiting_p99", "timer of 1 ms beside no thread: late by, p99", "%.0f", "us" },
+  { "timer_beside_four_threads_p50", "timer of 1 ms beside 4 threads: late by, p50", "%.0f", "us" },
+  { "timer_beside_four_threads_p99", "timer of 1 ms beside 4 threads: late by, p99", "%.0f", "us" },
+  { "thread_round_trip_p50", "lone record to a thread and back, p50", "%.0f", "us" },
+  { "thread_round_trip_p99", "lone record to a thread and back, p99", "%.0f", "us" },
   { "stats_read_us", "reading batcher.stats", "%.0f", "us" },
   { "prometheus_page_us", "a page of tb.metrics.prometheus, one batcher", "%.0f", "us" },
   { "queue_1000_ns_per_record", "C, 10^3 records queued, per record", "%.1f", "ns", nil, true },
@@ -96,6 +109,8 @@ for _ = 1, RUNS do
   read(B .. "/tests/bench_without_histograms --short", "bare_of_histograms_")
   read(LUAJIT .. " tests/bench/bench_lua.lua")
   read(B .. "/tests/bench_ev")
+  read(B .. "/tests/bench_engine")
+  read(LUAJIT .. " tests/bench/bench_threads.lua")
   read(LUAJIT .. " tests/bench/bench_policy.lua")
 end
 

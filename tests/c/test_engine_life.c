@@ -4,6 +4,7 @@
 #include "test_engine.h"
 
 #define NEVER_DUE ECHO "batch_timeout_s = 60"
+#define SLEEPS_ON_B "inference_fn = function(r) if r[1] == 'b' then tb.sleep(60) end return r end"
 #define SLEEPS "policy = 'eager', inference_fn = function(r) tb.sleep(60) return r end"
 
 /* Until the engine has dispatched what was submitted. */
@@ -176,7 +177,7 @@ static void an_engine_can_be_freed_inside_a_callback(void **state)
 {
     struct rig *rig = *state;
     struct inside inside = {0};
-    tb_engine *engine = engine_on(rig->loop, ECHO "batch_timeout_s = 0, max_batch_size = 2");
+    tb_engine *engine = engine_on(rig->loop, SLEEPS_ON_B ", batch_timeout_s = 0, max_batch_size = 2");
     for (int i = 0; i < 2; i++) tb_engine_submit(engine, "a", 1, NULL, free_inside, &inside);
     must_submit(engine, "b", &inside.notes);
     ev_run(rig->loop, 0);
@@ -213,7 +214,8 @@ static void a_callback_may_submit_cancel_and_stop(void **state)
 {
     struct rig *rig = *state;
     struct inside inside = {0};
-    tb_engine *engine = engine_on(rig->loop, ECHO "policy = 'eager', max_batch_size = 1");
+    tb_engine *engine = engine_on(rig->loop, "policy = 'eager', max_batch_size = 1, "
+                                             "inference_fn = function(r) tb.sleep(0) return r end");
     tb_engine_submit(engine, "a", 1, NULL, submit_and_cancel_inside, &inside);
     inside.other = must_submit(engine, "b", &inside.notes);
     ev_run(rig->loop, 0);

@@ -6,6 +6,12 @@ set -eu
 echo "== records on the real clock: every answer checked, memory flat"
 $LUAJIT tests/soak/load.lua "${SOAK_RECORDS:-5000000}"
 
+echo "== an engine in a C program, records from four threads"
+"$B/tests/soak_engine"
+
+echo "== inference in worker threads, some of them abandoned"
+$LUAJIT tests/soak/threads.lua
+
 echo "== the core beside the model"
 TB_OPS="${SOAK_OPS:-20000000}" "$B/tests/test_model"
 

@@ -41,7 +41,7 @@ local function assert_output(r, patterns, first)
 end
 
 local function missing_for(name)
-  if name == "luv_loop" and not pcall(require, "luv") then return "no lua-luv" end
+  if name == "luv_loop" and os.execute [[luajit -e 'require "luv"' 2>/dev/null]] ~= 0 then return "no lua-luv" end
   if name ~= "exact_tokens" then return nil end
   if os.execute "command -v node >/dev/null" ~= 0 then return "no node" end
   if os.execute [[node -e 'require("tiktoken")' 2>/dev/null]] ~= 0 then return "no npm package tiktoken" end

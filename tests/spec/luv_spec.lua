@@ -1,4 +1,6 @@
 -- A batcher inside luv's loop: fd() is polled, step() is called when it is readable.
+-- No other spec may load luv: busted unloads modules after each file, and luv does not
+-- survive being loaded twice.
 
 local tb = require "tokenbatcher"
 local cli = dofile "tests/spec/cli_helper.lua"

@@ -95,6 +95,7 @@ end
 local function watch(self)
   local pump = scheduler.pump
   if self.watched_by == pump then return end
+  if not pump.watch then bad "they need the libev loop: tokenbatcher.run, or step()" end
   local ok, message = pump.watch(C.tb_threads_fd(self.pool), function()
     self.watched_by = nil
     take_all(self)
