@@ -29,7 +29,7 @@ static const char SCRIPT[] =
 
 static tb_engine *engine;
 static char *answers; /* by record: how many callbacks */
-static long records, answered, failed, in_flight;
+static long records, answered, failed, in_flight; /* `answered` of the threads' */
 static int stopped;
 
 static void on_result(tb_engine *e, const tb_engine_result *result, void *user)
@@ -44,7 +44,7 @@ static void on_result(tb_engine *e, const tb_engine_result *result, void *user)
         failed++;
     }
     answers[number]++;
-    answered++;
+    if (number < records) answered++;
     __atomic_sub_fetch(&in_flight, 1, __ATOMIC_RELAXED);
 }
 
