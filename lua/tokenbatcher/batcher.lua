@@ -130,6 +130,13 @@ local function new_decision(self, values)
   return decision
 end
 
+-- An inference function that is a callable table may want to know that it rests.
+local function tell_rest(self, fn)
+  if type(fn) ~= "table" or not errors.is_callable(fn.on_stop) then return end
+  local ok, err = pcall(fn.on_stop, fn)
+  if not ok then self:_warn("inference_fn's on_stop raised: " .. errors.message_of(err)) end
+end
+
 -- From now on this decides; views that only the former one used are forgotten.
 local function adopt_decision(self, decision)
   self._decision = decision
@@ -210,7 +217,9 @@ function Batcher:set(given)
   local decision = given.policy ~= nil and new_decision(self, values)
   if given.process_fn and given.inference_fn == nil then values.inference_fn = given.process_fn end
   if C.tb_set(self._handle, config, self:_now()) ~= 0 then errors.misuse(tostring(self) .. ": out of memory") end
+  local former = self._fn
   apply(self, config, values, estimator_name(self, given))
+  if self._fn ~= former then tell_rest(self, former) end
   if given.policy ~= nil then adopt_decision(self, decision) end
   scheduler.notify()
 end
@@ -341,14 +350,6 @@ local function dispatch(self, id)
   task.run, run.task = run, task
 end
 
--- An inference function that is a callable table may want to know that it rests.
-local function tell_stopped(self)
-  local fn = self._fn
-  if type(fn) ~= "table" or not errors.is_callable(fn.on_stop) then return end
-  local ok, err = pcall(fn.on_stop, fn)
-  if not ok then self:_warn("inference_fn's on_stop raised: " .. errors.message_of(err)) end
-end
-
 local function close_run(self, id, code, message)
   local run = self._runs[id]
   self._runs[id] = nil
@@ -384,7 +385,7 @@ local handlers = {
   [tonumber(C.TB_EVENT_DRAINED)] = function(self)
     self._attached = false
     scheduler.detach(self)
-    tell_stopped(self)
+    tell_rest(self, self._fn)
     settle_future(self._drained, true)
   end,
 }

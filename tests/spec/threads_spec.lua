@@ -322,6 +322,38 @@ describe("tb.backend.threads", function()
     end
   end)
 
+  it("lets its threads go when set{inference_fn} replaces it, after the batch under way", function()
+    local gate = semaphore()
+    with({ script = script "ffi.C.sem_wait(at(r)) return 'old'", threads = 2 }, function(batcher, backend)
+      local future = batcher:submit(address(gate))
+      wait_for(function() return backend:stats().busy == 1 end)
+      batcher:set { inference_fn = function() return { "new" } end, max_concurrent_batches = 2 }
+      assert.equal("new", (batcher:submit(0):await()))
+      assert.equal(2, backend:stats().threads)
+      ffi.C.sem_post(gate)
+      assert.equal("old", (future:await()))
+      wait_for(function() return backend:stats().threads == 0 end)
+      batcher:set { inference_fn = backend }
+      ffi.C.sem_post(gate)
+      assert.equal("old", (batcher:submit(address(gate)):await()))
+      batcher:set { max_batch_size = 2 }
+      assert.equal(2, backend:stats().threads)
+    end)
+  end)
+
+  it("a callable table that raises in on_stop costs one warning", function()
+    local warned
+    H.run(function()
+      local fn = setmetatable({ on_stop = function() error "not now" end },
+        { __call = function(_, records) return records end })
+      local batcher = tb.TokenBatcher { inference_fn = fn, log = function(_, text) warned = text end }:start()
+      assert.equal("x", (batcher:submit("x"):await()))
+      batcher:stop()
+      assert.is_false(batcher.is_running)
+    end)
+    assert.matches("on_stop raised: .*not now", warned)
+  end)
+
   it("bisects a failing batch", function()
     local path = script "if r == 5 then error 'poison' end return r"
     with({ script = path, max_batch_size = 8, min_batch_size = 8, on_error = "bisect" }, function(batcher)

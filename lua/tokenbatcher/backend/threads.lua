@@ -78,6 +78,13 @@ end
 local Threads = {}
 Threads.__index = Threads
 
+-- The threads end when no batch is under way, unless another comes first.
+local function rest_if_idle(self)
+  if not self.may_rest or next(self.tasks) then return end
+  self.may_rest = false
+  C.tb_threads_rest(self.pool)
+end
+
 local function take_all(self)
   repeat
     local n = C.tb_threads_take(self.pool, answers, ANSWERS)
@@ -100,6 +107,7 @@ local function watch(self)
     self.watched_by = nil
     take_all(self)
     if next(self.tasks) then watch(self) end
+    rest_if_idle(self)
   end)
   if not ok then error("threads: the loop cannot wait for them: " .. message, 0) end
   self.watched_by = pump
@@ -119,7 +127,7 @@ local function perform(self, bytes)
   local task = scheduler.task
   local job = C.tb_threads_submit(self.pool, bytes, #bytes)
   if job < 0 then error("threads: no thread can be started, or too many batches wait for one", 0) end
-  self.tasks[job] = task
+  self.tasks[job], self.may_rest = task, false
   task.on_abandon = function() give_up(self, job, task) end
   local answer = scheduler.suspend "threads"
   task.on_abandon = nil
@@ -163,9 +171,11 @@ function Threads:stats()
   return { threads = numbers.threads, busy = numbers.busy, waiting = numbers.waiting, abandoned = numbers.abandoned }
 end
 
---- The batcher has stopped: join the threads, unless another one's batches are under way.
+--- A batcher has stopped, or has another inference function now: join the threads, as soon
+-- as no batch of another one, or of before, is under way.
 function Threads:on_stop()
-  if not next(self.tasks) then C.tb_threads_rest(self.pool) end
+  self.may_rest = true
+  rest_if_idle(self)
 end
 
 --- @param given table  script: a file as for `tokenbatcher run`, whose inference_fn is used;
@@ -186,5 +196,5 @@ return function(given)
   local memory_bytes = (given.max_memory_mb or 0) * MEBIBYTE
   local pool = script_ffi.threads(setup, given.threads or 4, memory_bytes)
   if not pool then bad "out of memory or descriptors" end
-  return setmetatable({ pool = pool, tasks = {} }, Threads)
+  return setmetatable({ pool = pool, tasks = {}, may_rest = false }, Threads)
 end
