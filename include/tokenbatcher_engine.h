@@ -122,7 +122,7 @@ typedef void tb_engine_stopped(tb_engine *engine, void *user);
  * timeout_s >= 0 what is left after that many seconds fails (`stopped`). Returns at once.
  * May be called again (the earlier end counts), also when stopped; each call has its
  * callback. Once stopped, the engine's watchers keep no loop going. TB_ETIMEOUT: not a number;
- * TB_ENOMEM, TB_ENGINE_EBUSY. */
+ * TB_ENOMEM, TB_ENOTRUNNING (it is being freed), TB_ENGINE_EBUSY. */
 int tb_engine_stop(tb_engine *engine, double timeout_s, tb_engine_stopped *callback, void *user);
 
 /* Free the engine, stopped or not; NULL is fine. Records that have no answer yet get

@@ -8,7 +8,7 @@
 
 enum { ANSWERS_AT_ONCE = 256 };
 
-static const char FREED[] = "the engine was freed";
+static const char FREED[] = "the engine is freed";
 
 /* --- calling back ------------------------------------------------------- */
 
@@ -218,6 +218,7 @@ static int begin_stop(tb_engine *engine, double timeout_s)
 int tb_engine_stop(tb_engine *engine, double timeout_s, tb_engine_stopped *callback, void *user)
 {
     if (engine->in_lua) return busy(engine);
+    if (engine->is_dying) return fail(engine, TB_ENOTRUNNING, FREED);
     if (isnan(timeout_s)) return fail(engine, TB_ETIMEOUT, "timeout_s is not a number");
     struct tb__stop *stop = malloc(sizeof *stop);
     if (!stop) return fail(engine, TB_ENOMEM, tb_error_text(TB_ENOMEM));

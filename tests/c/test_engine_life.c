@@ -168,6 +168,7 @@ static void free_inside(tb_engine *engine, const tb_engine_result *result, void 
         tb_engine_free(engine);
         tb_engine_free(engine); /* says the same again */
         assert_int_equal(submit(engine, "late", NULL, &inside->notes), TB_ENOTRUNNING);
+        assert_int_equal(tb_engine_stop(engine, -1, on_stopped, &inside->notes), TB_ENOTRUNNING);
         assert_non_null(result->data); /* still there */
         assert_string_equal(result->data, "a");
     }
@@ -184,6 +185,7 @@ static void an_engine_can_be_freed_inside_a_callback(void **state)
     assert_int_equal(inside.calls, 2);
     assert_int_equal(inside.notes.results, 1);
     assert_string_equal(inside.notes.list[0].code, "stopped");
+    assert_int_equal(inside.notes.stops, 0);
 }
 
 static void an_engine_can_be_freed_when_it_says_that_it_has_stopped(void **state)
