@@ -10,6 +10,7 @@ local Future = require "tokenbatcher.future"
 local inference = require "tokenbatcher.inference"
 local Keys = require "tokenbatcher.keys"
 local options = require "tokenbatcher.options"
+local Recording = require "tokenbatcher.recording"
 local scheduler = require "tokenbatcher.scheduler"
 local stats = require "tokenbatcher.stats"
 local submission = require "tokenbatcher.submission"
@@ -144,6 +145,26 @@ local function adopt_decision(self, decision)
   C.tb_views_close(self._handle)
 end
 
+-- The recording that `values` ask for: the one in use, a new one, or none. A file that cannot
+-- be written raises.
+local function new_recording(self, values)
+  local now, current = scheduler.now_us(), self._recording
+  if not values.record then return nil end
+  if current and current.name == values.record then
+    current:resume(now)
+    return current
+  end
+  local recording, message = Recording.new(values.record, self, now)
+  if not recording then errors.misuse(tostring(self) .. ": option 'record': " .. message) end
+  return recording
+end
+
+local function adopt_recording(self, recording)
+  local former = self._recording
+  self._recording = recording
+  if former and former ~= recording then former:close() end
+end
+
 -- --- life ---------------------------------------------------------------
 
 --- Begin to accept records. Within run() only (or a coroutine driven by step()).
@@ -155,6 +176,7 @@ function Batcher:start()
     errors.misuse(tostring(self) .. ": start must be called within tokenbatcher.run")
   end
   if self._decision == nil then adopt_decision(self, new_decision(self, self._values)) end
+  self._recording = new_recording(self, self._values)
   C.tb_start(self._handle, scheduler.now_us())
   self._accepting, self._attached, self._drained = true, true, Future.new(false, false)
   scheduler.attach(self)
@@ -216,10 +238,13 @@ function Batcher:set(given)
   if message then errors.misuse(message) end
   local decision = given.policy ~= nil and new_decision(self, values)
   if given.process_fn and given.inference_fn == nil then values.inference_fn = given.process_fn end
+  local recording = self._recording
+  if self._attached then recording = new_recording(self, values) end
   if C.tb_set(self._handle, config, self:_now()) ~= 0 then errors.misuse(tostring(self) .. ": out of memory") end
   local former = self._fn
   apply(self, config, values, estimator_name(self, given))
   if self._fn ~= former then tell_rest(self, former) end
+  adopt_recording(self, recording)
   if given.policy ~= nil then adopt_decision(self, decision) end
   scheduler.notify()
 end
@@ -270,8 +295,9 @@ end
 local REASONS = {}
 for i = 0, C.TB_REASONS - 1 do REASONS[i] = tbffi.text(C.tb_reason_name(i)) end
 
--- Tell the policy and the estimator of then how a batch went (X4).
+-- Tell the recording, and the policy and the estimator of then, how a batch went (X4).
 local function report(self, run, now)
+  if self._recording then self._recording:ended(run, now) end
   local usage, requests = inference.totals(run)
   local decision, estimator = run.decision, run.estimator
   if decision and decision.on_complete then
@@ -334,7 +360,7 @@ local function read_run(self, id)
   return {
     batcher = self, id = id, size = n, cost = batch.cost, reason = REASONS[batch.reason],
     deadline = deadline >= 0 and deadline / 1e6 or nil,
-    padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
+    tokens = batch.sum, padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
     records = run_records, futures = run_futures, ids = run_ids, costs = run_costs,
     info = {}, over = false, fn = self._fn, on_error = self._values.on_error,
     decision = self._decision, estimator = self._estimator, observe = self._observe,
@@ -384,6 +410,7 @@ local handlers = {
   end,
   [tonumber(C.TB_EVENT_DRAINED)] = function(self)
     self._attached = false
+    if self._recording then self._recording:close() end
     scheduler.detach(self)
     tell_rest(self, self._fn)
     settle_future(self._drained, true)

@@ -108,6 +108,7 @@ end
 
 -- Hand one record to the core; `flags` may let it wait in line.
 local function hand_in(self, record, cost_value, opts, flags, now)
+  if self._recording then self._recording:arrival(now, cost_value, opts) end
   if cost_value > self._max_record_cost then
     C.tb_refuse(self._handle, 1)
     return nil, C.TB_EOVERSIZE
@@ -266,7 +267,10 @@ function M.submit_batch(self, records, opts)
   if n == 0 then return {} end
   local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0
   local code, at_fault = check_batch(self, values, n, flags)
-  if code ~= 0 then return nil, refusal(self, code, at_fault) end
+  if code ~= 0 then
+    if self._recording then self._recording:refused(scheduler.now_us(), values, n, opts) end
+    return nil, refusal(self, code, at_fault)
+  end
   scheduler.notify()
   local futures, failed = hand_in_all(self, records, values, n, opts, flags)
   if not futures then return nil, refusal(self, failed) end

@@ -1,5 +1,5 @@
---- The command line: tokenbatcher run | check | policies. Exit 0 all good, 1 some records failed,
--- 2 usage or script error.
+--- The command line: tokenbatcher run | check | policies | simulate | tune | fit. Exit 0 all good,
+-- 1 some records failed, 2 usage or script error.
 
 local argparse = require "argparse"
 local options = require "tokenbatcher.options"
@@ -9,8 +9,10 @@ local tb = require "tokenbatcher"
 local M = {}
 
 local EXIT_USAGE = 2
-local LOADS_SCRIPT = { run = true, check = true }
-local IS_FLAG = { ["--unordered"] = true, ["--help"] = true, ["-h"] = true } -- all others take a value
+local LOADS_SCRIPT = { run = true, check = true, simulate = true, tune = true }
+local SIMULATIONS = { "simulate" } -- their script is optional
+-- All other flags take a value.
+local IS_FLAG = { ["--unordered"] = true, ["--padded"] = true, ["--strict"] = true, ["--help"] = true, ["-h"] = true }
 local WIDTH, MARGIN = 100, 34
 
 local RUN_HELP = [[
@@ -117,10 +119,16 @@ local function add_help(command)
   command:flag("-h --help", "Show this help."):action(function() show(command:get_help()) end)
 end
 
+-- A flag of the script that the command has, too, is called --script-NAME there.
 local function add_script_options(command, definition)
+  local taken = {}
+  for _, option in ipairs(command._options) do
+    for _, alias in ipairs(option._aliases) do taken[alias] = true end
+  end
   for _, option in ipairs(definition and definition.declared or {}) do
     local default = type(option.default) == "string" and '"' .. option.default .. '"' or tostring(option.default)
-    command:option(option.flag, ("%s (the script's; default: %s)"):format(option.help, default))
+    local flag = taken[option.flag] and option.flag:gsub("^%-%-", "--script-") or option.flag
+    command:option(flag, ("%s (the script's; default: %s)"):format(option.help, default))
       :argname("<" .. type(option.default) .. ">"):target("script_" .. option.name):convert(typed(option))
   end
 end
@@ -140,13 +148,34 @@ local function options_help()
   return table.concat(lines, "\n")
 end
 
+local function add_set(command)
+  command:option("--set", "Set an option of the batcher, in place of the script's; may be repeated.")
+    :argname("<option=value>"):count("*"):convert(parse_setting)
+end
+
 local function add_common(command, definition)
   add_help(command)
   command:argument("script", "A Lua file; see examples/.")
   command:argument("extra"):args("*"):hidden(true)
-  command:option("--set", "Set an option of the batcher, in place of the script's; may be repeated.")
-    :argname("<option=value>"):count("*"):convert(parse_setting)
+  add_set(command)
   add_script_options(command, definition)
+end
+
+local function add_simulations(parser, definition)
+  for _, name in ipairs(SIMULATIONS) do
+    local module = require("tokenbatcher.cli." .. name)
+    local command = parser:command(name, module.HELP):summary(module.SUMMARY):epilog(module.EPILOG)
+    add_help(command)
+    command:argument("script", "A Lua file as for run: its options and policy are taken."):args "?"
+    command:argument("extra"):args("*"):hidden(true)
+    add_set(command)
+    module.declare(command)
+    add_script_options(command, definition)
+  end
+  local fit = require "tokenbatcher.cli.fit"
+  local command = parser:command("fit", fit.HELP):summary(fit.SUMMARY)
+  add_help(command)
+  fit.declare(command)
 end
 
 local function new_parser(definition)
@@ -160,6 +189,8 @@ local function new_parser(definition)
   add_common(run, definition)
   run:option("--input", "Read from a file (default, and -: standard input)."):argname "<file>"
   run:option("--output", "Write to a file (default, and -: standard output)."):argname "<file>"
+  run:option("--record", "Write arrivals and batches to a file, for simulate and fit; the same as --set record=F.")
+    :argname "<file>"
   run:flag("--unordered", "Write answers as they come, not in input order.")
   local check = parser:command("check", CHECK_HELP):summary("Load a script, try it on one record, say what is missing.")
   add_common(check, definition)
@@ -167,6 +198,7 @@ local function new_parser(definition)
   add_help(list)
   list:argument("name", "One of them."):args "?"
   check:option("--sample", "The line of input to try (default: a made-up one)."):argname "<line>"
+  add_simulations(parser, definition)
   return parser
 end
 
@@ -174,6 +206,7 @@ end
 
 local function collect(parsed, definition)
   parsed.given, parsed.overrides = {}, parsed.set
+  if parsed.record then table.insert(parsed.set, { "record", parsed.record }) end
   for _, option in ipairs(definition and definition.declared or {}) do
     parsed.given[option.name] = parsed["script_" .. option.name]
   end
@@ -209,7 +242,7 @@ function M.main(args)
   end
   local ok, parsed = new_parser(definition):pparse(args)
   if not ok then
-    local is_command = LOADS_SCRIPT[args[1]] or args[1] == "policies"
+    local is_command = LOADS_SCRIPT[args[1]] or args[1] == "policies" or args[1] == "fit"
     return fail(("%s\n(tokenbatcher %s--help shows the usage)"):format(parsed, is_command and args[1] .. " " or ""))
   end
   if parsed.extra and parsed.extra[1] then

@@ -11,7 +11,7 @@ local M = {}
 local TYPES = { number = true, string = true, boolean = true }
 local OURS = { "decode", "encode" } -- beside the options of the batcher
 -- Flags of the command line itself, which no script may take.
-local TAKEN = { help = true, input = true, output = true, sample = true, set = true, unordered = true }
+local TAKEN = { help = true, input = true, output = true, record = true, sample = true, set = true, unordered = true }
 
 local function read_file(path)
   local file, message = io.open(path, "rb")

@@ -1,0 +1,97 @@
+--- Flags that simulate and tune share, and what their values must be.
+
+local experiment = require "tokenbatcher.sim.experiment"
+local policies = require "tokenbatcher.policies"
+
+local M = {}
+
+local function number_in(flag, from, to, text_of_range)
+  return function(text)
+    local value = tonumber(text)
+    if value and value >= from and value <= to then return value end
+    return nil, ("%s needs %s, got '%s'"):format(flag, text_of_range, text)
+  end
+end
+
+local function above_zero(flag)
+  return function(text)
+    local value = tonumber(text)
+    if value and value > 0 and value < math.huge then return value end
+    return nil, ("%s needs a number above 0, got '%s'"):format(flag, text)
+  end
+end
+
+local function whole(flag)
+  return function(text)
+    local value = tonumber(text)
+    if value and value >= 1 and value <= 2 ^ 53 and value % 1 == 0 then return value end
+    return nil, ("%s needs a whole number above 0, got '%s'"):format(flag, text)
+  end
+end
+
+--- "0.01:20" @return {p, factor}
+local function parse_straggle(text)
+  local p, factor = text:match "^([^:]+):([^:]+)$"
+  p, factor = tonumber(p), tonumber(factor)
+  if p and factor and p >= 0 and p <= 1 and factor >= 0 and factor < math.huge then
+    return { p = p, factor = factor }
+  end
+  return nil, ("--straggle needs probability:factor, as 0.01:20, got '%s'"):format(text)
+end
+
+--- A policy as on any command line. @return {text, value}
+local function parse_policy(text)
+  local value, message = policies.parse(text)
+  if value == nil then return nil, "--policy: " .. message end
+  return { text = text, value = value }
+end
+
+--- "name=v1,v2" @return {name, values = list of {text, value}}
+function M.parse_sweep(text)
+  local name, list = text:match "^([^=]+)=(.+)$"
+  if not name then return nil, ("--sweep needs option=v1,v2,..., got '%s'"):format(text) end
+  if name == "policy" then return nil, "--sweep: policies are compared by repeating --policy" end
+  local values = {}
+  for part in (list .. ","):gmatch "([^,]*)," do
+    local value, message = experiment.parse_value("--sweep", name, part)
+    if value == nil then return nil, message end
+    values[#values + 1] = { text = part, value = value }
+  end
+  return { name = name, values = values }
+end
+
+--- "10:20" @return {from, to}
+function M.parse_window(text)
+  local from, to = text:match "^([^:]*):([^:]*)$"
+  from, to = tonumber(from), tonumber(to)
+  if from and to and from >= 0 and to > from then return { from = from, to = to } end
+  return nil, ("--window needs from:to in seconds, as 60:120, got '%s'"):format(text)
+end
+
+--- What arrives, how long it takes, and what counts.
+function M.arrivals(command)
+  command:option("--trace", "The arrivals of a file: Azure CSV, Mooncake JSON lines, or a recording."):argname "<file>"
+  command:option("--arrivals", "Made-up arrivals, see below."):argname "<spec>"
+  command:option("--service", "How long a batch takes, in seconds; see below (default: 0.02 + 0.00005*tokens).")
+    :argname "<model>"
+  command:option("--slo", "An answer later than so many seconds counts as missed."):argname("<s>")
+    :convert(above_zero "--slo")
+  command:option("--speedup", "Divide the times of arrival by this (default: 1)."):argname("<x>")
+    :convert(above_zero "--speedup")
+  command:option("--limit", "Use no more than so many rows (made-up arrivals: default 100000)."):argname("<n>")
+    :convert(whole "--limit")
+  command:option("--seed", "Seed of all that is drawn by lot (default: 1)."):argname("<n>")
+    :convert(number_in("--seed", -2 ^ 53, 2 ^ 53, "a number"))
+  command:flag("--strict", "A bad row of the trace is an error (otherwise it is named, counted and left out).")
+  command:option("--fail-rate", "The probability that a batch fails."):argname("<p>")
+    :convert(number_in("--fail-rate", 0, 1, "a probability from 0 to 1"))
+  command:option("--straggle", "With probability p a batch takes x times as long."):argname("<p:x>")
+    :convert(parse_straggle)
+end
+
+function M.policies(command)
+  command:option("--policy", "A policy to try: name, file, or name:parameter=value,...; may be repeated.")
+    :argname("<policy>"):count("*"):convert(parse_policy)
+end
+
+return M

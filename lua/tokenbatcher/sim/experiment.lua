@@ -1,0 +1,168 @@
+--- Experiments: which runs a command line asks for, and running one. A job is what all its runs
+-- share: arrivals, service model, knobs; a variant is a policy and the settings of one row.
+
+local arrivals = require "tokenbatcher.sim.arrivals"
+local Engine = require "tokenbatcher.sim.engine"
+local errors = require "tokenbatcher.errors"
+local measure = require "tokenbatcher.sim.measure"
+local options = require "tokenbatcher.options"
+local script = require "tokenbatcher.cli.script"
+local service = require "tokenbatcher.sim.service"
+local trace = require "tokenbatcher.sim.trace"
+
+local M = {}
+
+-- What may be swept beside the options of a batcher.
+M.SPEEDUP = "speedup"
+
+--- One value of an option, or of speedup. @return value, or nil and a message
+function M.parse_value(flag, name, text)
+  if name == M.SPEEDUP then
+    local value = tonumber(text)
+    if value and value > 0 and value < math.huge then return value end
+    return nil, ("%s %s: a number above 0 is needed, got '%s'"):format(flag, name, text)
+  end
+  local value, message = options.parse(name, text)
+  if value == nil then return nil, (message:gsub("^%-%-set", flag)) end
+  return value
+end
+
+-- The options of a script, with what was set on the command line; no inference function is needed.
+local function base_options(definition, args)
+  if not definition then
+    local out = {}
+    for _, pair in ipairs(args.set) do out[pair[1]] = pair[2] end
+    return out
+  end
+  local made, message = script.build(definition, args.given, args.set)
+  if not made then return nil, message end
+  made.options.inference_fn, made.options.process_fn = nil, nil
+  made.options.record = nil
+  return made.options
+end
+
+local function open_arrivals(job, args)
+  if args.trace and args.arrivals then return nil, "--trace or --arrivals, not both" end
+  if not (args.trace or args.arrivals) then return nil, "--trace FILE or --arrivals SPEC is needed" end
+  local message
+  if args.trace then
+    job.trace, message = trace.open(args.trace, { limit = args.limit, strict = args.strict, note = args.note })
+    return job.trace, message
+  end
+  if args.strict then return nil, "--strict is for a trace" end
+  job.arrivals, message = arrivals.parse(args.arrivals)
+  return job.arrivals, message
+end
+
+--- @param args table  trace, arrivals, service, set, given, slo, speedup, limit, seed, strict, fail_rate,
+-- straggle, note (function(text))
+-- @return job, or nil and a message
+function M.new(definition, args)
+  local base, message = base_options(definition, args)
+  if not base then return nil, message end
+  local job = {
+    base = base, slo_s = args.slo, speedup = args.speedup or 1, seed = args.seed or 1, fail_rate = args.fail_rate,
+    straggle = args.straggle, records = args.limit or arrivals.default_records,
+  }
+  local ok
+  ok, message = open_arrivals(job, args)
+  if not ok then return nil, message end
+  if job.arrivals and job.arrivals.kind == "closed" and args.speedup then
+    return nil, "--speedup: closed clients have no times to divide"
+  end
+  job.service, message = service.parse(args.service or service.default)
+  if not job.service then return nil, message end
+  return job
+end
+
+-- A tb_config and the policy of a variant, checked as a batcher would.
+local function configure(job, variant)
+  local config, values = options.defaults()
+  local given, speedup = {}, job.speedup
+  for name, value in pairs(job.base) do given[name] = value end
+  for _, setting in ipairs(variant.settings) do
+    if setting.name == M.SPEEDUP then
+      speedup = setting.value
+    else
+      local entry = options.by_name[setting.name]
+      given[entry.name] = nil
+      if entry.token_name then given[entry.token_name] = nil end
+      given[setting.name] = setting.value
+    end
+  end
+  if variant.policy ~= nil then given.policy = variant.policy end
+  local ok, message = options.merge("TokenBatcher", given, config, values)
+  if not ok then return nil, message end
+  if values.on_error == "bisect" and (job.fail_rate or 0) > 0 then
+    return nil, "--fail-rate: a batch that fails is not bisected here; leave on_error = 'fail'"
+  end
+  return config, values, speedup
+end
+
+local function settings_list(variant)
+  local out = {}
+  for i, setting in ipairs(variant.settings) do out[i] = { setting.name, setting.text } end
+  return out
+end
+
+--- Everything of a variant that can be wrong before it runs. @return true, or nil and a message
+function M.check(job, variant)
+  local config, message = configure(job, variant)
+  if not config then return nil, message end
+  return true
+end
+
+--- @param variant table  policy (or nil: the script's), policy_text, settings = list of {name, text, value}
+-- @param how table|nil  progress, timeline, window {from, to} (shares of the trace)
+-- @return a row (see measure.lua), or nil and a message
+function M.run(job, variant, how)
+  how = how or {}
+  local config, values, speedup = configure(job, variant)
+  if not config then return nil, values end
+  math.randomseed(job.seed) -- for policies that draw lots
+  local ok, engine = pcall(function()
+    local source = job.trace and job.trace:source(speedup)
+      or arrivals.source(job.arrivals, job.seed, speedup, job.records)
+    if how.wrap then source = how.wrap(source) end
+    return Engine.new({
+      config = config, policy = values.resolved_policy, source = source, service = job.service, slo_s = job.slo_s,
+      seed = job.seed, fail_rate = job.fail_rate, straggle = job.straggle, timeline = how.timeline,
+    }):run(how.progress)
+  end)
+  if not ok then return nil, errors.message_of(engine) end
+  local row = measure.row(engine, variant.policy_text or values.resolved_policy.name, settings_list(variant))
+  row.warnings = engine.warnings
+  return row
+end
+
+-- Every combination of the sweeps' values, the last one changing fastest.
+local function combinations(sweeps, i, settings, out)
+  local sweep = sweeps[i]
+  if not sweep then
+    local copy = {}
+    for k, setting in ipairs(settings) do copy[k] = setting end
+    out[#out + 1] = copy
+    return out
+  end
+  for _, value in ipairs(sweep.values) do
+    settings[i] = { name = sweep.name, text = value.text, value = value.value }
+    combinations(sweeps, i + 1, settings, out)
+  end
+  settings[i] = nil
+  return out
+end
+
+--- All rows: policies, each with every combination of the sweeps.
+-- @param chosen table  list of {text, value}; empty: the script's, or fifo
+-- @param sweeps table  list of {name, values = list of {text, value}}
+function M.variants(chosen, sweeps)
+  local out, settings = {}, combinations(sweeps, 1, {}, {})
+  for _, policy in ipairs(#chosen > 0 and chosen or { {} }) do
+    for _, combination in ipairs(settings) do
+      out[#out + 1] = { policy = policy.value, policy_text = policy.text, settings = combination }
+    end
+  end
+  return out
+end
+
+return M

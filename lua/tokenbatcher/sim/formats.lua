@@ -1,0 +1,163 @@
+--- The formats of traces: how one is known by its first line, and what a line of it says.
+--
+-- A format is {name, new() -> parse}; parse(line, row) fills row.at_s (seconds, any origin),
+-- row.cost, row.output and, in our recordings, key, priority, timeout_s. It returns true; false
+-- for a line that is no arrival; or nil and what is wrong.
+
+local json = require "tokenbatcher.cli.json"
+
+local byte, floor, max = string.byte, math.floor, math.max
+
+local M = {}
+
+local MAX_COST = 1e12
+M.VERSION = 1
+
+local function is_number(value, most)
+  return type(value) == "number" and value >= 0 and value <= most
+end
+
+-- --- Azure: TIMESTAMP,ContextTokens,GeneratedTokens --------------------------------
+
+-- Digits from `at`, at least one: their value and the place behind them; or nil.
+local function digits(line, at)
+  local value, from = 0, at
+  local c = byte(line, at)
+  while c and c >= 48 and c <= 57 do
+    value, at = value * 10 + c - 48, at + 1
+    c = byte(line, at)
+  end
+  if at > from then return value, at end
+end
+
+-- Exactly two digits and a mark behind them.
+local function two(line, at, mark)
+  local value, next_at = digits(line, at)
+  if value and next_at == at + 2 and (not mark or byte(line, next_at) == mark) then return value end
+end
+
+-- Days from 1970-01-01 in the Gregorian calendar.
+local function days_from(year, month, day)
+  if month <= 2 then year, month = year - 1, month + 12 end
+  local leap_days = floor(year / 4) - floor(year / 100) + floor(year / 400)
+  return 365 * year + leap_days + floor((153 * month - 457) / 5) + day - 719469
+end
+
+-- "2023-11-16 18:17:03" to whole seconds.
+local function whole_seconds(line)
+  local year, at = digits(line, 1)
+  if not year or at ~= 5 or byte(line, 5) ~= 45 then return end
+  local month, day = two(line, 6, 45), two(line, 9, 32) or two(line, 9, 84)
+  local hour, minute, second = two(line, 12, 58), two(line, 15, 58), two(line, 18)
+  if not (month and day and hour and minute and second) then return end
+  if month < 1 or month > 12 or day < 1 or day > 31 or hour > 23 or minute > 59 or second > 60 then return end
+  return days_from(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
+end
+
+-- The fraction and the time zone "+00:00" or "Z", if there are any. What follows them is at `at`.
+local function fraction(line)
+  local at, value = 20, 0
+  if byte(line, at) == 46 then
+    local part, next_at = digits(line, at + 1)
+    if not part then return end
+    value, at = part / 10 ^ (next_at - at - 1), next_at
+  end
+  if byte(line, at) == 90 then return value, at + 1 end
+  if line:sub(at, at + 5) == "+00:00" then return value, at + 6 end
+  return value, at
+end
+
+local function azure_complaint(line)
+  local _, commas = line:gsub(",", ",")
+  if commas ~= 2 then return ("3 columns are expected, there are %d"):format(commas + 1) end
+  local stamp, context, generated = line:match "^(.-),(.-),(.*)$"
+  if not context:find "^%d+$" then return ("ContextTokens is '%s', not a whole number"):format(context) end
+  if not generated:find "^%d+$" then return ("GeneratedTokens is '%s', not a whole number"):format(generated) end
+  if tonumber(context) > MAX_COST then return "ContextTokens is above 1e12" end
+  return ("TIMESTAMP is '%s', not YYYY-MM-DD HH:MM:SS.fffffff"):format(stamp)
+end
+
+local function new_azure()
+  local base
+  return function(line, row)
+    local whole = whole_seconds(line)
+    local part, at = nil, nil
+    if whole then part, at = fraction(line) end
+    if not part or byte(line, at) ~= 44 then return nil, azure_complaint(line) end
+    local cost, comma = digits(line, at + 1)
+    if not cost or byte(line, comma) ~= 44 then return nil, azure_complaint(line) end
+    local output, stop = digits(line, comma + 1)
+    if not output or stop <= #line or cost > MAX_COST then return nil, azure_complaint(line) end
+    base = base or whole
+    row.at_s, row.cost, row.output = whole - base + part, cost, output
+    return true
+  end
+end
+
+-- --- JSON lines ----------------------------------------------------------------
+
+local function decode(line)
+  local value, message = json.decode(line)
+  if value == nil then return nil, "no JSON: " .. message end
+  if type(value) ~= "table" then return nil, "no JSON object" end
+  return value
+end
+
+local function new_mooncake()
+  return function(line, row)
+    local value, message = decode(line)
+    if not value then return nil, message end
+    if not is_number(value.timestamp, 1e15) then return nil, "timestamp is no number of milliseconds" end
+    if not is_number(value.input_length, MAX_COST) then return nil, "input_length is no number from 0 to 1e12" end
+    local output = value.output_length
+    if output ~= nil and not is_number(output, MAX_COST) then
+      return nil, "output_length is no number from 0 to 1e12"
+    end
+    row.at_s, row.cost, row.output = value.timestamp / 1000, value.input_length, output or 0
+    return true
+  end
+end
+
+local function parse_recorded(value, row)
+  if value.batch ~= nil then return false end
+  local priority, timeout_s, key = value.priority, value.timeout_s, value.key
+  if not is_number(value.at, 1e12) then return nil, "at is no number of seconds" end
+  if not is_number(value.cost, MAX_COST) then return nil, "cost is no number from 0 to 1e12" end
+  if key ~= nil and type(key) ~= "string" then return nil, "key is no string" end
+  if priority ~= nil and type(priority) ~= "number" then return nil, "priority is no number" end
+  if timeout_s ~= nil and not (is_number(timeout_s, 1e12) and timeout_s > 0) then
+    return nil, "timeout_s is no number of seconds above 0"
+  end
+  row.at_s, row.cost, row.output = value.at, value.cost, 0
+  row.key, row.priority, row.timeout_us = key, priority or 0, timeout_s and max(1, floor(timeout_s * 1e6 + 0.5)) or 0
+  return true
+end
+
+local function new_recording()
+  return function(line, row)
+    local value, message = decode(line)
+    if not value then return nil, message end
+    if value.tokenbatcher_recording ~= nil then return false end
+    return parse_recorded(value, row)
+  end
+end
+
+M.azure = { name = "Azure CSV", has_header = true, new = new_azure }
+M.mooncake = { name = "Mooncake JSON lines", new = new_mooncake }
+M.recording = { name = "recording", has_header = true, new = new_recording }
+
+--- Which one a file is, by its first line. @return format, or nil and a message
+function M.detect(line)
+  if line:lower() == "timestamp,contexttokens,generatedtokens" then return M.azure end
+  local value = line:sub(1, 1) == "{" and json.decode(line)
+  if type(value) == "table" and value.tokenbatcher_recording ~= nil then
+    if value.tokenbatcher_recording == M.VERSION then return M.recording end
+    return nil, ("is a recording of version %s; this program reads version %d"):format(
+      tostring(value.tokenbatcher_recording), M.VERSION)
+  end
+  if type(value) == "table" and value.timestamp ~= nil then return M.mooncake end
+  return nil, "is no trace of a known format: the first line is neither TIMESTAMP,ContextTokens,GeneratedTokens, nor "
+    .. 'JSON with "timestamp" and "input_length", nor the header of a recording'
+end
+
+return M

@@ -1,0 +1,52 @@
+--- What came of a simulated run: one row, with the same fields in the same order every time.
+
+local tbffi = require "tokenbatcher.ffi"
+
+local C = tbffi.lib
+
+local M = {}
+
+-- Fields in the order of output; a list has its own fields behind its name.
+local SPREAD = { "mean", "p50", "p90", "p99", "max" }
+local REASONS = {}
+for i = 0, C.TB_REASONS - 1 do REASONS[i + 1] = tbffi.text(C.tb_reason_name(i)) end
+M.FIELDS = {
+  "policy", "settings", "records", "completed", "failed", "rejected", "expired", "batches", "throughput", "goodput",
+  { "latency_s", SPREAD }, { "wait_s", SPREAD }, "utilization", { "batch_size", SPREAD }, { "batch_cost", SPREAD },
+  "padding_ratio", "fairness", { "dispatched", REASONS },
+}
+
+local function of_histogram(h)
+  return { mean = h:mean() / 1e6, p50 = h:percentile(0.5) / 1e6, p90 = h:percentile(0.9) / 1e6,
+    p99 = h:percentile(0.99) / 1e6, max = h.max / 1e6 }
+end
+
+local function of_summary(s)
+  return { mean = s.mean, p50 = s.p50, p90 = s.p90, p99 = s.p99, max = s.max }
+end
+
+local function ratio(a, b)
+  return b > 0 and a / b or 0
+end
+
+--- @param engine table  after its run
+-- @param policy string  as people wrote it
+-- @param settings table  a list of {name, text}
+function M.row(engine, policy, settings)
+  local s, dispatched = tbffi.new "tb_stats", {}
+  C.tb_stats_read(engine.handle, s, engine.now)
+  for i, name in ipairs(REASONS) do dispatched[name] = s.dispatched[i - 1] end
+  return {
+    policy = policy, settings = settings, records = engine.records, completed = s.total_completed,
+    failed = s.total_failed, rejected = s.total_rejected, expired = s.total_expired, batches = s.total_batches,
+    throughput = ratio(s.total_completed, engine:span_s()), goodput = ratio(engine.good, engine.records),
+    latency_s = of_histogram(engine.latency), wait_s = of_histogram(engine.wait),
+    utilization = ratio(s.busy_us, s.busy_us + s.idle_us), batch_size = of_summary(s.batch_size),
+    batch_cost = of_summary(s.batch_cost), padding_ratio = ratio(s.padded_cost, s.sum_cost),
+    fairness = engine.fairness:index(), dispatched = dispatched,
+    policy_errors = engine.batcher._policy_errors, policy_overruled = engine.batcher._policy_overruled,
+    latency_curve = engine.latency:curve(200),
+  }
+end
+
+return M

@@ -1,0 +1,104 @@
+--- How long a batch takes, in place of an inference function. A model is written as
+--
+--   an expression   0.02 + 0.00005 * tokens      (compiled once)
+--   a Lua file      service.lua, which returns function(batch) -> seconds
+--   a recording     @run.jsonl, fitted: a + b x tokens (see fit.lua)
+--
+-- Names in an expression, and fields of `batch`: tokens (the sum of the records' costs),
+-- padded (records x the largest), records, max_tokens (the largest), output_tokens (the sum),
+-- max_output_tokens (the largest).
+
+local errors = require "tokenbatcher.errors"
+local fit = require "tokenbatcher.sim.fit"
+
+local M = {}
+
+--- What a model may depend on, in the order of the arguments of its function.
+M.names = { "tokens", "padded", "records", "max_tokens", "output_tokens", "max_output_tokens" }
+local FUNCTIONS = { min = true, max = true, floor = true, ceil = true, sqrt = true, log = true }
+
+--- Stands in when nothing else is said; the same as tb.backend.simulated{}.
+M.default = "0.02 + 0.00005*tokens"
+
+local IS_NAME = {}
+for _, name in ipairs(M.names) do IS_NAME[name] = true end
+
+local function unknown_name(name)
+  local known = {}
+  for _, n in ipairs(M.names) do known[#known + 1] = n end
+  for n in pairs(FUNCTIONS) do known[#known + 1] = n end
+  table.sort(known)
+  return ("unknown name '%s'; did you mean '%s'?"):format(name, errors.nearest(name, known))
+end
+
+-- nil, or what is wrong with the words of an expression.
+local function complaint(text)
+  local at = 1
+  while at <= #text do
+    local number = text:match("^%d+%.?%d*[eE][+-]?%d+", at) or text:match("^%.?%d+%.?%d*", at)
+    local name = text:match("^[%a_][%w_]*", at)
+    local other = text:match("^[%s%+%-%*/%^%(%),]", at)
+    if name and not IS_NAME[name] and not FUNCTIONS[name] then return unknown_name(name) end
+    local word = number or name or other
+    if not word then return ("'%s' has no place in it"):format(text:sub(at, at)) end
+    if word == "-" and text:sub(at + 1, at + 1) == "-" then return "'--' has no place in it" end
+    at = at + #word
+  end
+end
+
+local function compile(text)
+  if not text:find "%S" then return nil, "is empty" end
+  local problem = complaint(text)
+  if problem then return nil, problem end
+  local chunk = ("local min, max, floor, ceil, sqrt, log = math.min, math.max, math.floor, math.ceil, math.sqrt, "
+    .. "math.log\nreturn function(%s) return %s end"):format(table.concat(M.names, ", "), text)
+  local made = loadstring(chunk, "=service")
+  if not made then return nil, "is no arithmetic expression" end
+  local fn = made()
+  local ok, value = pcall(fn, 1, 1, 1, 1, 1, 1)
+  if not ok or type(value) ~= "number" then return nil, "is no arithmetic expression" end
+  return fn
+end
+
+-- A user's function of a table, called with one that is used again and again.
+local function adapt(fn)
+  local batch = {}
+  return function(tokens, padded, records, max_tokens, output_tokens, max_output_tokens)
+    batch.tokens, batch.padded, batch.records, batch.max_tokens = tokens, padded, records, max_tokens
+    batch.output_tokens, batch.max_output_tokens = output_tokens, max_output_tokens
+    return fn(batch)
+  end
+end
+
+local function load_file(path)
+  local chunk, message = loadfile(path, "t")
+  if not chunk then return nil, message end
+  local ok, value = pcall(chunk)
+  if not ok then return nil, errors.text(value) end
+  if not errors.is_callable(value) then
+    return nil, ("%s must return a function of a batch, got %s"):format(path,
+      value == nil and "nil" or "a " .. type(value))
+  end
+  return adapt(value)
+end
+
+--- @param text string  as above
+-- @return table {text, seconds = function(tokens, padded, ...)}, or nil and a message
+function M.parse(text)
+  local fn, message
+  if text:sub(1, 1) == "@" then
+    local fitted
+    fitted, message = fit.of_recording(text:sub(2))
+    if not fitted then return nil, "--service " .. message end
+    return { text = fitted.text, seconds = fitted.seconds }
+  elseif text:find "%.lua$" then
+    fn, message = load_file(text)
+    if not fn then return nil, "--service: " .. message end
+  else
+    fn, message = compile(text)
+    if not fn then return nil, ("--service '%s': %s (names: %s)"):format(text, message, table.concat(M.names, ", ")) end
+  end
+  return { text = text, seconds = fn }
+end
+
+return M

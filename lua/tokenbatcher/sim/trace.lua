@@ -1,0 +1,208 @@
+--- A trace: a file of arrivals, read line by line, in memory that does not grow with it. What
+-- fits into one block of rows is kept for the next run over it, longer ones are read anew.
+--
+-- A source of arrivals, here and in arrivals.lua, shows the next one in its fields: at_us (its
+-- time since the first one, or math.huge when there is none left), cost, output, key, priority,
+-- timeout_us. take() goes on to the one after it; answered(now_us) hears of every record that has
+-- its answer, or will have none; is_done: there will be no more.
+
+local formats = require "tokenbatcher.sim.formats"
+local tbffi = require "tokenbatcher.ffi"
+
+local floor = math.floor
+
+local M = {}
+local Trace = {}
+Trace.__index = Trace
+
+local BLOCK_ROWS = 65536
+local CHUNK_BYTES = 65536
+local NAMED_BAD_ROWS = 5 -- more are only counted
+local BYTE_ORDER_MARK = "\239\187\191"
+
+-- --- lines ----------------------------------------------------------------------
+
+local Lines = {}
+Lines.__index = Lines
+
+local function open_lines(path)
+  local file, message = io.open(path, "rb")
+  if not file then return nil, message end
+  local first, problem = file:read(CHUNK_BYTES)
+  if not first and problem then return nil, ("%s: %s"):format(path, problem) end
+  first = first or ""
+  if first:sub(1, 3) == BYTE_ORDER_MARK then first = first:sub(4) end
+  return setmetatable({ path = path, file = file, chunk = first, at = 1, number = 0 }, Lines)
+end
+
+local function fill(self)
+  local more, message = self.file:read(CHUNK_BYTES)
+  if not more then
+    self.file:close()
+    self.file = nil
+    if message then error(("cannot read %s: %s"):format(self.path, message), 0) end
+    return false
+  end
+  self.chunk, self.at = self.chunk:sub(self.at) .. more, 1
+  return true
+end
+
+--- The next line, without its end; nil after the last.
+function Lines:next()
+  local stop = self.chunk:find("\n", self.at, true)
+  while not stop and self.file and fill(self) do stop = self.chunk:find("\n", self.at, true) end
+  if not stop then
+    if self.at > #self.chunk then return nil end
+    stop = #self.chunk + 1
+  end
+  local line = self.chunk:sub(self.at, self.chunk:byte(stop - 1) == 13 and stop > self.at and stop - 2 or stop - 1)
+  self.at, self.number = stop + 1, self.number + 1
+  return line
+end
+
+-- --- the trace --------------------------------------------------------------------
+
+local function new_block()
+  local function column() return tbffi.new("double[?]", BLOCK_ROWS) end
+  return {
+    n = 0, at_us = column(), cost = column(), output = column(), priority = column(), timeout_us = column(), key = {},
+  }
+end
+
+--- @param options table  limit (rows, or nil), strict (a bad row is an error), note (function(text), told of bad rows)
+-- @return a trace, or nil and a message
+function M.open(path, options)
+  local lines, message = open_lines(path)
+  if not lines then return nil, "cannot open the trace: " .. message end
+  local first = lines:next()
+  while first and not first:find "%S" do first = lines:next() end
+  if not first then return nil, ("the trace %s is empty"):format(path) end
+  local format
+  format, message = formats.detect(first)
+  if not format then return nil, ("%s %s"):format(path, message) end
+  local self = setmetatable({
+    path = path, format = format, limit = options.limit or math.huge, strict = options.strict, note = options.note,
+    rows = 0, bad = 0, is_known = false, block = nil,
+  }, Trace)
+  if lines.file then lines.file:close() end
+  return self
+end
+
+local function bad_row(reader, what)
+  local trace = reader.trace
+  local text = ("%s:%d: %s"):format(trace.path, reader.lines.number, what)
+  if trace.strict then error(text .. " (--strict)", 0) end
+  if trace.is_known then return end
+  trace.bad = trace.bad + 1
+  if trace.note and trace.bad <= NAMED_BAD_ROWS then trace.note(text .. "; the row is left out") end
+end
+
+local function new_reader(trace)
+  local lines, message = open_lines(trace.path)
+  if not lines then error("cannot open the trace: " .. message, 0) end
+  if trace.format.has_header then
+    repeat local line = lines:next() until not line or line:find "%S"
+  end
+  return { trace = trace, lines = lines, parse = trace.format.new(), row = {}, rows = 0, first_s = nil, last_s = 0 }
+end
+
+-- The next good row into reader.row; false at the end.
+local function read_row(reader)
+  local row = reader.row
+  while reader.rows < reader.trace.limit do
+    local line = reader.lines:next()
+    if not line then return false end
+    row.key, row.priority, row.timeout_us = nil, 0, 0
+    local is_row, message = reader.parse(line, row)
+    if is_row and reader.first_s and row.at_s < reader.last_s then
+      is_row, message = nil, ("its time is %.6f s before the row above"):format(reader.last_s - row.at_s)
+    end
+    if is_row then
+      reader.first_s, reader.last_s = reader.first_s or row.at_s, row.at_s
+      reader.rows = reader.rows + 1
+      return true
+    elseif is_row == nil and line:find "%S" then
+      bad_row(reader, message)
+    end
+  end
+  return false
+end
+
+-- Fill a block. @return boolean  is the trace at its end?
+local function read_block(reader, block)
+  local row, n = reader.row, 0
+  block.key = {}
+  while n < BLOCK_ROWS do
+    if not read_row(reader) then
+      block.n = n
+      return true
+    end
+    block.at_us[n], block.cost[n], block.output[n] = (row.at_s - reader.first_s) * 1e6, row.cost, row.output
+    block.priority[n], block.timeout_us[n] = row.priority, row.timeout_us
+    if row.key then block.key[n] = row.key end
+    n = n + 1
+  end
+  block.n = n
+  return false
+end
+
+-- --- the source ---------------------------------------------------------------------
+
+local Source = {}
+Source.__index = Source
+
+local function next_block(self)
+  if self.is_last then return false end
+  self.i = 0
+  self.is_last = read_block(self.reader, self.block)
+  if not self.is_last then return true end
+  local trace, reader = self.trace, self.reader
+  trace.rows, trace.is_known = reader.rows, true
+  if reader.lines.file then reader.lines.file:close() end
+  if self.is_first then trace.block = self.block end
+  return self.block.n > 0
+end
+
+--- Go on to the next arrival.
+function Source:take()
+  local i = self.i + 1
+  if i >= self.block.n then
+    self.is_first = false
+    if not next_block(self) then
+      self.at_us, self.is_done = math.huge, true
+      return
+    end
+    i = 0
+  end
+  self.i = i
+  self:show(i)
+end
+
+function Source:show(i)
+  local block = self.block
+  self.at_us = floor(block.at_us[i] / self.speedup + 0.5)
+  self.cost, self.output, self.key = block.cost[i], block.output[i], block.key[i]
+  self.priority, self.timeout_us = block.priority[i], block.timeout_us[i]
+end
+
+--- Nothing to do: a trace does not wait for answers.
+function Source.answered() end
+
+--- A run over it, from its first row. Raises what cannot be read, and a bad row if strict.
+-- @param speedup number  times are divided by it
+function Trace:source(speedup)
+  local self_block = self.block
+  local source = setmetatable({
+    trace = self, speedup = speedup, i = 0, block = self_block or new_block(), is_first = true,
+    is_last = self_block ~= nil, at_us = math.huge, is_done = false,
+  }, Source)
+  if not self_block then
+    source.reader = new_reader(self)
+    if not next_block(source) then error(("the trace %s has no rows%s"):format(self.path, self.bad > 0
+      and (" (%d bad ones)"):format(self.bad) or ""), 0) end
+  end
+  source:show(0)
+  return source
+end
+
+return M
