@@ -1,12 +1,14 @@
 --- Picks the size of batches and how long to gather for a latency target. It learns service
 -- time = a + b x cost, and the load. A batch takes no longer than the oldest record in it can
--- wait, but no less than the load needs: with small batches a would eat the device's time.
--- Where the target is lost already, only throughput helps. Gathering pays off by the busy
+-- wait, but no less than most of the target, or than the load needs: with small batches a would
+-- eat the device's time, and all who come later would pay for the oldest. Where the target is
+-- lost already, only throughput helps. Gathering pays off by the busy
 -- share of the device: as long as a when it is always busy, not at all when it is idle.
 
 local service_model = require "tokenbatcher.service_model"
 
 local SMOOTH, SPARE = 0.9, 2
+local LEAST_SHARE = 0.85 -- of the target, for a batch (found with tokenbatcher simulate)
 
 -- How long batches must take, at the least, for the device to keep up: of each second the
 -- load takes b x tokens, and what is left must pay for a.
@@ -40,7 +42,8 @@ return {
         local gather_s = math.min(model.a * busy_share, p.latency_target_s / 4)
         if not (queue.full or queue.due) and age < gather_s then return now - age + gather_s end
         if age < p.latency_target_s then
-          local longest_s = math.max(p.latency_target_s - age, needed_s(model, load))
+          local longest_s = math.max(p.latency_target_s - age, LEAST_SHARE * p.latency_target_s,
+            needed_s(model, load))
           batch:limit(math.max(queue:cost(1), model:cost_within(longest_s)))
         end
         for i = 1, queue.size do

@@ -1,11 +1,13 @@
 --- Earliest deadline first, with foresight. It learns service time = a + b x cost; a record
 -- that can still be on time goes ahead of one that no longer can; a batch never grows past
 -- the earliest deadline in it; records that would make it are passed over. What is hopeless
--- goes when nothing else is left.
+-- goes when nothing else is left, in batches that take 0.3 x slo_s at most: whoever comes
+-- meanwhile can still be on time.
 
 local service_model = require "tokenbatcher.service_model"
 
 local MISFITS = 32 -- so many are passed over, then the batch is closed
+local HOPELESS_SHARE = 0.3
 
 -- An iterator of positions and deadlines, earliest first. Records without a deadline have
 -- submit + slo_s, in the order of arrival, or none and are last.
@@ -53,6 +55,9 @@ return {
         end
         if batch.size > 0 then return end
         for i in by_deadline(queue, now, p.slo_s) do
+          if p.slo_s and batch.size == 0 then
+            batch:limit(math.max(queue:cost(i), model:cost_within(HOPELESS_SHARE * p.slo_s)))
+          end
           if not batch:add(i) then return end
         end
       end,
