@@ -5,10 +5,11 @@ local fit = require "tokenbatcher.sim.fit"
 local M = { SUMMARY = "Fit a service model to a recording." }
 
 M.HELP = [[
-Fits what a batch takes to the batches of a recording (run --record, option record), by least squares:
-seconds = a + b x tokens, or with --padded a + b x tokens + c x padded (records x the largest). Batches in
-which a record failed are left out. Prints the model, ready for simulate --service, and its error. Where
-all batches cost the same it refuses: a and b cannot be told apart then. Exit status: 0 or 2.]]
+Fits what a batch takes to the batches of a recording (run --record, option record), by
+least squares: seconds = a + b x tokens, or with --padded a + b x tokens + c x padded
+(records x the largest). Batches in which a record failed are left out. Prints the model,
+ready for simulate --service, and its error. Where all batches cost the same it refuses: a
+and b cannot be told apart then. Exit status: 0 or 2.]]
 
 --- @param command an argparse command
 function M.declare(command)

@@ -10,7 +10,7 @@ local M = {}
 
 local EXIT_USAGE = 2
 local LOADS_SCRIPT = { run = true, check = true, simulate = true, tune = true }
-local SIMULATIONS = { "simulate" } -- their script is optional
+local SIMULATIONS = { "simulate", "tune" } -- their script is optional
 -- All other flags take a value.
 local IS_FLAG = { ["--unordered"] = true, ["--padded"] = true, ["--strict"] = true, ["--help"] = true, ["-h"] = true }
 local WIDTH, MARGIN = 100, 34

@@ -1,9 +1,13 @@
 --- tokenbatcher simulate: what would policies and settings have done to this traffic?
 
 local compare = require "tokenbatcher.sim.compare"
+local gnuplot = require "tokenbatcher.sim.gnuplot"
 local experiment = require "tokenbatcher.sim.experiment"
 local flags = require "tokenbatcher.cli.simulation_flags"
+local html = require "tokenbatcher.sim.html"
 local output = require "tokenbatcher.sim.output"
+local plot = require "tokenbatcher.sim.plot"
+local timeline = require "tokenbatcher.sim.timeline"
 local tbffi = require "tokenbatcher.ffi"
 
 local M = { SUMMARY = "Compare policies and settings over a trace, on a virtual clock." }
@@ -19,18 +23,24 @@ M.EPILOG = [[
 Traces: Azure LLM inference CSV (TIMESTAMP,ContextTokens,GeneratedTokens); Mooncake JSON lines
 (timestamp in ms, input_length, output_length); recordings of ours (run --record, option record).
 
-Arrivals: poisson:rate=200,tokens=lognormal(6,1)   gamma:rate=200,cv=4,tokens=512
-          constant:rate=10                         closed:clients=64,think=exponential(0.5)
-  each also output=D, keys=N (key k comes as often as 1/k says), timeout=D. D is a number of tokens or
-  seconds, lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to).
+Arrivals:
+  poisson:rate=200,tokens=lognormal(6,1)    independent ones, 200 a second
+  gamma:rate=200,cv=4,tokens=512            the gaps vary: above 1 it is bursty
+  constant:rate=10                          one every 0.1 s
+  closed:clients=64,think=exponential(0.5)  each client asks again when it is answered
+Each takes output=D, keys=N (key k comes as often as 1/k says) and timeout=D, too. D is a number of
+tokens or seconds, lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to).
 
-Service: an expression over tokens (the batch's sum), padded (records x the largest), records,
-  max_tokens, output_tokens (sum), max_output_tokens, with + - * / ^ ( ) and min max floor ceil sqrt log,
-  in seconds; a file.lua that returns function(batch); or @RECORDING, fitted as tokenbatcher fit does.
+Service, in seconds: an expression over
+  tokens       the sum of the batch's costs      max_tokens         the largest of them
+  padded       records x the largest             output_tokens      the sum of what comes out
+  records      how many                          max_output_tokens  the largest of that
+with + - * / ^ ( ) and min max floor ceil sqrt log; a FILE.lua that returns function(batch), with
+these as fields; or @RECORDING, fitted as tokenbatcher fit does.
 
 Percentiles of latency and wait are within 0.2 %, of batch size and cost within 3 %; means and
-maxima are exact. Fairness is Jain's index of the tokens served to keys that wait at the same time.
-Exit status: 0 or 2.]]
+maxima are exact. Fairness is Jain's index of the tokens served to keys that wait at the same
+time. Exit status: 0 or 2.]]
 
 --- Declare the flags. @param command an argparse command
 function M.declare(command)
@@ -40,6 +50,12 @@ function M.declare(command)
     :argname("<option=v1,v2,...>"):count("*"):convert(flags.parse_sweep)
   command:option("--json", "Write the rows as JSON (- : standard output, in place of the table)."):argname "<file>"
   command:option("--csv", "Write the rows as CSV (- : the same)."):argname "<file>"
+  command:option("--plot", "Draw latency distributions and latency against throughput: .svg or .png.")
+    :argname "<file>"
+  command:option("--timeline", "Draw the queue and the batches over time: .svg or .png."):argname "<file>"
+  command:option("--window", "What part of time --timeline shows, in seconds of the run (default: all).")
+    :argname("<from:to>"):convert(flags.parse_window)
+  command:option("--report", "Write one HTML page with the table and the pictures."):argname "<file>"
 end
 
 -- --- running ---------------------------------------------------------------------------
@@ -69,7 +85,7 @@ local function run_all(job, variants, timelines)
   for i, variant in ipairs(variants) do
     progress(i, 0)
     local row, message = experiment.run(job, variant, {
-      progress = function(records) progress(i, records) end, timeline = timelines and timelines(i),
+      progress = function(records) progress(i, records) end, timeline = timelines[i],
     })
     clear()
     if not row then return nil, message end
@@ -96,21 +112,68 @@ local function write_file(path, text)
   return true
 end
 
-local function header(job)
-  local what = job.trace and ("%s (%s, %d rows)"):format(job.trace.path, job.trace.format.name, job.trace.rows)
+-- What was run, as {name, text}.
+local function facts(job)
+  local arrivals = job.trace and ("%s (%s, %d rows)"):format(job.trace.path, job.trace.format.name, job.trace.rows)
     or job.arrivals.text
-  local slo = job.slo_s and (", slo %.14g s"):format(job.slo_s) or ", no slo: goodput counts all answers"
-  local speedup = job.speedup ~= 1 and (", %.14g times as fast"):format(job.speedup) or ""
-  return ("%s%s, service %s%s\n\n"):format(what, speedup, job.service.text, slo)
+  if job.speedup ~= 1 then arrivals = ("%s, %.14g times as fast"):format(arrivals, job.speedup) end
+  return {
+    { "arrivals", arrivals }, { "service", job.service.text .. " s" },
+    { "slo", job.slo_s and ("%.14g s"):format(job.slo_s) or "none: goodput counts all answers" },
+  }
+end
+
+local function header(job)
+  local lines = {}
+  for i, fact in ipairs(facts(job)) do lines[i] = ("%-9s %s\n"):format(fact[1], fact[2]) end
+  return table.concat(lines) .. "\n"
+end
+
+local function labels_of(rows)
+  local out = {}
+  for i, row in ipairs(rows) do out[i] = compare.label(row) end
+  return out
+end
+
+local function write_report(job, rows, timelines, path)
+  local curves, problem = gnuplot.svg(plot.script(rows, job.slo_s))
+  if not curves then return nil, problem end
+  local pictures = { { "Latency and throughput", curves } }
+  for i, one in ipairs(#timelines <= timeline.MAX_RUNS and timelines or {}) do
+    local svg, message = gnuplot.svg(timeline.script({ one }, { compare.label(rows[i]) }))
+    if not svg then return nil, message end
+    pictures[#pictures + 1] = { "Queue and batches over time: " .. compare.label(rows[i]), svg }
+  end
+  return write_file(path, html.page(rows, facts(job), pictures))
 end
 
 -- The results to where they are asked for.
-local function write_results(job, rows, args)
+local function write_results(job, rows, timelines, args)
   local ok, message = true, nil
   if args.json then ok, message = write_file(args.json, output.json(rows)) end
   if ok and args.csv then ok, message = write_file(args.csv, output.csv(rows)) end
+  if ok and args.plot then ok, message = gnuplot.draw(args.plot, plot.script(rows, job.slo_s)) end
+  if ok and args.timeline then
+    ok, message = gnuplot.draw(args.timeline, timeline.script(timelines, labels_of(rows)))
+  end
+  if ok and args.report then ok, message = write_report(job, rows, timelines, args.report) end
   if ok and args.json ~= "-" and args.csv ~= "-" then io.stdout:write(header(job), compare.text(rows)) end
   return ok, message
+end
+
+-- What cannot be drawn is said before anything runs.
+local function check_pictures(args, runs)
+  for _, flag in ipairs { "plot", "timeline" } do
+    local ok, message = true, nil
+    if args[flag] then ok, message = gnuplot.format_of(args[flag]) end
+    if not ok then return nil, ("--%s: %s"):format(flag, message) end
+  end
+  if args.timeline and runs > timeline.MAX_RUNS then
+    return nil, ("--timeline draws up to %d runs, there are %d"):format(timeline.MAX_RUNS, runs)
+  end
+  if args.window and not (args.timeline or args.report) then return nil, "--window is for --timeline and --report" end
+  if args.plot or args.timeline or args.report then return gnuplot.check() end
+  return true
 end
 
 --- @return number exit status, or nil and a message
@@ -118,11 +181,16 @@ function M.run(definition, args)
   args.note = function(text) io.stderr:write("tokenbatcher: ", text, "\n") end
   local job, message = experiment.new(definition, args)
   if not job then return nil, message end
+  local variants, timelines = experiment.variants(args.policy, args.sweep), {}
+  local ok, problem = check_pictures(args, #variants)
+  if not ok then return nil, problem end
+  if args.timeline or args.report then
+    for i = 1, #variants do timelines[i] = timeline.new(args.window) end
+  end
   local rows
-  rows, message = run_all(job, experiment.variants(args.policy, args.sweep))
+  rows, message = run_all(job, variants, timelines)
   if not rows then return nil, message end
-  local ok
-  ok, message = write_results(job, rows, args)
+  ok, message = write_results(job, rows, timelines, args)
   if not ok then return nil, message end
   return 0
 end

@@ -89,9 +89,18 @@ function M.arrivals(command)
     :convert(parse_straggle)
 end
 
+--- One policy.
+function M.policy(command)
+  command:option("--policy", "The policy: name, file, or name:parameter=value,... (default: the script's, or fifo).")
+    :argname("<policy>"):convert(parse_policy)
+end
+
+--- Any number of policies.
 function M.policies(command)
   command:option("--policy", "A policy to try: name, file, or name:parameter=value,...; may be repeated.")
     :argname("<policy>"):count("*"):convert(parse_policy)
 end
+
+M.whole = whole
 
 return M

@@ -88,7 +88,7 @@ function M.new(spec)
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
     slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil,
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false,
-    records = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
+    records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
     fairness = Fairness.new(),
   }, Engine)
   for at = 0, BATCH_SLOTS - 1 do self.runs[at] = false end
@@ -123,6 +123,7 @@ local function submit(self, at_us)
     if id ~= FULL and id ~= OVERSIZE then error(tbffi.text(C.tb_error_text(id)), 0) end
     return refused(self)
   end
+  self.queued = self.queued + 1
   local slot = id % SLOTS
   if slot >= self.slots then reserve_slot(self, slot) end
   self.arrived_us[slot], self.cost_of[slot] = at_us, cost
@@ -196,6 +197,7 @@ local function dispatch(self, id)
     leave_queue(self, slot, self.cost_of[slot])
   end
   self.fairness:dispatched()
+  self.queued = self.queued - n
   run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, n * batch.largest, batch.cost
   run.started_us, run.end_us = now, now + service_us(self, output, largest_output)
   run.reason, run.failed = batch.reason, self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
@@ -218,7 +220,9 @@ local function close(self, run, failed)
   self.last_us = self.now
   local source = self.source
   for _ = 1, run.n do source:answered(self.now - ORIGIN_US) end
-  if self.timeline then self.timeline:batch(run, self.now, ORIGIN_US) end
+  if self.timeline then
+    self.timeline:batch(run.started_us - ORIGIN_US, self.now - ORIGIN_US, run.n, run.reason)
+  end
   local decision = self.decision
   if decision and decision.on_complete then
     decision:complete {
@@ -258,6 +262,7 @@ end
 local function take_event(self, kind, id)
   if kind == EXPIRED then
     leave_queue(self, id % SLOTS, 0)
+    self.queued = self.queued - 1
     self.source:answered(self.now - ORIGIN_US)
     self.is_blocked = C.tb_waiting(self.handle) > 0
   elseif kind == ADMITTED then
@@ -291,7 +296,7 @@ local function turn(self)
     pull_events(self)
     id = next_batch(self)
   end
-  if self.timeline then self.timeline:look(self.handle, self.now, ORIGIN_US) end
+  if self.timeline then self.timeline:queued(self.now - ORIGIN_US, self.queued) end
 end
 
 -- All has arrived: what is queued goes without lingering, as at the end of a run.

@@ -112,8 +112,15 @@ function M.check(job, variant)
   return true
 end
 
+local function new_source(job, speedup, part)
+  if job.trace then return job.trace:source(speedup, part and part.first, part and part.count) end
+  local seed, count = job.seed + (part and part.seed or 0), part and part.count or job.records
+  return arrivals.source(job.arrivals, seed, speedup, count)
+end
+
 --- @param variant table  policy (or nil: the script's), policy_text, settings = list of {name, text, value}
--- @param how table|nil  progress, timeline, window {from, to} (shares of the trace)
+-- @param how table|nil  progress (function), timeline, part {first, count, seed}: of a trace the rows to leave
+-- out and to use; of made-up arrivals the number and what is added to the seed
 -- @return a row (see measure.lua), or nil and a message
 function M.run(job, variant, how)
   how = how or {}
@@ -121,12 +128,10 @@ function M.run(job, variant, how)
   if not config then return nil, values end
   math.randomseed(job.seed) -- for policies that draw lots
   local ok, engine = pcall(function()
-    local source = job.trace and job.trace:source(speedup)
-      or arrivals.source(job.arrivals, job.seed, speedup, job.records)
-    if how.wrap then source = how.wrap(source) end
     return Engine.new({
-      config = config, policy = values.resolved_policy, source = source, service = job.service, slo_s = job.slo_s,
-      seed = job.seed, fail_rate = job.fail_rate, straggle = job.straggle, timeline = how.timeline,
+      config = config, policy = values.resolved_policy, source = new_source(job, speedup, how.part),
+      service = job.service, slo_s = job.slo_s, seed = job.seed, fail_rate = job.fail_rate,
+      straggle = job.straggle, timeline = how.timeline,
     }):run(how.progress)
   end)
   if not ok then return nil, errors.message_of(engine) end

@@ -163,24 +163,25 @@ local function next_block(self)
   return self.block.n > 0
 end
 
+-- One row on; false at the end.
+local function step(self)
+  self.i = self.i + 1
+  if self.i < self.block.n then return true end
+  self.is_first = false
+  return next_block(self)
+end
+
 --- Go on to the next arrival.
 function Source:take()
-  local i = self.i + 1
-  if i >= self.block.n then
-    self.is_first = false
-    if not next_block(self) then
-      self.at_us, self.is_done = math.huge, true
-      return
-    end
-    i = 0
-  end
-  self.i = i
-  self:show(i)
+  self.left = self.left - 1
+  if self.left > 0 and step(self) then return self:show(self.i) end
+  self.at_us, self.is_done = math.huge, true
+  if self.reader and self.reader.lines.file then self.reader.lines.file:close() end
 end
 
 function Source:show(i)
   local block = self.block
-  self.at_us = floor(block.at_us[i] / self.speedup + 0.5)
+  self.at_us = floor((block.at_us[i] - self.origin_us) / self.speedup + 0.5)
   self.cost, self.output, self.key = block.cost[i], block.output[i], block.key[i]
   self.priority, self.timeout_us = block.priority[i], block.timeout_us[i]
 end
@@ -188,20 +189,26 @@ end
 --- Nothing to do: a trace does not wait for answers.
 function Source.answered() end
 
---- A run over it, from its first row. Raises what cannot be read, and a bad row if strict.
+--- A run over it. Raises what cannot be read, and a bad row if strict.
 -- @param speedup number  times are divided by it
-function Trace:source(speedup)
-  local self_block = self.block
+-- @param first number|nil  rows to leave out at the beginning; the row after them is at time 0
+-- @param count number|nil  rows to use
+function Trace:source(speedup, first, count)
+  local known = self.block
   local source = setmetatable({
-    trace = self, speedup = speedup, i = 0, block = self_block or new_block(), is_first = true,
-    is_last = self_block ~= nil, at_us = math.huge, is_done = false,
+    trace = self, speedup = speedup, i = 0, block = known or new_block(), is_first = true, is_last = known ~= nil,
+    at_us = math.huge, is_done = false, left = count or math.huge, origin_us = 0,
   }, Source)
-  if not self_block then
+  if not known then
     source.reader = new_reader(self)
     if not next_block(source) then error(("the trace %s has no rows%s"):format(self.path, self.bad > 0
       and (" (%d bad ones)"):format(self.bad) or ""), 0) end
   end
-  source:show(0)
+  for _ = 1, first or 0 do
+    if not step(source) then error(("the trace %s ends before row %d"):format(self.path, first + 1), 0) end
+  end
+  if first then source.origin_us = source.block.at_us[source.i] end
+  source:show(source.i)
   return source
 end
 
