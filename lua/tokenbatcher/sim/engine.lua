@@ -14,7 +14,7 @@ local random = require "tokenbatcher.sim.random"
 local tbffi = require "tokenbatcher.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
-local floor, huge, min = math.floor, math.huge, math.min
+local ceil, huge, min = math.ceil, math.huge, math.min
 
 local M = {}
 local Engine = {}
@@ -145,8 +145,8 @@ end
 
 -- --- batches ------------------------------------------------------------------------
 
--- What a batch's service takes, in whole microseconds.
-local function service_us(self, output, largest_output)
+-- When a batch that starts now is over: like the virtual clock, at the first whole microsecond.
+local function end_of_service(self, output, largest_output)
   local seconds = self.seconds(batch.sum, batch.size * batch.largest, batch.size, batch.largest, output, largest_output)
   if type(seconds) ~= "number" or not (seconds >= 0 and seconds <= SECONDS_MAX) then
     error(("the service time of a batch must be a number of seconds from 0 to 1e9; %s gave %s for %d records, "
@@ -154,7 +154,7 @@ local function service_us(self, output, largest_output)
   end
   local straggle = self.straggle
   if straggle and self.luck:uniform() < straggle.p then seconds = min(SECONDS_MAX, seconds * straggle.factor) end
-  return floor(seconds * 1e6 + 0.5)
+  return ceil(self.now + seconds * 1e6)
 end
 
 local function leave_queue(self, slot, cost)
@@ -199,7 +199,7 @@ local function dispatch(self, id)
   self.fairness:dispatched()
   self.queued = self.queued - n
   run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, n * batch.largest, batch.cost
-  run.started_us, run.end_us = now, now + service_us(self, output, largest_output)
+  run.started_us, run.end_us = now, end_of_service(self, output, largest_output)
   run.reason, run.failed = batch.reason, self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
   if run.end_us < self.next_end_us then self.next_end_us = run.end_us end
 end

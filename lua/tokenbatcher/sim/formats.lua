@@ -1,8 +1,9 @@
 --- The formats of traces: how one is known by its first line, and what a line of it says.
 --
--- A format is {name, new() -> parse}; parse(line, row) fills row.at_s (seconds, any origin),
--- row.cost, row.output and, in our recordings, key, priority, timeout_s. It returns true; false
--- for a line that is no arrival; or nil and what is wrong.
+-- A format is {name, new() -> parse}; parse(text, from, to, row) reads the line that is text[from..to]
+-- and fills row.at_s (seconds, any origin), row.cost, row.output and, in our recordings, key,
+-- priority, timeout_us. It returns true; false for a line that is no arrival; or nil and what is
+-- wrong. A line of CSV is read where it is: no string is made of it.
 
 local json = require "tokenbatcher.cli.json"
 
@@ -20,20 +21,22 @@ end
 -- --- Azure: TIMESTAMP,ContextTokens,GeneratedTokens --------------------------------
 
 -- Digits from `at`, at least one: their value and the place behind them; or nil.
-local function digits(line, at)
+local function digits(text, at)
   local value, from = 0, at
-  local c = byte(line, at)
+  local c = byte(text, at)
   while c and c >= 48 and c <= 57 do
     value, at = value * 10 + c - 48, at + 1
-    c = byte(line, at)
+    c = byte(text, at)
   end
   if at > from then return value, at end
 end
 
--- Exactly two digits and a mark behind them.
-local function two(line, at, mark)
-  local value, next_at = digits(line, at)
-  if value and next_at == at + 2 and (not mark or byte(line, next_at) == mark) then return value end
+-- Exactly two digits and a mark behind them, if one is given.
+local function two(text, at, mark)
+  local tens, ones, behind = byte(text, at, at + 2)
+  if not ones or tens < 48 or tens > 57 or ones < 48 or ones > 57 then return nil end
+  if mark and behind ~= mark then return nil end
+  return (tens - 48) * 10 + ones - 48
 end
 
 -- Days from 1970-01-01 in the Gregorian calendar.
@@ -44,26 +47,25 @@ local function days_from(year, month, day)
 end
 
 -- "2023-11-16 18:17:03" to whole seconds.
-local function whole_seconds(line)
-  local year, at = digits(line, 1)
-  if not year or at ~= 5 or byte(line, 5) ~= 45 then return end
-  local month, day = two(line, 6, 45), two(line, 9, 32) or two(line, 9, 84)
-  local hour, minute, second = two(line, 12, 58), two(line, 15, 58), two(line, 18)
-  if not (month and day and hour and minute and second) then return end
+local function whole_seconds(text, at)
+  local century, year = two(text, at), two(text, at + 2, 45)
+  local month, day = two(text, at + 5, 45), two(text, at + 8, 32) or two(text, at + 8, 84)
+  local hour, minute, second = two(text, at + 11, 58), two(text, at + 14, 58), two(text, at + 17)
+  if not (century and year and month and day and hour and minute and second) then return end
   if month < 1 or month > 12 or day < 1 or day > 31 or hour > 23 or minute > 59 or second > 60 then return end
-  return days_from(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
+  return days_from(100 * century + year, month, day) * 86400 + hour * 3600 + minute * 60 + second
 end
 
--- The fraction and the time zone "+00:00" or "Z", if there are any. What follows them is at `at`.
-local function fraction(line)
-  local at, value = 20, 0
-  if byte(line, at) == 46 then
-    local part, next_at = digits(line, at + 1)
+-- The fraction and the time zone "+00:00" or "Z", if there are any; and the place behind them.
+local function fraction(text, at)
+  local value = 0
+  if byte(text, at) == 46 then
+    local part, next_at = digits(text, at + 1)
     if not part then return end
     value, at = part / 10 ^ (next_at - at - 1), next_at
   end
-  if byte(line, at) == 90 then return value, at + 1 end
-  if line:sub(at, at + 5) == "+00:00" then return value, at + 6 end
+  if byte(text, at) == 90 then return value, at + 1 end
+  if byte(text, at) == 43 and text:sub(at, at + 5) == "+00:00" then return value, at + 6 end
   return value, at
 end
 
@@ -74,20 +76,21 @@ local function azure_complaint(line)
   if not context:find "^%d+$" then return ("ContextTokens is '%s', not a whole number"):format(context) end
   if not generated:find "^%d+$" then return ("GeneratedTokens is '%s', not a whole number"):format(generated) end
   if tonumber(context) > MAX_COST then return "ContextTokens is above 1e12" end
+  if tonumber(generated) > MAX_COST then return "GeneratedTokens is above 1e12" end
   return ("TIMESTAMP is '%s', not YYYY-MM-DD HH:MM:SS.fffffff"):format(stamp)
 end
 
 local function new_azure()
   local base
-  return function(line, row)
-    local whole = whole_seconds(line)
-    local part, at = nil, nil
-    if whole then part, at = fraction(line) end
-    if not part or byte(line, at) ~= 44 then return nil, azure_complaint(line) end
-    local cost, comma = digits(line, at + 1)
-    if not cost or byte(line, comma) ~= 44 then return nil, azure_complaint(line) end
-    local output, stop = digits(line, comma + 1)
-    if not output or stop <= #line or cost > MAX_COST then return nil, azure_complaint(line) end
+  return function(text, from, to, row)
+    local whole = whole_seconds(text, from)
+    local part, comma, cost, output, stop
+    if whole then part, comma = fraction(text, from + 19) end
+    if part and byte(text, comma) == 44 then cost, comma = digits(text, comma + 1) end
+    if cost and byte(text, comma) == 44 then output, stop = digits(text, comma + 1) end
+    if not output or stop ~= to + 1 or cost > MAX_COST or output > MAX_COST then
+      return nil, azure_complaint(text:sub(from, to))
+    end
     base = base or whole
     row.at_s, row.cost, row.output = whole - base + part, cost, output
     return true
@@ -96,16 +99,16 @@ end
 
 -- --- JSON lines ----------------------------------------------------------------
 
-local function decode(line)
-  local value, message = json.decode(line)
+local function decode(text, from, to)
+  local value, message = json.decode(text:sub(from, to))
   if value == nil then return nil, "no JSON: " .. message end
   if type(value) ~= "table" then return nil, "no JSON object" end
   return value
 end
 
 local function new_mooncake()
-  return function(line, row)
-    local value, message = decode(line)
+  return function(text, from, to, row)
+    local value, message = decode(text, from, to)
     if not value then return nil, message end
     if not is_number(value.timestamp, 1e15) then return nil, "timestamp is no number of milliseconds" end
     if not is_number(value.input_length, MAX_COST) then return nil, "input_length is no number from 0 to 1e12" end
@@ -134,8 +137,8 @@ local function parse_recorded(value, row)
 end
 
 local function new_recording()
-  return function(line, row)
-    local value, message = decode(line)
+  return function(text, from, to, row)
+    local value, message = decode(text, from, to)
     if not value then return nil, message end
     if value.tokenbatcher_recording ~= nil then return false end
     return parse_recorded(value, row)

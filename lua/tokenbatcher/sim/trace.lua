@@ -17,6 +17,7 @@ Trace.__index = Trace
 
 local BLOCK_ROWS = 65536
 local CHUNK_BYTES = 65536
+local GARBAGE_STEP = 200
 local NAMED_BAD_ROWS = 5 -- more are only counted
 local BYTE_ORDER_MARK = "\239\187\191"
 
@@ -35,29 +36,45 @@ local function open_lines(path)
   return setmetatable({ path = path, file = file, chunk = first, at = 1, number = 0 }, Lines)
 end
 
+--- Read no more. Twice is fine.
+function Lines:close()
+  if self.file then self.file:close() end
+  self.file = nil
+end
+
 local function fill(self)
   local more, message = self.file:read(CHUNK_BYTES)
   if not more then
-    self.file:close()
-    self.file = nil
+    self:close()
     if message then error(("cannot read %s: %s"):format(self.path, message), 0) end
     return false
   end
   self.chunk, self.at = self.chunk:sub(self.at) .. more, 1
+  collectgarbage("step", GARBAGE_STEP) -- compiled code makes little else that would drive the collector
   return true
 end
 
---- The next line, without its end; nil after the last.
+--- Where the next line is in self.chunk, without its end: from, to; nil after the last.
 function Lines:next()
   local stop = self.chunk:find("\n", self.at, true)
   while not stop and self.file and fill(self) do stop = self.chunk:find("\n", self.at, true) end
+  local from = self.at
   if not stop then
-    if self.at > #self.chunk then return nil end
+    if from > #self.chunk then return nil end
     stop = #self.chunk + 1
   end
-  local line = self.chunk:sub(self.at, self.chunk:byte(stop - 1) == 13 and stop > self.at and stop - 2 or stop - 1)
   self.at, self.number = stop + 1, self.number + 1
-  return line
+  local has_return = stop > from and self.chunk:byte(stop - 1) == 13
+  return from, has_return and stop - 2 or stop - 1
+end
+
+-- The next line that is not blank, as a string.
+local function next_text(lines)
+  repeat
+    local from, to = lines:next()
+    local text = from and lines.chunk:sub(from, to)
+    if not from or text:find "%S" then return text end
+  until false
 end
 
 -- --- the trace --------------------------------------------------------------------
@@ -74,8 +91,7 @@ end
 function M.open(path, options)
   local lines, message = open_lines(path)
   if not lines then return nil, "cannot open the trace: " .. message end
-  local first = lines:next()
-  while first and not first:find "%S" do first = lines:next() end
+  local first = next_text(lines)
   if not first then return nil, ("the trace %s is empty"):format(path) end
   local format
   format, message = formats.detect(first)
@@ -84,7 +100,7 @@ function M.open(path, options)
     path = path, format = format, limit = options.limit or math.huge, strict = options.strict, note = options.note,
     rows = 0, bad = 0, is_known = false, block = nil,
   }, Trace)
-  if lines.file then lines.file:close() end
+  lines:close()
   return self
 end
 
@@ -100,9 +116,7 @@ end
 local function new_reader(trace)
   local lines, message = open_lines(trace.path)
   if not lines then error("cannot open the trace: " .. message, 0) end
-  if trace.format.has_header then
-    repeat local line = lines:next() until not line or line:find "%S"
-  end
+  if trace.format.has_header then next_text(lines) end
   return { trace = trace, lines = lines, parse = trace.format.new(), row = {}, rows = 0, first_s = nil, last_s = 0 }
 end
 
@@ -110,10 +124,11 @@ end
 local function read_row(reader)
   local row = reader.row
   while reader.rows < reader.trace.limit do
-    local line = reader.lines:next()
-    if not line then return false end
+    local lines = reader.lines
+    local from, to = lines:next()
+    if not from then return false end
     row.key, row.priority, row.timeout_us = nil, 0, 0
-    local is_row, message = reader.parse(line, row)
+    local is_row, message = reader.parse(lines.chunk, from, to, row)
     if is_row and reader.first_s and row.at_s < reader.last_s then
       is_row, message = nil, ("its time is %.6f s before the row above"):format(reader.last_s - row.at_s)
     end
@@ -121,7 +136,7 @@ local function read_row(reader)
       reader.first_s, reader.last_s = reader.first_s or row.at_s, row.at_s
       reader.rows = reader.rows + 1
       return true
-    elseif is_row == nil and line:find "%S" then
+    elseif is_row == nil and lines.chunk:find("%S", from) and lines.chunk:find("%S", from) <= to then
       bad_row(reader, message)
     end
   end
@@ -158,7 +173,7 @@ local function next_block(self)
   if not self.is_last then return true end
   local trace, reader = self.trace, self.reader
   trace.rows, trace.is_known = reader.rows, true
-  if reader.lines.file then reader.lines.file:close() end
+  reader.lines:close()
   if self.is_first then trace.block = self.block end
   return self.block.n > 0
 end
@@ -176,7 +191,7 @@ function Source:take()
   self.left = self.left - 1
   if self.left > 0 and step(self) then return self:show(self.i) end
   self.at_us, self.is_done = math.huge, true
-  if self.reader and self.reader.lines.file then self.reader.lines.file:close() end
+  if self.reader then self.reader.lines:close() end
 end
 
 function Source:show(i)
