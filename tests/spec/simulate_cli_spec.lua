@@ -91,7 +91,8 @@ describe("tokenbatcher simulate", function()
     bad("b.jsonl", MOONCAKE .. '{"timestamp": "x", "input_length": 1}\n', 3, "timestamp", 2)
     bad("b.jsonl", MOONCAKE .. '{"timestamp": 1, "input_length": 1}\n', 3, "before the row above", 2)
     bad("r.jsonl", '{"tokenbatcher_recording":1}\n{"at":1,"cost":5}\n{"at":2,"cost":-1}\n', 3, "cost is no number", 1)
-    bad("r.jsonl", '{"tokenbatcher_recording":1}\n{"at":1,"cost":5}\n{"at":2,"cost":1,"key":7}\n', 3, "key is no string", 1)
+    bad("r.jsonl", '{"tokenbatcher_recording":1}\n{"at":1,"cost":5}\n{"at":2,"cost":1,"key":7}\n', 3,
+      "key is no string", 1)
 
     it("names five, counts all, and passes over blank lines", function()
       local result = simulate("--trace", cli.file("b.jsonl", MOONCAKE .. ("x\n\n"):rep(9)), "--json", "-",
@@ -142,7 +143,8 @@ describe("tokenbatcher simulate", function()
     bad("a limit", { "--trace", "TRACE", "--limit", "1.5" }, "--limit", "1.5")
     bad("a probability", { "--trace", "TRACE", "--fail-rate", "2" }, "--fail-rate", "2")
     bad("a straggler", { "--trace", "TRACE", "--straggle", "0.5" }, "--straggle", "0.5")
-    bad("bisecting what fails by lot", { "--trace", "TRACE", "--fail-rate", "0.1", "--set", "on_error=bisect" }, "bisect")
+    bad("bisecting what fails by lot", { "--trace", "TRACE", "--fail-rate", "0.1", "--set", "on_error=bisect" },
+      "bisect")
     bad("a picture of an unknown kind", { "--trace", "TRACE", "--plot", "x.gif" }, "--plot", "x.gif")
     bad("a window without a timeline", { "--trace", "TRACE", "--window", "1:2" }, "--window")
     bad("a window", { "--trace", "TRACE", "--timeline", "x.svg", "--window", "2:1" }, "--window", "2:1")
@@ -150,16 +152,19 @@ describe("tokenbatcher simulate", function()
 
     it("an empty trace, one without rows, and what is no trace", function()
       refuses({ "simulate", "--trace", cli.file("e.csv", "") }, "e.csv", "empty")
-      refuses({ "simulate", "--trace", cli.file("h.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\r\n") }, "h.csv", "no rows")
+      refuses({ "simulate", "--trace", cli.file("h.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\r\n") }, "h.csv",
+        "no rows")
       refuses({ "simulate", "--trace", cli.file("x.txt", "hello\n") }, "x.txt", "no trace")
       refuses({ "simulate", "--trace", cli.file("r.jsonl", '{"tokenbatcher_recording":99}\n') }, "version 99")
     end)
     it("a service file that returns no function, or raises", function()
       refuses({ "simulate", "--trace", trace, "--service", cli.file("s.lua", "return 7") }, "s.lua", "number")
-      refuses({ "simulate", "--trace", trace, "--service", cli.file("s.lua", "return function() error 'no' end") }, "no")
+      refuses({ "simulate", "--trace", trace, "--service", cli.file("s.lua", "return function() error 'no' end") },
+        "no")
     end)
     it("pictures without gnuplot", function()
-      local result = cli.shell(("PATH= %s simulate --trace %s --plot %s"):format(cli.quote(cli.exe), trace, cli.path "p.svg"))
+      local result = cli.shell(("PATH= %s simulate --trace %s --plot %s"):format(cli.quote(cli.exe), trace,
+        cli.path "p.svg"))
       assert.equal(2, result.status)
       assert.truthy(result.err:find("gnuplot-nox", 1, true), result.err)
     end)
@@ -201,7 +206,8 @@ describe("tokenbatcher simulate", function()
 
   it("takes a service model from a Lua file", function()
     local service = cli.file("s.lua", [[return function(batch)
-      return batch.records * 0.001 + batch.max_tokens * 0.01 + batch.max_output_tokens + 0 * batch.padded * batch.output_tokens
+      return batch.records * 0.001 + batch.max_tokens * 0.01 + batch.max_output_tokens
+        + 0 * batch.padded * batch.output_tokens
     end]])
     local out = simulate("--arrivals", "constant:rate=1,tokens=10,output=2", "--limit", "3", "--service", service,
       "--set", "max_batch_size=1", "--json", "-").out
@@ -210,7 +216,8 @@ describe("tokenbatcher simulate", function()
 
   it("writes JSON with its fields in order, CSV, and the same bytes again", function()
     local function run(name)
-      simulate("--arrivals", "gamma:rate=50,cv=2,tokens=lognormal(5,1),keys=3", "--limit", "3000", "--slo", "0.5", "--policy",
+      simulate("--arrivals", "gamma:rate=50,cv=2,tokens=lognormal(5,1),keys=3", "--limit", "3000", "--slo", "0.5",
+        "--policy",
         "fifo", "--policy", "fair", "--sweep", "speedup=1,2", "--json", cli.path(name .. ".json"), "--csv",
         cli.path(name .. ".csv"))
       return cli.read(cli.path(name .. ".json")), cli.read(cli.path(name .. ".csv"))
@@ -220,8 +227,8 @@ describe("tokenbatcher simulate", function()
     local keys = {}
     for key in json:match "^%[(%b{})":gmatch '"([%w_]+)":' do keys[#keys + 1] = key end
     local spread = " mean p50 p90 p99 max"
-    assert.equal("policy settings speedup records completed failed rejected expired batches throughput goodput latency_s"
-      .. spread .. " wait_s" .. spread .. " utilization batch_size" .. spread .. " batch_cost" .. spread
+    assert.equal("policy settings speedup records completed failed rejected expired batches throughput goodput "
+      .. "latency_s" .. spread .. " wait_s" .. spread .. " utilization batch_size" .. spread .. " batch_cost" .. spread
       .. " padding_ratio fairness dispatched full timeout idle drain policy", table.concat(keys, " "))
     assert.equal(5, select(2, csv:gsub("\n", "\n")))
     assert.truthy(csv:find("\nfifo,speedup=1,3000,", 1, true))
@@ -230,7 +237,8 @@ describe("tokenbatcher simulate", function()
   it("draws pictures and writes a page with everything inside", function()
     if os.execute "command -v gnuplot >/dev/null 2>&1" ~= 0 then pending "skipped: no gnuplot" end
     local svg, png, page = cli.path "p.svg", cli.path "t.png", cli.path "r.html"
-    simulate("--arrivals", "poisson:rate=100,tokens=100", "--limit", "3000", "--slo", "0.1", "--policy", "fifo", "--policy",
+    simulate("--arrivals", "poisson:rate=100,tokens=100", "--limit", "3000", "--slo", "0.1", "--policy", "fifo",
+      "--policy",
       "eager", "--plot", svg, "--timeline", png, "--window", "1:20", "--report", page)
     assert.truthy(cli.read(svg):find("<svg", 1, true))
     assert.truthy(cli.read(svg):find("eager", 1, true))
@@ -275,7 +283,8 @@ describe("tokenbatcher tune", function()
   it("says when the gain does not hold out, or there is none", function()
     local result = tune("--slo", "1000", "--vary", "batch_timeout_s=0.001..0.1")
     assert.equal(0, result.status, result.err)
-    assert.truthy(result.out:find "does not hold out" or result.out:find "nothing was found" or result.out:find "not sure")
+    local out = result.out
+    assert.truthy(out:find "does not hold out" or out:find "nothing was found" or out:find "not sure", out)
   end)
 
   it("exits with 2 and names the culprit", function()
