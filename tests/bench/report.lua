@@ -90,6 +90,11 @@ local ROWS = {
   { "decision_deadline_us", "5,000 queued, 256 picked: policy deadline", "%.0f", "us" },
   { "decision_adaptive_us", "5,000 queued, 256 picked: policy adaptive", "%.0f", "us" },
   { "decision_rate_limited_us", "5,000 queued, 256 picked: policy rate_limited", "%.0f", "us" },
+  { "sim_fifo_ns_per_record", "simulator, fifo, made-up arrivals, per record", "%.0f", "ns", 1000, true },
+  { "sim_trace_ns_per_record", "simulator, fifo, a CSV trace read, per record", "%.0f", "ns", 1000, true },
+  { "sim_length_bucketed_ns_per_record", "simulator, length_bucketed, per record", "%.0f", "ns", 3333, true },
+  { "sim_deadline_ns_per_record", "simulator, deadline, per record", "%.0f", "ns", 3333, true },
+  { "sim_adaptive_ns_per_record", "simulator, adaptive, per record", "%.0f", "ns", 3333, true },
   { "bare_timer_200us_p50", "bare timerfd 200 us: late by, p50 (the limit)", "%.0f", "us" },
   { "bare_timer_200us_p99", "bare timerfd 200 us: late by, p99 (the limit)", "%.0f", "us" },
   { "deadline_200us_p50", "deadline 200 us: late by, p50", "%.0f", "us" },
@@ -112,6 +117,7 @@ for _ = 1, RUNS do
   read(B .. "/tests/bench_engine")
   read(LUAJIT .. " tests/bench/bench_threads.lua")
   read(LUAJIT .. " tests/bench/bench_policy.lua")
+  read(LUAJIT .. " tests/bench/bench_sim.lua")
 end
 
 print("machine: " .. machine())

@@ -177,7 +177,7 @@ describe("tokenbatcher simulate", function()
     for line in result.out:gmatch "[^\n]+" do
       local label = line:match "^(%a+ batch_timeout_s=%S+ max_batch_size=%d)"
       if label and #order < 8 then order[#order + 1] = label end
-      assert.is_true(#line <= 135, line)
+      assert.is_true(#line <= 120, line)
     end
     assert.same({
       "fifo batch_timeout_s=0.01 max_batch_size=4", "fifo batch_timeout_s=0.01 max_batch_size=8",

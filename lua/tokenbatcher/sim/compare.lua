@@ -5,7 +5,7 @@ local output = require "tokenbatcher.sim.output"
 
 local M = {}
 
-local LABEL_WIDTH, COLUMN_WIDTH = 36, 9
+local LABEL_WIDTH, COLUMN_WIDTH = 30, 7 -- at the most; at the least
 
 local function count(value) return ("%d"):format(value) end
 local function percent(value) return ("%.1f"):format(100 * value) end
@@ -68,12 +68,16 @@ local function best_of(rows, column)
   return best > worst and best or nil
 end
 
+local function width_of(column)
+  return math.max(COLUMN_WIDTH, #column[1])
+end
+
 local function block_lines(out, rows, labels, block)
   local width = 8
   for _, label in ipairs(labels) do width = math.max(width, math.min(LABEL_WIDTH, #label)) end
   local heading, best = ("%-" .. width .. "s"):format(block[1]), {}
   for i, column in ipairs(block[2]) do
-    heading = heading .. (" %" .. COLUMN_WIDTH .. "s "):format(column[1])
+    heading = heading .. (" %" .. width_of(column) .. "s "):format(column[1])
     best[i] = best_of(rows, column)
   end
   out[#out + 1] = heading .. (block[3] and " dispatched" or "")
@@ -86,7 +90,7 @@ local function block_lines(out, rows, labels, block)
     for i, column in ipairs(block[2]) do
       local value = column[2](row)
       local mark = best[i] and column[4] * value == best[i] and "*" or " "
-      cells[i] = (" %" .. COLUMN_WIDTH .. "s%s"):format(column[3](value), mark)
+      cells[i] = (" %" .. width_of(column) .. "s%s"):format(column[3](value), mark)
     end
     local rest = block[3] and " " .. block[3](row) or ""
     out[#out + 1] = ("%-" .. width .. "s"):format(label) .. table.concat(cells) .. rest
