@@ -73,7 +73,7 @@ local function width_of(column)
 end
 
 local function block_lines(out, rows, labels, block)
-  local width = 8
+  local width = 12
   for _, label in ipairs(labels) do width = math.max(width, math.min(LABEL_WIDTH, #label)) end
   local heading, best = ("%-" .. width .. "s"):format(block[1]), {}
   for i, column in ipairs(block[2]) do

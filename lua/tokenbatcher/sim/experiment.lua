@@ -15,6 +15,8 @@ local M = {}
 -- What may be swept beside the options of a batcher.
 M.SPEEDUP = "speedup"
 
+local NOT_RECORDED = "record: a simulation is not recorded"
+
 --- One value of an option, or of speedup. @return value, or nil and a message
 function M.parse_value(flag, name, text)
   if name == M.SPEEDUP then
@@ -22,6 +24,7 @@ function M.parse_value(flag, name, text)
     if value and value > 0 and value < math.huge then return value end
     return nil, ("%s %s: a number above 0 is needed, got '%s'"):format(flag, name, text)
   end
+  if name == "record" then return nil, flag .. " " .. NOT_RECORDED end
   local value, message = options.parse(name, text)
   if value == nil then return nil, (message:gsub("^%-%-set", flag)) end
   return value
@@ -29,6 +32,9 @@ end
 
 -- The options of a script, with what was set on the command line; no inference function is needed.
 local function base_options(definition, args)
+  for _, pair in ipairs(args.set) do
+    if pair[1] == "record" then return nil, "--set " .. NOT_RECORDED end
+  end
   if not definition then
     local out = {}
     for _, pair in ipairs(args.set) do out[pair[1]] = pair[2] end

@@ -51,7 +51,7 @@ local function compile(text)
   local problem = complaint(text)
   if problem then return nil, problem end
   local chunk = ("local min, max, floor, ceil, sqrt, log = math.min, math.max, math.floor, math.ceil, math.sqrt, "
-    .. "math.log\nreturn function(%s) return %s end"):format(table.concat(M.names, ", "), text)
+    .. "math.log\nreturn function(%s) return (%s) end"):format(table.concat(M.names, ", "), text)
   local made = loadstring(chunk, "=service")
   if not made then return nil, "is no arithmetic expression" end
   local fn = made()

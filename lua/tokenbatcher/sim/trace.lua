@@ -19,6 +19,7 @@ local BLOCK_ROWS = 65536
 local CHUNK_BYTES = 65536
 local GARBAGE_STEP = 200
 local NAMED_BAD_ROWS = 5 -- more are only counted
+local SHOWN_BYTES = 160
 local BYTE_ORDER_MARK = "\239\187\191"
 
 -- --- lines ----------------------------------------------------------------------
@@ -29,6 +30,10 @@ Lines.__index = Lines
 local function open_lines(path)
   local file, message = io.open(path, "rb")
   if not file then return nil, message end
+  if not file:seek "set" then
+    file:close()
+    return nil, path .. ": a plain file is needed, since each run reads it anew"
+  end
   local first, problem = file:read(CHUNK_BYTES)
   if not first and problem then return nil, ("%s: %s"):format(path, problem) end
   first = first or ""
@@ -104,9 +109,15 @@ function M.open(path, options)
   return self
 end
 
+-- What a row says may be any bytes, and long.
+local function printable(text)
+  text = text:gsub("[%c\127-\255]", "?")
+  return #text > SHOWN_BYTES and text:sub(1, SHOWN_BYTES) .. "..." or text
+end
+
 local function bad_row(reader, what)
   local trace = reader.trace
-  local text = ("%s:%d: %s"):format(trace.path, reader.lines.number, what)
+  local text = ("%s:%d: %s"):format(trace.path, reader.lines.number, printable(what))
   if trace.strict then error(text .. " (--strict)", 0) end
   if trace.is_known then return end
   trace.bad = trace.bad + 1
