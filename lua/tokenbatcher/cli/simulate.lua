@@ -10,6 +10,8 @@ local plot = require "tokenbatcher.sim.plot"
 local timeline = require "tokenbatcher.sim.timeline"
 local tbffi = require "tokenbatcher.ffi"
 
+local BAR_WIDTH = 30
+
 local M = { SUMMARY = "Compare policies and settings over a trace, on a virtual clock." }
 
 M.HELP = [[
@@ -60,10 +62,18 @@ end
 
 -- --- running ---------------------------------------------------------------------------
 
-local function new_progress(n)
+-- A line on a terminal: which run, and how far it is, once it is known how many arrivals there are.
+local function new_progress(job, n)
   if not tbffi.is_terminal(2) then return function() end, function() end end
   local function say(i, records)
-    io.stderr:write(("\r\27[Krun %d of %d: %d records"):format(i, n, records))
+    local total = job.arrivals and job.records or job.trace.is_known and job.trace.rows
+    local bar = ""
+    if total then
+      local done = math.min(1, records / total)
+      local filled = math.floor(done * BAR_WIDTH)
+      bar = ("[%s%s] %3d %%  "):format(("#"):rep(filled), ("."):rep(BAR_WIDTH - filled), math.floor(100 * done))
+    end
+    io.stderr:write(("\r\27[Krun %d of %d  %s%d records"):format(i, n, bar, records))
   end
   return say, function() io.stderr:write "\r\27[K" end
 end
@@ -77,7 +87,7 @@ local function warn(row)
 end
 
 local function run_all(job, variants, timelines)
-  local rows, progress, clear = {}, new_progress(#variants)
+  local rows, progress, clear = {}, new_progress(job, #variants)
   for _, variant in ipairs(variants) do
     local ok, message = experiment.check(job, variant)
     if not ok then return nil, message end
@@ -144,7 +154,11 @@ local function write_report(job, rows, timelines, path)
     if not svg then return nil, message end
     pictures[#pictures + 1] = { "Queue and batches over time: " .. compare.label(rows[i]), svg }
   end
-  return write_file(path, html.page(rows, facts(job), pictures))
+  local about = facts(job)
+  if #pictures == 1 then
+    about[#about + 1] = { "timelines", ("left out: there are more than %d runs"):format(timeline.MAX_RUNS) }
+  end
+  return write_file(path, html.page(rows, about, pictures))
 end
 
 -- The results to where they are asked for.
