@@ -24,6 +24,7 @@ arrivals answered within --slo. The same arrivals and seed give the same bytes.]
 M.EPILOG = [[
 Traces: Azure LLM inference CSV (TIMESTAMP,ContextTokens,GeneratedTokens); Mooncake JSON lines
 (timestamp in ms, input_length, output_length); recordings of ours (run --record, option record).
+A row of JSON may have a "record" in place of a cost: then SCRIPT's token_estimator gives it.
 
 Arrivals:
   poisson:rate=200,tokens=lognormal(6,1)    independent ones, 200 a second
@@ -103,7 +104,8 @@ local function run_all(job, variants, timelines)
     rows[i] = row
   end
   if job.trace and job.trace.bad > 0 then
-    io.stderr:write(("tokenbatcher: %s: %d bad rows were left out\n"):format(job.trace.path, job.trace.bad))
+    io.stderr:write(("tokenbatcher: %s: %d bad %s left out\n"):format(job.trace.path, job.trace.bad,
+      job.trace.bad == 1 and "row was" or "rows were"))
   end
   return rows
 end

@@ -97,7 +97,9 @@ end
 
 local function verdict(found, goal)
   local held = goal[2] * (goal[1](found.held[2]) - goal[1](found.held[1]))
+  local searched = goal[2] * (goal[1](found.first[2]) - goal[1](found.first[1]))
   if found.is_default then return "nothing was found that is better than the settings given" end
+  if searched == 0 then return "no gain: the settings given do as well; the best has the lower mean latency" end
   if held <= 0 then return "the gain does not hold out: on other arrivals it is none; keep the settings given" end
   if found.pieces.low > 0 then return "the gain holds on arrivals that the search has not seen" end
   return "not sure: the gain is there on the held-out half, but its pieces do not agree"

@@ -2,6 +2,7 @@
 -- share: arrivals, service model, knobs; a variant is a policy and the settings of one row.
 
 local arrivals = require "tokenbatcher.sim.arrivals"
+local cost = require "tokenbatcher.cost"
 local Engine = require "tokenbatcher.sim.engine"
 local errors = require "tokenbatcher.errors"
 local measure = require "tokenbatcher.sim.measure"
@@ -47,12 +48,28 @@ local function base_options(definition, args)
   return made.options
 end
 
+-- What a batcher with these options would take for the cost of a record.
+local function new_estimate(base)
+  local batcher = {
+    _class = "TokenBatcher", _estimator_name = "token_estimator",
+    _estimator = base.token_estimator or base.cost_estimator,
+    _default_cost = base.default_token_estimate or base.default_cost or options.by_name.default_cost.default,
+  }
+  return function(record)
+    local ok, value = pcall(cost.estimate, batcher, record)
+    if ok then return value end
+    return nil, errors.message_of(value)
+  end
+end
+
 local function open_arrivals(job, args)
   if args.trace and args.arrivals then return nil, "--trace or --arrivals, not both" end
   if not (args.trace or args.arrivals) then return nil, "--trace FILE or --arrivals SPEC is needed" end
   local message
   if args.trace then
-    job.trace, message = trace.open(args.trace, { limit = args.limit, strict = args.strict, note = args.note })
+    job.trace, message = trace.open(args.trace, {
+      limit = args.limit, strict = args.strict, note = args.note, estimate = new_estimate(job.base),
+    })
     return job.trace, message
   end
   if args.strict then return nil, "--strict is for a trace" end

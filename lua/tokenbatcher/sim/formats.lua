@@ -1,9 +1,10 @@
 --- The formats of traces: how one is known by its first line, and what a line of it says.
 --
--- A format is {name, new() -> parse}; parse(text, from, to, row) reads the line that is text[from..to]
--- and fills row.at_s (seconds, any origin), row.cost, row.output and, in our recordings, key,
--- priority, timeout_us. It returns true; false for a line that is no arrival; or nil and what is
--- wrong. A line of CSV is read where it is: no string is made of it.
+-- A format is {name, new(estimate) -> parse}. estimate(record) gives the cost of a record, or nil and
+-- why not, for rows of JSON that have a "record" in place of a cost. parse(text, from, to, row) reads
+-- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output and,
+-- in our recordings, key, priority, timeout_us. It returns true; false for a line that is no arrival;
+-- or nil and what is wrong. A line of CSV is read where it is: no string is made of it.
 
 local json = require "tokenbatcher.cli.json"
 
@@ -106,42 +107,52 @@ local function decode(text, from, to)
   return value
 end
 
-local function new_mooncake()
+-- The cost of a row: its field `name`, or what the estimator says of its record.
+local function cost_of(value, name, estimate)
+  if value[name] == nil and value.record ~= nil then return estimate(value.record) end
+  if is_number(value[name], MAX_COST) then return value[name] end
+  return nil, name .. " is no number from 0 to 1e12"
+end
+
+local function new_mooncake(estimate)
   return function(text, from, to, row)
     local value, message = decode(text, from, to)
     if not value then return nil, message end
     if not is_number(value.timestamp, 1e15) then return nil, "timestamp is no number of milliseconds" end
-    if not is_number(value.input_length, MAX_COST) then return nil, "input_length is no number from 0 to 1e12" end
+    local cost
+    cost, message = cost_of(value, "input_length", estimate)
+    if not cost then return nil, message end
     local output = value.output_length
     if output ~= nil and not is_number(output, MAX_COST) then
       return nil, "output_length is no number from 0 to 1e12"
     end
-    row.at_s, row.cost, row.output = value.timestamp / 1000, value.input_length, output or 0
+    row.at_s, row.cost, row.output = value.timestamp / 1000, cost, output or 0
     return true
   end
 end
 
-local function parse_recorded(value, row)
+local function parse_recorded(value, row, estimate)
   if value.batch ~= nil then return false end
   local priority, timeout_s, key = value.priority, value.timeout_s, value.key
   if not is_number(value.at, 1e12) then return nil, "at is no number of seconds" end
-  if not is_number(value.cost, MAX_COST) then return nil, "cost is no number from 0 to 1e12" end
+  local cost, message = cost_of(value, "cost", estimate)
+  if not cost then return nil, message end
   if key ~= nil and type(key) ~= "string" then return nil, "key is no string" end
   if priority ~= nil and type(priority) ~= "number" then return nil, "priority is no number" end
   if timeout_s ~= nil and not (is_number(timeout_s, 1e12) and timeout_s > 0) then
     return nil, "timeout_s is no number of seconds above 0"
   end
-  row.at_s, row.cost, row.output = value.at, value.cost, 0
+  row.at_s, row.cost, row.output = value.at, cost, 0
   row.key, row.priority, row.timeout_us = key, priority or 0, timeout_s and max(1, floor(timeout_s * 1e6 + 0.5)) or 0
   return true
 end
 
-local function new_recording()
+local function new_recording(estimate)
   return function(text, from, to, row)
     local value, message = decode(text, from, to)
     if not value then return nil, message end
     if value.tokenbatcher_recording ~= nil then return false end
-    return parse_recorded(value, row)
+    return parse_recorded(value, row, estimate)
   end
 end
 

@@ -8,7 +8,7 @@ local gnuplot = require "tokenbatcher.sim.gnuplot"
 local M = {}
 
 M.WIDTH = 1100
-local PANEL_HEIGHT, LEGEND_LINE = 400, 18
+local PANEL_HEIGHT, LEGEND_LINE = 400, 20
 
 local function curve_rows(row)
   local out, answered = {}, row.records > 0 and row.completed / row.records or 0
@@ -92,7 +92,7 @@ end
 --- @return script, width, height for gnuplot.draw
 function M.script(rows, slo_s)
   local groups, looks = by_policy(rows)
-  local legend = LEGEND_LINE * #rows + 70 -- below both panels, with the axis
+  local legend = LEGEND_LINE * #rows + 78 -- below both panels, with the axis
   local height = PANEL_HEIGHT + legend
   local out = {
     ("set multiplot layout 1,2\nset border 3 lc rgb '#888888'\nset tics nomirror tc rgb '#333333'\n"

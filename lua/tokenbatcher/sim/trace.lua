@@ -91,7 +91,8 @@ local function new_block()
   }
 end
 
---- @param options table  limit (rows, or nil), strict (a bad row is an error), note (function(text), told of bad rows)
+--- @param options table  limit (rows, or nil), strict (a bad row is an error), note (function(text), told of bad rows),
+-- estimate (function(record), for rows without a cost: see formats.lua)
 -- @return a trace, or nil and a message
 function M.open(path, options)
   local lines, message = open_lines(path)
@@ -103,7 +104,7 @@ function M.open(path, options)
   if not format then return nil, ("%s %s"):format(path, message) end
   local self = setmetatable({
     path = path, format = format, limit = options.limit or math.huge, strict = options.strict, note = options.note,
-    rows = 0, bad = 0, is_known = false, block = nil,
+    estimate = options.estimate, rows = 0, bad = 0, is_known = false, block = nil,
   }, Trace)
   lines:close()
   return self
@@ -128,7 +129,8 @@ local function new_reader(trace)
   local lines, message = open_lines(trace.path)
   if not lines then error("cannot open the trace: " .. message, 0) end
   if trace.format.has_header then next_text(lines) end
-  return { trace = trace, lines = lines, parse = trace.format.new(), row = {}, rows = 0, first_s = nil, last_s = 0 }
+  local parse = trace.format.new(trace.estimate)
+  return { trace = trace, lines = lines, parse = parse, row = {}, rows = 0, first_s = nil, last_s = 0 }
 end
 
 -- The next good row into reader.row; false at the end.
