@@ -2,7 +2,7 @@
 -- prints what the compiler did, a line each:
 --   trace FILE:LINE          one was made that begins there
 --   abort FILE:LINE REASON   recording stopped there
--- usage: compile_probe.lua submit|coroutines
+-- usage: compile_probe.lua submit|coroutines|simulate
 
 local vmdef = require "jit.vmdef"
 local util = require "jit.util"
@@ -65,12 +65,28 @@ function WORK.coroutines(batcher)
   tb.gather(all)
 end
 
+-- A simulation, with and without a scripted policy.
+local function simulate()
+  local experiment = require "tokenbatcher.sim.experiment"
+  for _, policy in ipairs { "fifo", "adaptive" } do
+    local job = assert(experiment.new(nil, {
+      arrivals = "poisson:rate=200,tokens=lognormal(5,1)", service = "0.01 + 0.00001*tokens", slo = 1, limit = 50000,
+      set = {}, given = {},
+    }))
+    assert(experiment.run(job, { settings = {}, policy = policy }))
+  end
+end
+
 jit.attach(on_trace, "trace")
-tb.run(function()
-  local batcher = tb.TokenBatcher { inference_fn = echo, policy = "eager" }
-  batcher:start()
-  WORK[arg[1]](batcher)
-  batcher:stop()
-end)
+if arg[1] == "simulate" then
+  simulate()
+else
+  tb.run(function()
+    local batcher = tb.TokenBatcher { inference_fn = echo, policy = "eager" }
+    batcher:start()
+    WORK[arg[1]](batcher)
+    batcher:stop()
+  end)
+end
 jit.attach(on_trace)
 print(table.concat(lines, "\n"))

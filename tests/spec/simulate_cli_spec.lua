@@ -212,6 +212,17 @@ describe("tokenbatcher simulate", function()
     assert.truthy(result.out:find("%d%*"))
   end)
 
+  it("shows a bar where standard error is a terminal, and none elsewhere", function()
+    if os.execute "script -qec true /dev/null >/dev/null 2>&1 </dev/null" ~= 0 then
+      return pending("skipped: no script(1), or no terminal can be made")
+    end
+    local command = cli.quote(cli.exe)
+      .. " simulate --arrivals constant:rate=100 --limit 50000 --policy fifo --policy eager"
+    local on_terminal = cli.shell("script -qec " .. cli.quote(command) .. " /dev/null", "").out
+    assert.truthy(on_terminal:find("\r\27[Krun 2 of 2  [##", 1, true), on_terminal)
+    assert.equal("", simulate("--arrivals", "constant:rate=100", "--limit", "50000").err)
+  end)
+
   it("takes options, policy and the script's own options from a script", function()
     local script = cli.file("s.lua", [[
       return { options = { size = { "records in a batch", 2 }, seed = { "of its own", 1 } }, setup = function(opt)
