@@ -90,7 +90,7 @@ local function new(class, given)
   local self = setmetatable({
     _class = class, _handle = handle,
     _attached = false, _accepting = false, _records = {}, _futures = {}, _runs = {}, _drained = false, unsettled = 0,
-    _keys = Keys.new(), _policy_errors = 0, _policy_overruled = 0,
+    _keys = Keys.new(), _policy_errors = 0, _policy_overruled = 0, _recording = false,
   }, meta)
   apply(self, config, values, estimator_name(self, given))
   return self
@@ -145,11 +145,11 @@ local function adopt_decision(self, decision)
   C.tb_views_close(self._handle)
 end
 
--- The recording that `values` ask for: the one in use, a new one, or none. A file that cannot
+-- The recording that `values` ask for: the one in use, a new one, or false. A file that cannot
 -- be written raises.
 local function new_recording(self, values)
   local now, current = scheduler.now_us(), self._recording
-  if not values.record then return nil end
+  if not values.record then return false end
   if current and current.name == values.record then
     current:resume(now)
     return current
