@@ -296,6 +296,7 @@ local function turn(self)
     pull_events(self)
     id = next_batch(self)
   end
+  if self.decision then self.decision:end_turn() end
   if self.timeline then self.timeline:queued(self.now - ORIGIN_US, self.queued) end
 end
 
