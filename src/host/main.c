@@ -12,6 +12,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,15 +20,15 @@
 
 enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 };
 
-/* --- the second signal --------------------------------------------------- */
+/* --- signals ------------------------------------------------------------- */
 
-/* While the loop has not said that it handles the first signal, a second one within
- * this time counts as the same: timeout(1) sends each signal twice, to the process and
- * to its group. */
-enum { SAME_SIGNAL_US = 200000 };
+/* A second signal within this time from the same process counts as the same: timeout(1)
+ * sends each signal twice, to the process and to its group. */
+enum { SAME_SIGNAL_US = 100000 };
 
-static volatile sig_atomic_t end_seen, end_handled;
+static volatile sig_atomic_t end_seen;
 static int64_t end_seen_us;
+static pid_t end_sender;
 static void (*loop_handler)(int);
 
 static _Noreturn void abort_run(int signum)
@@ -38,50 +39,93 @@ static _Noreturn void abort_run(int signum)
     _exit(EXIT_SIGNAL + signum);
 }
 
-static void on_end_signal(int signum)
+static void on_end_signal(int signum, siginfo_t *info, void *context)
 {
+    (void)context;
     int kept_errno = errno;
     int64_t now = tb_ev_now();
-    if (end_handled || (end_seen && now - end_seen_us > SAME_SIGNAL_US)) {
+    bool is_sent = info->si_code == SI_USER; /* and not typed at a terminal */
+    bool is_same = is_sent && info->si_pid == end_sender && now - end_seen_us <= SAME_SIGNAL_US;
+    if (end_seen && !is_same) {
         abort_run(signum);
     }
     if (!end_seen) {
         end_seen_us = now;
+        end_sender = is_sent ? info->si_pid : 0;
         end_seen = 1;
     }
     loop_handler(signum);
     errno = kept_errno;
 }
 
+static const int END_SIGNALS[] = {SIGINT, SIGTERM};
+enum { END_SIGNAL_COUNT = sizeof END_SIGNALS / sizeof *END_SIGNALS };
+
+static void handle_end_signal(int signum, struct sigaction *action)
+{
+    loop_handler = action->sa_handler;
+    action->sa_sigaction = on_end_signal;
+    action->sa_flags |= SA_SIGINFO;
+    sigaddset(&action->sa_mask, SIGINT);
+    sigaddset(&action->sa_mask, SIGTERM);
+    sigaction(signum, action, NULL);
+}
+
 /* Put our handler before the loop's, which must be installed already. */
 static int host_abort_on_second_signal(lua_State *L)
 {
-    static const int signals[] = {SIGINT, SIGTERM};
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+    for (size_t i = 0; i < END_SIGNAL_COUNT; i++) {
         struct sigaction action;
-        if (sigaction(signals[i], NULL, &action) != 0) {
-            return luaL_error(L, "cannot read the action of signal %d", signals[i]);
+        if (sigaction(END_SIGNALS[i], NULL, &action) != 0) {
+            return luaL_error(L, "cannot read the action of signal %d", END_SIGNALS[i]);
         }
-        loop_handler = action.sa_handler;
-        action.sa_handler = on_end_signal;
-        sigaddset(&action.sa_mask, SIGINT);
-        sigaddset(&action.sa_mask, SIGTERM);
-        sigaction(signals[i], &action, NULL);
+        handle_end_signal(END_SIGNALS[i], &action);
     }
     return 0;
 }
 
-/* The loop has seen the first signal: from now on any more is a second one. */
-static int host_signal_handled(lua_State *L)
+static void mask_signals(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(how, &set, NULL);
+}
+
+/* All is done. The loop will restore the default actions, but no signal ends the process
+ * now, in the midst of its leaving: they wait for host_leave(). */
+static int host_prepare_to_leave(lua_State *L)
 {
     (void)L;
-    end_handled = 1;
+    mask_signals(SIG_BLOCK);
+    return 0;
+}
+
+static void do_nothing(int signum)
+{
+    (void)signum;
+}
+
+/* The loop is gone: a first signal has nothing to end any more, a second one aborts. */
+static int host_leave(lua_State *L)
+{
+    (void)L;
+    for (size_t i = 0; i < END_SIGNAL_COUNT; i++) {
+        struct sigaction action = {.sa_handler = do_nothing};
+        sigemptyset(&action.sa_mask);
+        handle_end_signal(END_SIGNALS[i], &action);
+    }
+    signal(SIGHUP, SIG_IGN);
+    mask_signals(SIG_UNBLOCK);
     return 0;
 }
 
 static const luaL_Reg host_functions[] = {
     {"abort_on_second_signal", host_abort_on_second_signal},
-    {"signal_handled", host_signal_handled},
+    {"prepare_to_leave", host_prepare_to_leave},
+    {"leave", host_leave},
     {NULL, NULL},
 };
 

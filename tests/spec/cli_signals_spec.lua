@@ -136,6 +136,20 @@ describe("tokenbatcher run", function()
     assert.truthy(r.err:find("records      1 (1 answered, 0 failed)", 1, true))
   end)
 
+  it("SIGHUP at whatever moment ends nobody, not even at the very end", function()
+    for _ = 1, 5 do
+      local s = cli.start(cli.ECHO, { "--set", "batch_timeout_s=0" })
+      s:send "1\n"
+      assert.equal('{"index":1,"result":1}', s:line())
+      s:send "2\n"
+      s:close_input()
+      os.execute(("i=0; while [ $i -lt 300 ] && kill -HUP %d 2>/dev/null; do i=$((i + 1)); done"):format(s.pid))
+      local r = s:finish()
+      assert.equal(0, r.status)
+      assert.truthy(r.out:find('{"index":2,"result":2}', 1, true))
+    end
+  end)
+
   it("had written what was answered before it aborts", function()
     local s = cli.start(SLOW)
     s:send '"quick"\n'

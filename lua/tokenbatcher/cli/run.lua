@@ -70,7 +70,6 @@ end
 -- The second one never comes here: see src/host/main.c.
 local function on_end_signal(job, signum)
   if job.ended_by then return end
-  host.signal_handled()
   job.ended_by = END_SIGNALS[signum]
   job.report:say("tokenbatcher: ", job.ended_by, ": finishing what was read; once more aborts")
   job.lines:interrupt()
@@ -137,6 +136,7 @@ local function work(job)
   tb.spawn(feed, job)
   job.answers:run()
   finish(job)
+  host.prepare_to_leave()
 end
 
 local function open_input(job, path)
@@ -186,6 +186,7 @@ function M.run(definition, args)
   job.lines = lines.new(job.fd)
   job.answers = answers.new(job.output, not args.unordered, job.current)
   ok, message = pcall(tb.run, function() work(job) end)
+  host.leave()
   job.report:clear()
   if not ok then return nil, errors.message_of(message) end
   if job.failure then return nil, job.failure end
