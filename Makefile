@@ -16,8 +16,9 @@ ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread -Iinclude
 LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I/usr/include/luajit-2.1)
 
 # What runs needs, what tests need, what lint needs: Debian 12 packages.
-RUN_DEPS  = gcc libc6-dev pkg-config libev-dev luajit2 libluajit2-5.1-dev lua-cjson lua-cjson-dev lua-argparse
-TEST_DEPS = lua-busted libcmocka-dev lua-luv gnuplot-nox
+RUN_DEPS  = gcc libc6-dev pkg-config libev-dev luajit2 libluajit2-5.1-dev lua-cjson lua-cjson-dev lua-argparse \
+            libcurl4-openssl-dev
+TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
 DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install,$(MAKECMDGOALS)),$(TEST_DEPS)) \
             $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \
@@ -29,6 +30,7 @@ EV_SRC   = $(wildcard src/ev/*.c)
 CORE_OBJ = $(CORE_SRC:%.c=$B/%.o)
 EV_OBJ   = $(EV_SRC:%.c=$B/%.o)
 SCRIPT_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/script/*.c)) $B/gen/modules.o $B/gen/cdef_script.o
+HTTP_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/http/*.c)) $B/gen/cdef_http.o
 LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $B/gen/cdef.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
 LUA_SRC  = $(shell find lua -name '*.lua' | sort)
@@ -39,7 +41,11 @@ export LUA_PATH
 .PHONY: all deps run test lint bench soak fuzz sanitize install clean help
 .DELETE_ON_ERROR:
 
+# The HTTP client is a library of its own: without libcurl's headers all the rest is built.
+# Asked when everything else is there, since `make deps all` may have just installed them.
 all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/tokenbatcher ## build the libraries and the executable
+	@if pkg-config --exists libcurl; then $(MAKE) --no-print-directory -s $B/libtokenbatcher_http.so; \
+	else echo "no libcurl (make deps installs libcurl4-openssl-dev): the HTTP client is not built"; fi
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,20 +69,29 @@ $B/src/ev/%.o: src/ev/%.c $(wildcard src/ev/*.h) $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 
-# The library carries the ffi.cdef of its own headers: the two cannot drift apart.
-$B/gen/cdef.c: $(HEADERS)
+$B/src/http/%.o: src/http/%.c src/http/client.h include/tokenbatcher_http.h
 	@mkdir -p $(@D)
-	{ echo 'const char *tb_cdef(void);'; echo 'const char *tb_cdef(void) { return'; \
-	  $(CC) -E -P -DTB_CDEF include/tokenbatcher_ev.h | sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/'; \
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+# A library carries the ffi.cdef of its own headers: the two cannot drift apart.
+# $(call cdef,FUNCTION,HEADER)
+define cdef
+	@mkdir -p $(@D)
+	{ echo 'const char *$(1)(void);'; echo 'const char *$(1)(void) { return'; \
+	  $(CC) -E -P -DTB_CDEF $(2) | sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/'; \
 	  echo ';}'; } > $@
+endef
+
+$B/gen/cdef.c: $(HEADERS)
+	$(call cdef,tb_cdef,include/tokenbatcher_ev.h)
+
+$B/gen/cdef_http.c: include/tokenbatcher_http.h
+	$(call cdef,tb_http_cdef,$<)
 
 $B/gen/cdef_script.c: src/script/threads.h
-	@mkdir -p $(@D)
-	{ echo 'const char *tb_script_cdef(void);'; echo 'const char *tb_script_cdef(void) { return'; \
-	  $(CC) -E -P -DTB_CDEF $< | sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/'; \
-	  echo ';}'; } > $@
+	$(call cdef,tb_script_cdef,$<)
 
-$B/gen/cdef.o $B/gen/cdef_script.o: %.o: %.c
+$B/gen/cdef.o $B/gen/cdef_http.o $B/gen/cdef_script.o: %.o: %.c
 	$(CC) -std=c11 -fPIC -Wno-overlength-strings $(CFLAGS) -c $< -o $@
 
 $B/libcore.a: $(CORE_OBJ)
@@ -87,6 +102,9 @@ $B/libtokenbatcher.a: $(LIB_OBJ)
 
 $B/libtokenbatcher.so: $(LIB_OBJ)
 	$(CC) -shared $(CFLAGS) -pthread -o $@ $^ -lev
+
+$B/libtokenbatcher_http.so: $(HTTP_OBJ)
+	$(CC) -shared $(CFLAGS) -o $@ $^ $$(pkg-config --libs libcurl) -lm
 
 # --- scripts in C programs, and in threads: the Lua modules inside, Lua's symbols from the
 # program. -z nodelete: a worker thread that was abandoned outlives whoever loaded it.

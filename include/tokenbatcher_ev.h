@@ -105,6 +105,15 @@ typedef struct tb_ev_event tb_ev_event;
  * reported and not polled) already. TB_EOPTION: not an open descriptor. */
 int tb_ev_watch(tb_ev *ev, int fd);
 
+/* From now on a wait ends while `fd` is readable; nothing is reported. For a module with
+ * descriptors of its own in an epoll set: the caller looks into it after each wait. The
+ * descriptor stays open until tb_ev_detach(). TB_EFULL and TB_EOPTION as above (it takes
+ * one of the 8), and TB_EOPTION if it is watched already. */
+int tb_ev_attach(tb_ev *ev, int fd);
+
+/* Forget an attached descriptor. TB_EOPTION: it is not attached. */
+int tb_ev_detach(tb_ev *ev, int fd);
+
 /* 1 if `path` names the plain file that `fd` has open, by whatever name; else 0. */
 int tb_ev_same_file(int fd, const char *path);
 

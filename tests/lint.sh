@@ -31,8 +31,10 @@ refuse "a lua_State outside of src/host and src/script" \
 refuse "a function pointer in a public header" "$(grep -nE '\(\*' include/*.h | grep -v '^\S*:\s*\*')"
 refuse "the ffi outside of lua/tokenbatcher/ffi.lua and those for other libraries" \
   "$(grep -nE "require *\(?[\"']ffi[\"']" $(git ls-files 'lua/*.lua') | grep -vE '^lua/tokenbatcher/([a-z]+_)?ffi.lua')"
+refuse "src/http knows more than libcurl and its own headers" \
+  "$(grep -nE '^#include "' src/http/* | grep -vE '"(client|tokenbatcher_http).h"')"
 refuse "a clock outside of the pumps" \
-  "$(grep -nE 'os\.(clock|time)\b|clock_gettime|gettimeofday' $(git ls-files lua src) | grep -v '^src/ev/')"
+  "$(grep -nE 'os\.(clock|time)\b|clock_gettime|gettimeofday' $(git ls-files lua src) | grep -vE '^src/(ev|http)/')"
 
 # --- size ---------------------------------------------------------------------
 refuse "C files over 400 lines" \
@@ -56,15 +58,15 @@ $LUAJIT tests/readme_options.lua --check README.md || bad=1
 # --- the tools ------------------------------------------------------------------
 luacheck -q $LUA_FILES || bad=1
 cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-  -Iinclude src/core src/ev src/script || bad=1
+  -Iinclude src/core src/ev src/http src/script || bad=1
 for compiler in gcc clang; do
   command -v "$compiler" >/dev/null || { complain "$compiler is missing: make deps lint installs it"; continue; }
-  for file in src/core/*.c src/ev/*.c src/script/*.c; do
+  for file in src/core/*.c src/ev/*.c src/http/*.c src/script/*.c; do
     "$compiler" -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
       -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror -fsyntax-only "$file" || bad=1
   done
 done
-clang-tidy --quiet src/core/*.c src/ev/*.c src/script/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS 2>/dev/null || bad=1
+clang-tidy --quiet src/core/*.c src/ev/*.c src/http/*.c src/script/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS 2>/dev/null || bad=1
 
 [ "$bad" -eq 0 ] && echo "lint: nothing to complain about"
 exit "$bad"

@@ -276,7 +276,7 @@ function Batcher:cancel_record(future)
   local id = future._id
   local slot = id % SLOTS
   C.tb_cancel(self._handle, id, scheduler.now_us())
-  if self._futures[slot] == future then forget(self, id) end
+  if self._futures[slot] == future then forget(self, id) else self._may_have_unwanted = true end
   self:settle(future, nil, errors.new("cancelled", "the record was cancelled"))
   scheduler.notify()
   return true
@@ -376,6 +376,17 @@ local function dispatch(self, id)
   task.run, run.task = run, task
 end
 
+-- Call off what runs for records that have all been cancelled.
+local function abandon_unwanted(self)
+  self._may_have_unwanted = false
+  local unwanted = {}
+  for id, run in pairs(self._runs) do
+    if inference.is_unwanted(run) then unwanted[#unwanted + 1] = id end
+  end
+  table.sort(unwanted)
+  for _, id in ipairs(unwanted) do scheduler.abandon(self._runs[id].task) end
+end
+
 local function close_run(self, id, code, message)
   local run = self._runs[id]
   self._runs[id] = nil
@@ -433,6 +444,7 @@ end
 --- Pull what the core has to say at `now`. Runs no user code: inference calls begin as
 -- coroutines, in the next turn.
 function Batcher:turn(now)
+  if self._may_have_unwanted then abandon_unwanted(self) end
   pull_events(self, now)
   local id = next_batch(self, now)
   while id ~= 0 do

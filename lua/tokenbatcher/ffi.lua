@@ -1,39 +1,57 @@
---- The only module that touches LuaJIT's ffi: finds the library, declares its
--- functions from the library's own copy of the public headers, checks the version.
+--- The only module that touches LuaJIT's ffi (http_ffi.lua does the same for the HTTP
+-- client's library): finds the library, declares its functions from the library's own copy
+-- of the public headers, checks the version.
 --
 -- Search order: what a C host of ours says (the program itself, where it has the library
--- linked in, or a file), TOKENBATCHER_LIB (a file), the build folder beside this module, the
--- installed place, the system's loader. On failure the error lists every path tried.
+-- linked in, or a file), TOKENBATCHER_LIB (a file), the build folder beside this module or the
+-- program, the installed place, the system's loader. On failure the error lists every path tried.
 
 local ffi = require "ffi"
 
 local ABI = 1
 local LIBRARY = "libtokenbatcher.so"
 
--- In a checkout this file is in lua/tokenbatcher/, the library in build/; installed, it is in
--- PREFIX/share/lua/5.1/tokenbatcher/, the library in PREFIX/lib/.
-local function candidates()
-  local named = package.loaded["tokenbatcher.library"] or os.getenv "TOKENBATCHER_LIB"
-  if named then return { named } end
-  local folder = debug.getinfo(1, "S").source:match "^@(.*)[/\\][^/\\]*$" or "."
-  return {
-    folder .. "/../../build/" .. LIBRARY,
-    folder .. "/../../../../lib/" .. LIBRARY,
-    "/usr/local/lib/" .. LIBRARY,
-    LIBRARY,
-  }
+ffi.cdef "ssize_t readlink(const char *path, char *buffer, size_t size);"
+
+-- The folder of the command-line host, which is in build/ or in PREFIX/bin/.
+local function program_folder()
+  local buffer = ffi.new("char[?]", 4096)
+  local size = tonumber(ffi.C.readlink("/proc/self/exe", buffer, 4096))
+  return size > 0 and ffi.string(buffer, size):match "^(.*)/[^/]*$" or "."
 end
 
-local function load_library()
-  if package.loaded["tokenbatcher.linked"] then return ffi.C, "the program itself" end
+-- In a checkout this file is in lua/tokenbatcher/, a library in build/; installed, it is in
+-- PREFIX/share/lua/5.1/tokenbatcher/, a library in PREFIX/lib/. TOKENBATCHER_LIB names the
+-- main library; the others are beside it.
+local function candidates(library)
+  local named = package.loaded["tokenbatcher.library"] or os.getenv "TOKENBATCHER_LIB"
+  if named then return { library == LIBRARY and named or (named:match "^.*/" or "") .. library } end
+  local beside, installed
+  if package.loaded["tokenbatcher.linked"] then
+    beside = program_folder()
+    installed = beside .. "/../lib/"
+  else
+    local folder = debug.getinfo(1, "S").source:match "^@(.*)[/\\][^/\\]*$" or "."
+    beside, installed = folder .. "/../../build", folder .. "/../../../../lib/"
+  end
+  return { beside .. "/" .. library, installed .. library, "/usr/local/lib/" .. library, library }
+end
+
+--- Load one of our libraries. @return library, path; raises, listing every path tried
+-- @param advice string  what to do about it
+local function load_library(library, advice)
   local tried = {}
-  for _, path in ipairs(candidates()) do
+  for _, path in ipairs(candidates(library)) do
     local ok, lib = pcall(ffi.load, path)
     if ok then return lib, path end
     tried[#tried + 1] = "\n  " .. path .. ": " .. tostring(lib)
   end
-  error("tokenbatcher: cannot load " .. LIBRARY .. "; tried:" .. table.concat(tried)
-    .. "\n(run make, or set TOKENBATCHER_LIB to the file)", 0)
+  error("tokenbatcher: cannot load " .. library .. "; tried:" .. table.concat(tried) .. "\n(" .. advice .. ")", 0)
+end
+
+local function load_main_library()
+  if package.loaded["tokenbatcher.linked"] then return ffi.C, "the program itself" end
+  return load_library(LIBRARY, "run make, or set TOKENBATCHER_LIB to the file")
 end
 
 local function declare(lib)
@@ -42,7 +60,7 @@ local function declare(lib)
 end
 
 ffi.cdef "const char *tb_cdef(void); int tb_abi(void);"
-local lib, path = load_library()
+local lib, path = load_main_library()
 if lib.tb_abi() ~= ABI then
   error(("tokenbatcher: %s has ABI %d, these Lua modules need %d: they are of different versions")
     :format(path, lib.tb_abi(), ABI), 0)
@@ -55,6 +73,7 @@ local M = {
   NEVER = -1,
   SLOTS = 2 ^ lib.TB_SLOT_BITS,
   string = ffi.string,
+  load_library = load_library,
 }
 
 --- A C array or struct; zeroed, owned by Lua. `declaration` like "tb_event[?]".

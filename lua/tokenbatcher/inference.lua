@@ -120,6 +120,7 @@ local function make_info(run, attempt, records, costs, cost, deadline)
   local info = run.info
   info.id, info.size, info.cost, info.costs = run.id, #records, cost, costs
   info.reason, info.attempt, info.deadline = run.reason, attempt, deadline
+  info.timeout_at = run.timeout_s > 0 and scheduler.now_us() / 1e6 + run.timeout_s or nil
   return info
 end
 
@@ -143,8 +144,10 @@ local function call(run, records, info, n)
   return results
 end
 
--- The batch was closed while the call ran: its answer is ignored, an error is not kept silent.
-local function report_late(run, message)
+-- The batch was closed while the call ran: its answer is ignored, an error is not kept
+-- silent, unless all it says is that the call was called off.
+local function report_late(run, message, cause)
+  if errors.is_err(cause) and cause.code == "cancelled" then return end
   if message then run.batcher:_warn("an abandoned inference call failed: " .. message) end
 end
 
@@ -230,7 +233,7 @@ local function bisect(run, positions, failed)
       or still_wanted(run, positions, middle + 1, n)
     if #wanted > 0 then
       local results, message, cause, traceback = attempt_half(run, wanted)
-      if run.over then return report_late(run, message) end
+      if run.over then return report_late(run, message, cause) end
       if results then
         settle_results(run, wanted, results, #wanted)
       else
@@ -263,7 +266,7 @@ function M.body(run)
   if may_bisect then records, costs = copy(records), copy(costs) end -- its lists are inference_fn's to change
   local results, message, cause, traceback = call(run, records,
     make_info(run, 1, records, costs, run.cost, run.deadline), run.size)
-  if run.over then return report_late(run, message) end
+  if run.over then return report_late(run, message, cause) end
   if results then
     settle_results(run, nil, results, run.size)
   elseif may_bisect then
@@ -271,6 +274,14 @@ function M.body(run)
   else
     fail_range(run, 1, run.size, message, cause, traceback)
   end
+end
+
+--- Have all of its records settled while it runs?
+function M.is_unwanted(run)
+  for i = 1, run.size do
+    if not run.futures[i]._state then return false end
+  end
+  return true
 end
 
 --- Every record of the run that is still unsettled fails with this code.

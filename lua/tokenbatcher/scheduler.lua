@@ -10,6 +10,8 @@
 -- going; an inference call is not live (its records are what counts), so one that was
 -- abandoned keeps nothing alive. `owner` is the batcher whose inference function it runs.
 -- While a task waits for something that can be called off, its `on_abandon` does that.
+--
+-- A source is what wakes tasks from outside, such as the HTTP client; see add_source().
 
 local errors = require "tokenbatcher.errors"
 local Timers = require "tokenbatcher.timers"
@@ -23,6 +25,8 @@ local RESUMES_PER_TURN = 100000
 
 -- Errors of spawned coroutines kept for whoever awaits them later.
 local FAILURES = 1000
+
+local NO_SOURCES = {}
 
 local M = {}
 
@@ -237,6 +241,15 @@ function M.abandon(task)
   if task.on_abandon then task:on_abandon() end
 end
 
+--- A source belongs to the clock in use and takes part in its turns, before anything else:
+-- turn(now_us) wakes tasks; next_us() is when it must be called, microseconds, or nil;
+-- is_busy() whether it may still wake anyone; close() at the end of the run.
+function M.add_source(source)
+  local pump = M.pump
+  pump.sources = pump.sources or {}
+  pump.sources[#pump.sources + 1] = source
+end
+
 --- Batchers take part in every turn from attach to detach: turn(now_us), next_us(),
 -- unsettled (count), abandon(now_us).
 function M.attach(batcher)
@@ -276,6 +289,23 @@ local function fire(heap, now)
   end
 end
 
+local function let_sources_wake()
+  local sources = M.pump.sources or NO_SOURCES
+  if #sources == 0 then return end
+  local now = M.pump.now()
+  for i = 1, #sources do sources[i]:turn(now) end
+end
+
+-- May something but time still wake a task?
+local function can_be_woken()
+  if M.pump.external() then return true end
+  local sources = M.pump.sources or NO_SOURCES
+  for i = 1, #sources do
+    if sources[i]:is_busy() then return true end
+  end
+  return false
+end
+
 local function let_batchers_decide()
   local now = M.pump.now()
   local i = 1
@@ -295,12 +325,18 @@ function M.next_us()
     local due = batchers[i]:next_us()
     if due and (not at or due < at) then at = due end
   end
+  local sources = M.pump.sources or NO_SOURCES
+  for i = 1, #sources do
+    local due = sources[i]:next_us()
+    if due and (not at or due < at) then at = due end
+  end
   return at
 end
 
 local function turn(deadline)
   in_turn = true
   M.pump.wait(deadline)
+  let_sources_wake()
   local now = M.pump.now()
   fire(timers, now)
   run_ready()
@@ -357,7 +393,7 @@ local function run_loop(main)
     if main.failed then reraise(main.failed.value, main.failed.traceback) end
     if live_tasks == 0 and not has_ready() and unsettled() == 0 then return end
     local deadline = M.next_us()
-    if not deadline and not M.pump.external() then raise_deadlock() end
+    if not deadline and not can_be_woken() then raise_deadlock() end
     turn(deadline)
   end
 end
@@ -374,6 +410,7 @@ local function clean_up()
   ready_first, ready_last = 1, 0
   timers, await_timers, waits = Timers.new(), Timers.new(), {}
   live, host_is_busy = {}, false
+  for _, source in ipairs(M.pump.sources or NO_SOURCES) do source:close() end
   M.pump.close()
   live_tasks, M.task, M.context, M.pump = 0, nil, nil, host_pump
   in_run, in_turn = false, false

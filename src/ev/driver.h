@@ -37,7 +37,7 @@
 
 enum { TB__EV_SLOTS = 8 }; /* of descriptors, and of signals */
 
-enum tb__ev_watch_state { TB__EV_IDLE, TB__EV_WATCHING, TB__EV_FIRED };
+enum tb__ev_watch_state { TB__EV_IDLE, TB__EV_WATCHING, TB__EV_FIRED, TB__EV_ATTACHED };
 
 /* The watcher is the first member, so that its address is the slot's. */
 struct tb__ev_watch {

@@ -89,7 +89,8 @@ static void show_watches(tb_ev *ev)
 {
     for (int i = 0; i < TB__EV_SLOTS; i++) {
         struct tb__ev_watch *watch = &ev->watches[i];
-        if (watch->state == TB__EV_WATCHING && !tb__ev_epoll_add(ev, watch->io.fd)) {
+        bool is_armed = watch->state == TB__EV_WATCHING || watch->state == TB__EV_ATTACHED;
+        if (is_armed && !tb__ev_epoll_add(ev, watch->io.fd)) {
             tb_ev_wake(ev);
         }
     }

@@ -1,7 +1,8 @@
 /* watch.c - descriptors and signals as events.
  *
  * A watcher only notes in its slot that it fired; tb_ev_poll() reports from the slots.
- * A descriptor keeps its slot until it is reported, so no queue of events can fill up.
+ * A descriptor keeps its slot until it is reported, so no queue of events can fill up. One
+ * that is attached only ends waits, and keeps its slot until it is detached.
  *
  * THE SPECIAL PROBLEM OF SIGNALS IN FOREIGN LOOPS. libev writes a signal to its own
  * pipe only while it sleeps itself. A signal that arrives while a foreign loop sleeps
@@ -15,15 +16,21 @@
 #include <signal.h>
 #include <sys/epoll.h>
 
+static void stop(tb_ev *ev, struct tb__ev_watch *watch)
+{
+    ev_io_stop(ev->loop, &watch->io);
+    if (ev->epoll_fd >= 0) {
+        epoll_ctl(ev->epoll_fd, EPOLL_CTL_DEL, watch->io.fd, NULL);
+    }
+}
+
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 {
+    (void)loop;
     (void)revents; /* an error is for the reader to find, as end of file is */
     struct tb__ev_watch *watch = (struct tb__ev_watch *)w;
     tb_ev *ev = w->data;
-    ev_io_stop(loop, w);
-    if (ev->epoll_fd >= 0) {
-        epoll_ctl(ev->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
-    }
+    stop(ev, watch);
     watch->state = TB__EV_FIRED;
     ev->unreported++;
 }
@@ -77,6 +84,44 @@ int tb_ev_watch(tb_ev *ev, int fd)
     if (ev->epoll_fd >= 0 && !tb__ev_epoll_add(ev, fd)) {
         tb_ev_wake(ev); /* a plain file: the next turn finds it readable */
     }
+    return TB_OK;
+}
+
+/* The end of the wait is all that it is for. */
+static void on_attached(struct ev_loop *loop, ev_io *w, int revents)
+{
+    (void)loop;
+    (void)w;
+    (void)revents;
+}
+
+int tb_ev_attach(tb_ev *ev, int fd)
+{
+    assert(ev);
+    if (!is_open(fd)) {
+        return TB_EOPTION;
+    }
+    struct tb__ev_watch *watch = watch_slot(ev, fd);
+    if (!watch || watch->state != TB__EV_IDLE) {
+        return watch ? TB_EOPTION : TB_EFULL;
+    }
+    tb__ev_io_start(ev, &watch->io, on_attached, fd);
+    watch->state = TB__EV_ATTACHED;
+    if (ev->epoll_fd >= 0) {
+        tb__ev_epoll_add(ev, fd); /* what epoll refuses is always readable: nobody attaches it */
+    }
+    return TB_OK;
+}
+
+int tb_ev_detach(tb_ev *ev, int fd)
+{
+    assert(ev);
+    struct tb__ev_watch *watch = watch_slot(ev, fd);
+    if (!watch || watch->state != TB__EV_ATTACHED) {
+        return TB_EOPTION;
+    }
+    stop(ev, watch);
+    watch->state = TB__EV_IDLE;
     return TB_OK;
 }
 
@@ -157,7 +202,8 @@ uint32_t tb_ev_poll(tb_ev *ev, tb_ev_event *events, uint32_t max)
 void tb__ev_watch_close(tb_ev *ev)
 {
     for (int i = 0; i < TB__EV_SLOTS; i++) {
-        if (ev->watches[i].state == TB__EV_WATCHING) {
+        enum tb__ev_watch_state state = ev->watches[i].state;
+        if (state == TB__EV_WATCHING || state == TB__EV_ATTACHED) {
             ev_io_stop(ev->loop, &ev->watches[i].io);
         }
     }

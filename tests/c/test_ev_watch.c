@@ -104,6 +104,76 @@ static void a_reused_descriptor_number_is_watched_anew(void **state)
     }
 }
 
+/* --- Attached descriptors ---------------------------------------------------- */
+
+static void an_attached_descriptor_ends_waits_as_long_as_it_is_readable(void **state)
+{
+    tb_ev *ev = *state;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(tb_ev_attach(ev, ends[0]), TB_OK);
+    assert_int_equal(write(ends[1], "x", 1), 1);
+    for (int i = 0; i < 3; i++) {
+        tb_ev_wait(ev, TB_NEVER_US); /* returns, or alarm() ends the test */
+        assert_no_event(ev);
+    }
+    char byte;
+    assert_int_equal(read(ends[0], &byte, 1), 1);
+    int64_t deadline_us = tb_ev_now() + 2000;
+    tb_ev_wait(ev, deadline_us);
+    assert_true(tb_ev_now() >= deadline_us); /* it no longer ends a wait */
+    assert_int_equal(tb_ev_detach(ev, ends[0]), TB_OK);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void an_attached_descriptor_shows_to_a_foreign_loop(void **state)
+{
+    tb_ev *ev = *state;
+    int early[2], late[2];
+    assert_int_equal(pipe(early), 0);
+    assert_int_equal(pipe(late), 0);
+    assert_int_equal(tb_ev_attach(ev, early[0]), TB_OK);
+    assert_false(polls_readable(ev)); /* makes the descriptor for foreign loops */
+    assert_int_equal(tb_ev_attach(ev, late[0]), TB_OK);
+    assert_int_equal(write(early[1], "x", 1), 1);
+    assert_true(polls_readable(ev));
+    assert_int_equal(tb_ev_detach(ev, early[0]), TB_OK);
+    assert_false(polls_readable(ev));
+    assert_int_equal(write(late[1], "x", 1), 1);
+    assert_true(polls_readable(ev));
+    assert_int_equal(tb_ev_detach(ev, late[0]), TB_OK);
+    close(late[0]);
+    close(late[1]);
+    close(early[0]);
+    close(early[1]);
+}
+
+static void attaching_takes_a_place_and_detaching_gives_it_back(void **state)
+{
+    tb_ev *ev = *state;
+    int ends[9][2];
+    for (int i = 0; i < 9; i++) {
+        assert_int_equal(pipe(ends[i]), 0);
+        assert_int_equal(tb_ev_attach(ev, ends[i][0]), i < 8 ? TB_OK : TB_EFULL);
+    }
+    assert_int_equal(tb_ev_attach(ev, ends[3][0]), TB_EOPTION);
+    assert_int_equal(tb_ev_detach(ev, ends[8][0]), TB_EOPTION);
+    assert_int_equal(tb_ev_attach(ev, -1), TB_EOPTION);
+    assert_int_equal(tb_ev_detach(ev, ends[3][0]), TB_OK);
+    assert_int_equal(tb_ev_watch(ev, ends[8][0]), TB_OK);
+    assert_int_equal(tb_ev_detach(ev, ends[8][0]), TB_EOPTION); /* watched, not attached */
+    for (int i = 0; i < 9; i++) {
+        tb_ev_detach(ev, ends[i][0]);
+    }
+    assert_int_equal(write(ends[8][1], "x", 1), 1);
+    assert_int_equal(await_event(ev).value, ends[8][0]);
+    for (int i = 0; i < 9; i++) {
+        close(ends[i][0]);
+        close(ends[i][1]);
+    }
+}
+
 /* --- Signals ---------------------------------------------------------------- */
 
 static void a_signal_becomes_an_event(void **state)
@@ -166,6 +236,9 @@ int main(void)
         WITH_DRIVER(a_descriptor_that_is_not_open_is_refused),
         WITH_DRIVER(watches_eight_descriptors_and_refuses_the_ninth),
         WITH_DRIVER(a_reused_descriptor_number_is_watched_anew),
+        WITH_DRIVER(an_attached_descriptor_ends_waits_as_long_as_it_is_readable),
+        WITH_DRIVER(an_attached_descriptor_shows_to_a_foreign_loop),
+        WITH_DRIVER(attaching_takes_a_place_and_detaching_gives_it_back),
         WITH_DRIVER(a_signal_becomes_an_event),
         WITH_DRIVER(unreported_signals_are_counted_and_keep_waits_short),
         WITH_DRIVER(only_signals_that_can_be_caught_are_taken),

@@ -8,9 +8,21 @@ local M = {}
 local INBOX = 1024
 local EVENTS = 16
 
+local function add_attach(pump, ev)
+  --- End waits while the descriptor is readable; its owner looks into it after each wait.
+  -- @return true, or nil and a message
+  function pump.attach(fd)
+    local code = C.tb_ev_attach(ev, fd)
+    if code ~= 0 then return nil, tbffi.text(C.tb_error_text(code)) end
+    return true
+  end
+
+  function pump.detach(fd) C.tb_ev_detach(ev, fd) end
+end
+
 --- @return table  now() microseconds; wait(deadline); wake(); arm(deadline); fd();
 -- external() whether something but time may still happen; watch(fd, fn); signal(n, fn);
--- close()
+-- attach(fd), detach(fd); close()
 function M.new()
   local ev = tbffi.driver(INBOX)
   local events = tbffi.new("tb_ev_event[?]", EVENTS)
@@ -34,6 +46,7 @@ function M.new()
   end
 
   local pump = {}
+  add_attach(pump, ev)
 
   function pump.now() return tonumber(C.tb_ev_now()) end
 

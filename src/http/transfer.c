@@ -1,0 +1,262 @@
+/* transfer.c - one transfer: its options, what comes in, and how it ended.
+ */
+#include "client.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEADERS_LIMIT = 64 * 1024, FIRST_ROOM = 4096 };
+
+static const char BODY_EXCESS[] = "the response is larger than allowed";
+static const char HEADERS_EXCESS[] = "the headers of the response are larger than 64 KiB";
+
+/* --- what comes in ------------------------------------------------------------ */
+
+static bool append(struct tb__http_bytes *bytes, const char *data, size_t size)
+{
+    if (bytes->size + size > bytes->room) {
+        size_t room = bytes->room ? bytes->room : FIRST_ROOM;
+        while (room < bytes->size + size) {
+            room *= 2;
+        }
+        char *grown = realloc(bytes->data, room);
+        if (!grown) {
+            return false;
+        }
+        bytes->data = grown;
+        bytes->room = room;
+    }
+    memcpy(bytes->data + bytes->size, data, size);
+    bytes->size += size;
+    return true;
+}
+
+/* Returning less than was given ends the transfer. */
+static size_t keep(struct tb__http_slot *slot, struct tb__http_bytes *bytes, const char *data,
+                   size_t size)
+{
+    if (size > bytes->limit - bytes->size) {
+        slot->excess = bytes->excess;
+        return 0;
+    }
+    if (!append(bytes, data, size)) {
+        slot->is_out_of_memory = true;
+        return 0;
+    }
+    return size;
+}
+
+static size_t on_body(char *data, size_t unit, size_t size, void *user)
+{
+    (void)unit; /* always 1 */
+    struct tb__http_slot *slot = user;
+    return size ? keep(slot, &slot->body, data, size) : 0;
+}
+
+/* A status line begins the headers of another response: those of a 100 are forgotten. */
+static size_t on_header(char *data, size_t unit, size_t size, void *user)
+{
+    (void)unit;
+    struct tb__http_slot *slot = user;
+    if (size > 5 && memcmp(data, "HTTP/", 5) == 0) {
+        slot->headers.size = 0;
+        return size;
+    }
+    return keep(slot, &slot->headers, data, size);
+}
+
+/* --- options ------------------------------------------------------------------ */
+
+/* "Expect:" spares large bodies the second that libcurl waits for servers that do not
+ * answer to it; "Content-Type:" keeps libcurl from calling a body a form. */
+static bool list_headers(struct tb__http_slot *slot, const char *headers)
+{
+    static const char *const defaults[] = {"Expect:", "Content-Type:"};
+    struct curl_slist *list = NULL;
+    char line[HEADERS_LIMIT];
+    while (headers && *headers) {
+        size_t size = strcspn(headers, "\n");
+        if (size >= sizeof line) {
+            return false;
+        }
+        memcpy(line, headers, size);
+        line[size] = '\0';
+        list = curl_slist_append(slot->header_list, line);
+        if (!list) {
+            return false;
+        }
+        slot->header_list = list;
+        headers += size + (headers[size] == '\n');
+    }
+    for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++) {
+        list = curl_slist_append(slot->header_list, defaults[i]);
+        if (!list) {
+            return false;
+        }
+        slot->header_list = list;
+    }
+    return true;
+}
+
+static bool is_url(const char *url)
+{
+    CURLU *parsed = curl_url();
+    bool is_good = parsed && curl_url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK;
+    curl_url_cleanup(parsed);
+    return is_good;
+}
+
+/* The first failure sticks; no option follows it. */
+#define SET(option, value) \
+    if (code == CURLE_OK) code = curl_easy_setopt(easy, option, value)
+
+static CURLcode set_fixed(struct tb__http_slot *slot)
+{
+    CURL *easy = slot->easy;
+    CURLcode code = CURLE_OK;
+    SET(CURLOPT_PRIVATE, slot);
+    SET(CURLOPT_ERRORBUFFER, slot->error);
+    SET(CURLOPT_NOSIGNAL, 1L);
+    SET(CURLOPT_QUICK_EXIT, 1L); /* a release does not wait for a name look-up */
+    SET(CURLOPT_PROTOCOLS_STR, "http,https");
+    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    SET(CURLOPT_WRITEFUNCTION, on_body);
+    SET(CURLOPT_WRITEDATA, slot);
+    SET(CURLOPT_HEADERFUNCTION, on_header);
+    SET(CURLOPT_HEADERDATA, slot);
+    SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    return code;
+}
+
+static CURLcode set_asked(struct tb__http_slot *slot, const tb_http_request *request)
+{
+    CURL *easy = slot->easy;
+    CURLcode code = CURLE_OK;
+    SET(CURLOPT_URL, request->url);
+    SET(CURLOPT_HTTPHEADER, slot->header_list);
+    SET(CURLOPT_CONNECTTIMEOUT_MS, (long)request->connect_timeout_ms);
+    SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)request->max_response_bytes);
+    if (request->unix_socket) {
+        SET(CURLOPT_UNIX_SOCKET_PATH, request->unix_socket);
+    }
+    if (request->ca_file) {
+        SET(CURLOPT_CAINFO, request->ca_file);
+    }
+    if (request->flags & TB_HTTP_NO_VERIFY) {
+        SET(CURLOPT_SSL_VERIFYPEER, 0L);
+        SET(CURLOPT_SSL_VERIFYHOST, 0L);
+    }
+    if (request->flags & TB_HTTP_POST_METHOD) {
+        SET(CURLOPT_POST, 1L);
+        SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_size);
+        SET(CURLOPT_COPYPOSTFIELDS, request->body_size ? request->body : "");
+    }
+    return code;
+}
+
+/* 0, or one of tb_http_refusal; tb__http_clean() is the caller's either way. */
+int tb__http_set_up(struct tb__http_slot *slot, const tb_http_request *request)
+{
+    if (!is_url(request->url)) {
+        return TB_HTTP_EURL;
+    }
+    slot->body = (struct tb__http_bytes){.limit = (size_t)request->max_response_bytes, .excess = BODY_EXCESS};
+    slot->headers = (struct tb__http_bytes){.limit = HEADERS_LIMIT, .excess = HEADERS_EXCESS};
+    if (!list_headers(slot, request->headers)) {
+        return TB_HTTP_EMEMORY;
+    }
+    CURLcode code = set_fixed(slot);
+    if (code == CURLE_OK) {
+        code = set_asked(slot, request);
+    }
+    if (code == CURLE_OK) {
+        return 0;
+    }
+    return code == CURLE_OUT_OF_MEMORY ? TB_HTTP_EMEMORY : TB_HTTP_EOPTION;
+}
+
+void tb__http_clean(struct tb__http_slot *slot)
+{
+    curl_easy_reset(slot->easy);
+    curl_slist_free_all(slot->header_list);
+    free(slot->body.data);
+    free(slot->headers.data);
+    slot->header_list = NULL;
+    slot->body = slot->headers = (struct tb__http_bytes){0};
+    slot->excess = NULL;
+    slot->is_out_of_memory = slot->is_late = false;
+    slot->deadline_us = 0;
+    slot->error[0] = '\0';
+}
+
+/* --- how it ended --------------------------------------------------------------- */
+
+static enum tb_http_outcome outcome_of(struct tb__http_slot *slot)
+{
+    if (slot->excess) {
+        return TB_HTTP_TOO_LARGE;
+    }
+    if (slot->is_out_of_memory) {
+        return TB_HTTP_NO_MEMORY;
+    }
+    if (slot->is_late) {
+        return TB_HTTP_TIMEOUT;
+    }
+    switch (slot->result) {
+    case CURLE_OK:
+        return TB_HTTP_DONE;
+    case CURLE_FILESIZE_EXCEEDED:
+        return TB_HTTP_TOO_LARGE;
+    case CURLE_OUT_OF_MEMORY:
+        return TB_HTTP_NO_MEMORY;
+    case CURLE_OPERATION_TIMEDOUT: /* libcurl's own is that for connecting */
+    case CURLE_COULDNT_RESOLVE_PROXY:
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_CONNECT:
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_CERTPROBLEM:
+    case CURLE_SSL_CIPHER:
+    case CURLE_SSL_ISSUER_ERROR:
+    case CURLE_INTERFACE_FAILED:
+    case CURLE_PROXY:
+        return TB_HTTP_CONNECT;
+    default:
+        return TB_HTTP_BROKEN;
+    }
+}
+
+static const char *error_text(const struct tb__http_slot *slot)
+{
+    if (slot->excess || slot->result == CURLE_FILESIZE_EXCEEDED) {
+        return slot->excess ? slot->excess : BODY_EXCESS;
+    }
+    if (slot->result == CURLE_OK) {
+        return "";
+    }
+    if (slot->is_late) {
+        return "no whole answer within the timeout";
+    }
+    return slot->error[0] ? slot->error : curl_easy_strerror(slot->result);
+}
+
+void tb__http_describe(struct tb__http_slot *slot, tb_http_response *out)
+{
+    long status = 0, sent = 0;
+    curl_off_t retry_after_s = 0;
+    curl_easy_getinfo(slot->easy, CURLINFO_RESPONSE_CODE, &status);
+    curl_easy_getinfo(slot->easy, CURLINFO_REQUEST_SIZE, &sent);
+    curl_easy_getinfo(slot->easy, CURLINFO_RETRY_AFTER, &retry_after_s);
+    *out = (tb_http_response){
+        .outcome = outcome_of(slot),
+        .status = (int32_t)status,
+        .body = slot->body.data,
+        .body_size = slot->body.size,
+        .headers = slot->headers.data,
+        .headers_size = slot->headers.size,
+        .error = error_text(slot),
+        .retry_after_s = retry_after_s,
+        .was_sent = sent > 0,
+    };
+}
