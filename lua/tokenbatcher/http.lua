@@ -44,8 +44,10 @@ local OURS = { ["content-length"] = true, ["transfer-encoding"] = true, expect =
 local function shown(url)
   return (url:gsub("^(%w+://)[^/]*@", "%1"):gsub("[?#].*", ""))
 end
+M.shown = shown
 
-local function check_url(who, url)
+--- Raise unless it is an http or https URL, as far as can be seen here.
+function M.check_url(who, url)
   if type(url) ~= "string" then errors.misuse(("%s: the URL must be a string, got a %s"):format(who, type(url))) end
   if url:find "[%c ]" then
     errors.misuse(("%s: the URL holds a space or a control character: %s"):format(who, errors.show(shown(url))))
@@ -72,13 +74,20 @@ local function header_line(who, name, value)
 end
 
 local function header_lines(who, headers)
-  local lines = { "User-Agent: tokenbatcher" }
+  local lines, seen = {}, {}
   for name, value in pairs(headers or {}) do
-    local line = header_line(who, name, value)
-    if name:lower() == "user-agent" then lines[1] = line else lines[#lines + 1] = line end
+    lines[#lines + 1] = header_line(who, name, value)
+    if seen[name:lower()] then errors.misuse(("%s: the header '%s' is given twice"):format(who, name:lower())) end
+    seen[name:lower()] = true
   end
+  if not seen["user-agent"] then lines[#lines + 1] = "User-Agent: tokenbatcher" end
   table.sort(lines)
   return table.concat(lines, "\n") .. "\n"
+end
+
+--- Raise unless they are headers that a request may have.
+function M.check_headers(who, headers)
+  header_lines(who, headers)
 end
 
 local function check_place(who)
@@ -127,7 +136,7 @@ local function codes(C)
 end
 
 local function perform(who, method, url, given)
-  check_url(who, url)
+  M.check_url(who, url)
   local p = parameters.read(who, method == "GET" and GET_OPTIONS or M.options, given)
   local headers = header_lines(who, p.headers)
   check_place(who)

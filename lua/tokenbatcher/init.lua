@@ -140,7 +140,7 @@ local function shelf(kind, names, load)
 end
 
 --- Inference functions that ship.
-M.backend = shelf("backend", { "simulated", "threads" }, function(name)
+M.backend = shelf("backend", { "simulated", "openai", "threads" }, function(name)
   return require("tokenbatcher.backend." .. name)
 end)
 

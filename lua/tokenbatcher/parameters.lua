@@ -1,9 +1,9 @@
 --- Parameters of what ships (policies, estimators, backends): declared as a list of
--- {name, default, kind, min, max, above, unit, text, shown}, validated like a batcher's
+-- {name, default, kind, min, max, above, unit, text, shown, choices, required}, validated like a batcher's
 -- options. `shown` stands for the default in lists ("": nothing does).
 --
--- kind: "number", "string", "boolean", "policy", "estimator", "function". A default of nil
--- means none.
+-- kind: "number", "count", "string", "boolean", "table", "policy", "estimator", "function"; a
+-- string may have `choices`. A default of nil means none, unless the parameter is `required`.
 
 local errors = require "tokenbatcher.errors"
 
@@ -23,6 +23,8 @@ end
 
 --- What a value must be: "a number of seconds above 0".
 function M.expected(p)
+  if p.choices then return "one of " .. table.concat(p.choices, ", ") end
+  if p.kind == "count" then return ("a whole number from %.14g to %.14g"):format(p.min, p.max) end
   if p.kind ~= "number" then return (p.kind:find "^[aeiou]" and "an " or "a ") .. p.kind end
   local unit = p.unit and " of " .. p.unit or ""
   if p.min and p.max then return ("a number%s from %.14g to %.14g"):format(unit, p.min, p.max) end
@@ -36,7 +38,16 @@ local function number_fits(p, value)
   return value >= (p.min or 0) and value <= (p.max or math.huge)
 end
 
+local function is_among(value, list)
+  for _, known in ipairs(list) do
+    if known == value then return true end
+  end
+  return false
+end
+
 local function fits(p, value)
+  if p.choices then return is_among(value, p.choices) end
+  if p.kind == "count" then return number_fits(p, value) and value % 1 == 0 end
   if p.kind == "number" then return number_fits(p, value) end
   if p.kind == "policy" then return require("tokenbatcher.policies").resolve(value) end
   if p.kind == "estimator" then return require("tokenbatcher.estimators").resolve(value) end
@@ -73,6 +84,11 @@ function M.check(who, declared, given)
       return nil, ("%s: parameter '%s'%s"):format(who, name, why)
     end
     out[name] = p.kind == "policy" and fitting or given[name] -- a file is read once
+  end
+  for _, p in ipairs(declared) do
+    if p.required and out[p.name] == nil then
+      return nil, ("%s: parameter '%s' is missing: it must be %s"):format(who, p.name, M.expected(p))
+    end
   end
   return out
 end

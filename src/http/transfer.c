@@ -98,11 +98,22 @@ static bool list_headers(struct tb__http_slot *slot, const char *headers)
     return true;
 }
 
-static bool is_url(const char *url)
+static bool is_http(CURLU *url)
 {
-    CURLU *parsed = curl_url();
-    bool is_good = parsed && curl_url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK;
-    curl_url_cleanup(parsed);
+    char *scheme;
+    if (curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK) {
+        return false;
+    }
+    bool is_known = strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0;
+    curl_free(scheme);
+    return is_known;
+}
+
+static bool is_url(const char *text)
+{
+    CURLU *url = curl_url();
+    bool is_good = url && curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK && is_http(url);
+    curl_url_cleanup(url);
     return is_good;
 }
 

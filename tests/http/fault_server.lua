@@ -7,8 +7,9 @@
 --
 -- The first part of a path is a plan: /429@1,ok/v1/embeddings answers the first request to
 -- that path with 429 and Retry-After: 1, each later one as it should. The steps are in
--- `steps` below; NUMBER is that status. GET /stats tells what was seen, /wait/N/NAME answers
--- once the counter NAME of the statistics is at least N.
+-- `steps` below; NUMBER is that status, and what follows a ~ makes it another path. GET
+-- /stats tells what was seen, /wait/N/NAME answers once the counter NAME of the statistics
+-- is at least N.
 --
 -- The embedding of a text is {bytes, sum of its bytes, 0.5}, a completion "re:" .. text.
 
@@ -281,7 +282,7 @@ local function serve(c, request)
     body = #request.body < 1000 and request.body or nil, at = socket.gettime() }
   if #log > 1000 then table.remove(log, 1) end
   local plan = {}
-  for step in request.path:match "^/([^/?]*)":gmatch "[^,]+" do plan[#plan + 1] = step end
+  for step in request.path:match "^/([^/?~]*)":gmatch "[^,]+" do plan[#plan + 1] = step end
   local step = plan[math.min(seen[request.path], #plan)] or "ok"
   local name, argument = step:match "^(%a+)%-?(%d*)$"
   if name and steps[name] then return steps[name](c, request, tonumber(argument)) end

@@ -14,13 +14,14 @@ function M.missing()
   if not pcall(require, "tokenbatcher.http_ffi") then return "no libtokenbatcher_http.so" end
 end
 
---- Start the server. @return table {url, port, socket, stop()}
-function M.server()
+--- Start the server, killed after guard_s (120). @return table {url, port, socket, stop()}
+function M.server(guard_s)
   local folder_pipe = io.popen "mktemp -d"
   local folder = folder_pipe:read "*l"
   folder_pipe:close()
   local path = folder .. "/http.sock"
-  local pipe = io.popen(("unset LD_PRELOAD; exec timeout %d luajit tests/http/fault_server.lua %s"):format(GUARD_S, path))
+  local command = "unset LD_PRELOAD; exec timeout %d luajit tests/http/fault_server.lua %s"
+  local pipe = io.popen(command:format(guard_s or GUARD_S, path))
   local port, pid = pipe:read("*n", "*n")
   assert(port and pid, "the fault server did not start")
   local server = { port = port, socket = path, url = "http://127.0.0.1:" .. port }
@@ -45,7 +46,8 @@ function M.tls_server()
       -subj /CN=localhost -addext subjectAltName=DNS:localhost 2>/dev/null
     sh -c 'echo $$; exec timeout ]] .. GUARD_S .. [[ openssl s_server -accept 127.0.0.1:0 -www -cert cert.pem \
       -key key.pem' 2>&1]])
-  local folder, pid, port = pipe:read "*l", pipe:read "*n", nil
+  local folder, pid = pipe:read "*l", pipe:read "*n"
+  local port
   repeat
     local line = assert(pipe:read "*l", "openssl s_server did not start")
     port = line:match "^ACCEPT .*:(%d+)$"
