@@ -3,6 +3,9 @@
 # N passed, N failed, N skipped. Exit status 1 if anything failed.
 # usage: run.sh C_TEST ...   (environment: B, BUSTED)
 
+# Tests talk to this machine only, and never through a proxy.
+export no_proxy=127.0.0.1,localhost,.invalid
+
 passed=0 failed=0 skipped=0
 out=$(mktemp -d) || exit 1
 trap 'rm -rf "$out"' EXIT

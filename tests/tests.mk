@@ -40,6 +40,10 @@ $B/tests/bench_engine $B/tests/soak_engine: $B/libtokenbatcher_script.so
 	$(CC) $(TEST_CFLAGS) -o $@ $(filter %.c,$^) -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script -ltokenbatcher \
 	  -lluajit-5.1 -lev
 
+$B/tests/bench_http: tests/bench/bench_http.c
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $< $$(pkg-config --cflags --libs libcurl)
+
 # The core once more without histograms, to show what they cost.
 $B/tests/bench_without_histograms: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/core/hot.h
 	@mkdir -p $(@D)
@@ -53,7 +57,7 @@ test: all $(C_TESTS) $B/tests/fuzz_replay ## run all tests; the last line sums t
 lint: ## style, dependencies between rooms, static analysis, generated text is current
 	B='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
 
-bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev $B/tests/bench_engine ## measure against the budgets
+bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev $B/tests/bench_engine $B/tests/bench_http ## measure against the budgets
 	B='$B' LUAJIT='$(LUAJIT)' $(LUAJIT) tests/bench/report.lua
 
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records

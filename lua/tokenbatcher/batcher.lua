@@ -384,7 +384,7 @@ local function abandon_unwanted(self)
     if inference.is_unwanted(run) then unwanted[#unwanted + 1] = id end
   end
   table.sort(unwanted)
-  for _, id in ipairs(unwanted) do scheduler.abandon(self._runs[id].task) end
+  for _, id in ipairs(unwanted) do scheduler.call_off(self._runs[id].task) end
 end
 
 local function close_run(self, id, code, message)

@@ -138,12 +138,12 @@ end
 local function perform(who, method, url, given)
   M.check_url(who, url)
   local p = parameters.read(who, method == "GET" and GET_OPTIONS or M.options, given)
-  local headers = header_lines(who, p.headers)
+  p.url, p.header_lines = url, header_lines(who, p.headers) -- C reads them: they stay referenced
   check_place(who)
   local C = require("tokenbatcher.http_ffi").lib
   code_of = code_of or codes(C)
   local request = require("tokenbatcher.ffi").new "tb_http_request"
-  request.url, request.headers, request.unix_socket, request.ca_file = url, headers, p.unix_socket, p.ca_file
+  request.url, request.headers, request.unix_socket, request.ca_file = p.url, p.header_lines, p.unix_socket, p.ca_file
   request.timeout_us, request.connect_timeout_ms = math.ceil(p.timeout_s * 1e6), math.ceil(p.connect_timeout_s * 1e3)
   request.max_response_bytes = p.max_response_bytes
   request.flags = (method == "POST" and C.TB_HTTP_POST_METHOD or 0) + (p.tls_verify and 0 or C.TB_HTTP_NO_VERIFY)

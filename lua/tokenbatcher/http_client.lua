@@ -56,7 +56,7 @@ function Client:close()
   http_ffi.close(self.handle)
 end
 
--- A task's on_abandon while its request is in flight.
+-- A task's on_abandon and on_unwanted while its request is in flight.
 local function call_off(task)
   scheduler.wake(task, false)
 end
@@ -86,13 +86,13 @@ end
 -- why it was not started (of tb_http_refusal). Raises `cancelled`.
 function Client:perform(request)
   local task = scheduler.task
-  if task.is_abandoned then refuse_abandoned(task) end
+  if task.is_abandoned or task.is_unwanted then refuse_abandoned(task) end
   local id = C.tb_http_start(self.handle, request)
   if id < 0 then return nil, id end
   self.tasks[id], self.in_flight = task, self.in_flight + 1
-  task.on_abandon = call_off
+  task.on_abandon, task.on_unwanted = call_off, call_off
   local is_finished = scheduler.suspend "http"
-  task.on_abandon = nil
+  task.on_abandon, task.on_unwanted = nil, nil
   self.tasks[id], self.in_flight = nil, self.in_flight - 1
   local result = is_finished and read(self.handle, id)
   C.tb_http_release(self.handle, id)

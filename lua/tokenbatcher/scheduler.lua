@@ -241,6 +241,13 @@ function M.abandon(task)
   if task.on_abandon then task:on_abandon() end
 end
 
+--- Nobody wants the answer any more, but the call keeps its slot until it ends: only what can
+-- be called off at no cost is (`on_unwanted`, a request; a thread would be lost).
+function M.call_off(task)
+  task.is_unwanted = true
+  if task.on_unwanted then task:on_unwanted() end
+end
+
 --- A source belongs to the clock in use and takes part in its turns, before anything else:
 -- turn(now_us) wakes tasks; next_us() is when it must be called, microseconds, or nil;
 -- is_busy() whether it may still wake anyone; close() at the end of the run.

@@ -95,6 +95,11 @@ local ROWS = {
   { "sim_length_bucketed_ns_per_record", "simulator, length_bucketed, per record", "%.0f", "ns", 3333, true },
   { "sim_deadline_ns_per_record", "simulator, deadline, per record", "%.0f", "ns", 3333, true },
   { "sim_adaptive_ns_per_record", "simulator, adaptive, per record", "%.0f", "ns", 3333, true },
+  { "curl_request_us_p50", "HTTP: libcurl alone, one by one: a request, p50", "%.0f", "us" },
+  { "http_request_us_p50", "HTTP: the same through tb.http, one by one, p50", "%.0f", "us" },
+  { "curl_requests_per_s", "HTTP: libcurl alone, one by one", "%.0f", "/s" },
+  { "http_requests_per_s", "HTTP: tb.http, 32 at once", "%.0f", "/s" },
+  { "http_records_per_s", "HTTP: records through backend.openai, 64 in a batch", "%.0f", "/s" },
   { "bare_timer_200us_p50", "bare timerfd 200 us: late by, p50 (the limit)", "%.0f", "us" },
   { "bare_timer_200us_p99", "bare timerfd 200 us: late by, p99 (the limit)", "%.0f", "us" },
   { "deadline_200us_p50", "deadline 200 us: late by, p50", "%.0f", "us" },
@@ -118,6 +123,7 @@ for _ = 1, RUNS do
   read(LUAJIT .. " tests/bench/bench_threads.lua")
   read(LUAJIT .. " tests/bench/bench_policy.lua")
   read(LUAJIT .. " tests/bench/bench_sim.lua")
+  read(LUAJIT .. " tests/bench/bench_http.lua")
 end
 
 print("machine: " .. machine())

@@ -17,8 +17,8 @@ local SHORT_TO_LONG, MIX = 15, 480
 
 local function vectors(server, input, settings)
   local output = os.tmpname()
-  local status = os.execute(("%s/tokenbatcher run examples/embeddings.lua --base-url %s --input %s --output %s %s 2>%s.err")
-    :format(B, server.url, input, output, settings, output))
+  local command = "%s/tokenbatcher run examples/embeddings.lua --base-url %s --input %s --output %s %s 2>%s.err"
+  local status = os.execute(command:format(B, server.url, input, output, settings, output))
   assert(status == 0, "tokenbatcher run failed: see " .. output .. ".err")
   local list = {}
   for line in io.lines(output) do list[#list + 1] = cjson.decode(line).result end

@@ -17,7 +17,7 @@ local failure = require("tokenbatcher.inference").failure
 local http = require "tokenbatcher.http"
 local parameters = require "tokenbatcher.parameters"
 local scheduler = require "tokenbatcher.scheduler"
-local utf8 = require "tokenbatcher.cli.utf8"
+local utf8 = require "tokenbatcher.utf8"
 
 local cjson = require("cjson").new()
 
