@@ -45,6 +45,23 @@ describe("tokenbatcher run, over HTTP:", function()
     server.stop()
   end)
 
+  it("works in a C program's own loop, too", function()
+    if missing then return pending("skipped: " .. missing) end
+    local server = W.server()
+    local script = cli.file("completions.lua", ([[
+      local tb = require "tokenbatcher"
+      return { inference_fn = tb.backend.openai {
+        base_url = "%s/429,slow-20/v1", model = "m", endpoint = "completions", backoff_s = 0.01 } }
+    ]]):format(server.url))
+    local r = cli.shell(("cc -std=c11 -Iinclude examples/embed.c -o %s -L%s -Wl,-rpath,%s -ltokenbatcher_script "
+      .. "-ltokenbatcher -lluajit-5.1 -lev -pthread && timeout -s KILL 60 %s %s")
+      :format(cli.path "embed", cli.build, cli.build, cli.path "embed", script))
+    server.stop()
+    assert.equal(0, r.status, r.err)
+    assert.truthy(r.out:find("from the loop: re:or not to be\n", 1, true), r.out)
+    assert.truthy(r.out:find("from the other thread: re:or not to be\n", 1, true), r.out)
+  end)
+
   it("says where it looked for the library, in the order of the search", function()
     local copy = cli.path "bin"
     os.execute(("mkdir %s && cp %s %s/"):format(copy, cli.quote(cli.exe), copy))
