@@ -140,7 +140,7 @@ describe("http:", function()
         assert.is_nil(response)
         assert.equal("http_timeout", err.code)
         assert.is_true(took >= timeout_s, ("%g s after %g s"):format(took, timeout_s))
-        assert.is_true(took < timeout_s + 0.5, ("%g s after %g s"):format(took, timeout_s))
+        assert.is_true(took < timeout_s + 2, ("%g s after %g s"):format(took, timeout_s))
       end
     end
   end))
@@ -281,7 +281,7 @@ describe("http:", function()
 
   it("an inference call that times out is cancelled: its connection is closed, the call raises", really(function()
     local before = W.stats(server).stats.aborted
-    local batcher, ends = asking({ inference_timeout_s = 0.05 }, "/hang")
+    local batcher, ends = asking({ inference_timeout_s = 0.3 }, "/hang")
     local _, err = batcher:submit("x"):await()
     assert.equal("inference_timeout", err.code)
     assert.equal(before + 1, W.stats_once(server, "aborted", before + 1).stats.aborted)
@@ -292,31 +292,30 @@ describe("http:", function()
   end))
 
   it("so is one that stop{timeout_s} gives up", really(function()
-    local before = W.stats(server).stats.aborted
+    local before = W.stats(server).stats
     local batcher = asking({}, "/hang")
     local future = batcher:submit "x"
-    tb.sleep(0.02)
+    W.stats_once(server, "requests", before.requests + 1)
     batcher:stop { timeout_s = 0.02 }
     assert.equal("stopped", select(2, future:await()).code)
-    W.stats_once(server, "aborted", before + 1)
+    W.stats_once(server, "aborted", before.aborted + 1)
   end))
 
   it("so is one whose records are all cancelled, and the slot is free again; not while one is wanted", really(function()
-    local before = W.stats(server).stats.aborted
+    local before = W.stats(server).stats
     local batcher, ends = asking({ max_batch_size = 2 }, "/hang,hang,ok")
     local a, b = batcher:submit "a", batcher:submit "b"
-    W.stats_once(server, "requests", 1)
-    tb.sleep(0.02)
+    W.stats_once(server, "requests", before.requests + 1)
     a:cancel()
-    tb.sleep(0.02)
+    W.stats(server) -- several turns
     assert.equal(0, #ends)
     b:cancel()
-    W.stats_once(server, "aborted", before + 1)
+    W.stats_once(server, "aborted", before.aborted + 1)
     assert.equal("cancelled", ends[1].response.code)
     assert.equal(0, batcher.stats.running_batches)
     assert.is_nil(ends.log)
     local c = batcher:submit "c"
-    tb.sleep(0.02)
+    W.stats_once(server, "requests", before.requests + 2)
     c:cancel()
     assert.equal("d", (batcher:submit("d"):await()))
     assert.is_true(H.is_conserved(batcher.stats))
@@ -340,13 +339,13 @@ describe("http:", function()
 
   it("the end of a run cancels what is in flight", function()
     local before
-    H.run(function() before = W.stats(server).stats.aborted end, "real")
+    H.run(function() before = W.stats(server).stats end, "real")
     assert.matches("enough", (H.message(tb.run, function()
       tb.spawn(get, "/hang")
-      tb.sleep(0.03)
+      W.stats_once(server, "requests", before.requests + 1)
       error "enough"
     end)))
-    H.run(function() W.stats_once(server, "aborted", before + 1) end, "real")
+    H.run(function() W.stats_once(server, "aborted", before.aborted + 1) end, "real")
   end)
 
   it("a run that only waits for an answer is no deadlock, and one that waits for nothing is", function()
