@@ -18,7 +18,8 @@ LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I/usr/incl
 # What runs needs, what tests need, what lint needs: Debian 12 packages.
 RUN_DEPS  = gcc libc6-dev pkg-config libev-dev luajit2 libluajit2-5.1-dev lua-cjson lua-cjson-dev lua-argparse \
             libcurl4-openssl-dev
-TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox
+TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
+            lua-resty-core wrk curl procps
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
 DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install,$(MAKECMDGOALS)),$(TEST_DEPS)) \
             $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \

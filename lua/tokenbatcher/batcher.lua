@@ -109,8 +109,8 @@ end
 --- Warn; a log function that raises is ignored.
 function Batcher:_warn(text)
   if self._log then
-    pcall(self._log, "warn", text)
-  else
+    scheduler.call(self._log, "warn", text)
+  elseif not scheduler.host_log("warn", tostring(self) .. ": " .. text) then
     io.stderr:write(tostring(self), ": ", text, "\n")
   end
 end
@@ -172,9 +172,8 @@ end
 function Batcher:start()
   forbid_in_estimator(self, "start")
   if C.tb_state(self._handle) ~= C.TB_STOPPED then errors.misuse(tostring(self) .. " is already running") end
-  if not scheduler.is_driven() then
-    errors.misuse(tostring(self) .. ": start must be called within tokenbatcher.run")
-  end
+  local is_driven, reason = scheduler.is_driven()
+  if not is_driven then errors.misuse(tostring(self) .. ": start " .. reason) end
   if self._decision == nil then adopt_decision(self, new_decision(self, self._values)) end
   self._recording = new_recording(self, self._values)
   C.tb_start(self._handle, scheduler.now_us())
@@ -206,7 +205,8 @@ function Batcher:stop(opts)
   local timeout_us = stop_timeout_us(opts)
   forbid_in_estimator(self, "stop")
   if not self._attached then return end
-  if scheduler.task and scheduler.task.owner == self then
+  local task = scheduler.current()
+  if task and task.owner == self then
     errors.misuse(tostring(self) .. ": stop called from its own inference function would wait for itself")
   end
   local can, reason = scheduler.can_suspend()
@@ -310,7 +310,7 @@ local function report(self, run, now)
   if run.observe and usage ~= nil and not run.earlier_requests then
     local context = scheduler.context
     scheduler.context = "token_estimator"
-    local ok, err = pcall(run.observe, estimator, run.costs, usage, run.records)
+    local ok, err = scheduler.call(run.observe, estimator, run.costs, usage, run.records)
     scheduler.context = context
     if not ok then self:_warn("the estimator's observe raised: " .. errors.message_of(err)) end
   end

@@ -33,7 +33,7 @@ M.checked = checked
 local function call(fn, record, source, i)
   local context = scheduler.context
   scheduler.context = source
-  local ok, value = pcall(fn, record)
+  local ok, value = scheduler.call(fn, record)
   local has_yielded = scheduler.context ~= source -- the scheduler clears it when a coroutine is put aside
   scheduler.context = context
   if has_yielded then errors.raise("bad_cost", ("the %s suspended, which it must not"):format(named(source, i))) end

@@ -314,7 +314,7 @@ end
 local function as_policy(fn, ...)
   local context = scheduler.context
   scheduler.context = "policy"
-  local ok, value = pcall(fn, ...)
+  local ok, value = scheduler.call(fn, ...)
   scheduler.context = context
   return ok, value
 end

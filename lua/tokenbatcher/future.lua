@@ -84,7 +84,7 @@ end
 local LONGEST_S = 1e9
 
 local function await_until(future, timeout_s)
-  local task = scheduler.task
+  local task = scheduler.current()
   local timer
   if timeout_s then timer = scheduler.await_timer(scheduler.now_us() + math.min(timeout_s, LONGEST_S) * 1e6) end
   add_waiter(future, task)

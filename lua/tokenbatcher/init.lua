@@ -125,6 +125,18 @@ function M.step()
   scheduler.step()
 end
 
+--- In nginx: how long an exiting worker waits for what its batchers still hold (default 30).
+-- From its QUIT on everything queued is due at once, and records still come in; after this
+-- time what is left fails (`stopped`), so that no worker stays for ever.
+-- @param s number  seconds
+function M.exit_timeout(s)
+  if not scheduler.nginx then errors.misuse "exit_timeout is for nginx workers; elsewhere stop{timeout_s} does it" end
+  if type(s) ~= "number" or not (s >= 0 and s < 1e9) then
+    errors.misuse("exit_timeout: a number of seconds >= 0 is needed, got " .. errors.show(s))
+  end
+  scheduler.nginx.exit_timeout_s = s
+end
+
 -- tb.policy.NAME and the like load a small file on first use.
 local function shelf(kind, names, load)
   return setmetatable({}, { __index = function(self, name)

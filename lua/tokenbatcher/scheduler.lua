@@ -6,6 +6,10 @@
 --
 -- A pump supplies the clock: now() in microseconds and wait(deadline). See pump/.
 --
+-- Inside an nginx worker (`host`, below) the coroutines are nginx's own: pump/nginx.lua
+-- suspends and resumes them and says when a turn is due; the timers and the batchers' part
+-- in a turn stay here.
+--
 -- A task is a coroutine of ours: {co, future, live, owner}. `live` tasks keep run()
 -- going; an inference call is not live (its records are what counts), so one that was
 -- abandoned keeps nothing alive. `owner` is the batcher whose inference function it runs.
@@ -30,7 +34,7 @@ local NO_SOURCES = {}
 
 local M = {}
 
---- Who runs now: nil outside of coroutines of ours.
+--- Who runs now: nil outside of coroutines of ours. See also current().
 M.task = nil
 --- "token_estimator" and the like while such a function runs: it must not suspend.
 M.context = nil
@@ -47,6 +51,10 @@ local failures = {} -- futures of spawned coroutines that failed and nobody had 
 local host_is_busy = false -- coroutines or batchers that step() drives are not done
 local in_run, in_turn = false, false
 local host_pump
+local after_turn = {} -- inside nginx, who sleeps no time: until a decision has been made
+-- Inside nginx, what has tasks of its own: {current(), can_suspend(), can_start(), suspend(task),
+-- resume(task), start(task), has_unstarted(), let_run(), check(name), call(fn, ...), log(level, text)}.
+local host
 
 --- Hooks the future module fills in (it needs us, we need its two functions).
 M.new_future = nil
@@ -68,13 +76,28 @@ function M.wake(task, value)
   if not task.waiting then return end
   task.waiting = false
   task.value = value
+  if host then return host.resume(task) end
   enqueue(task)
   notify()
 end
 
+--- The running code as something that can be woken: what suspend() will put aside.
+-- Its field `owner` is the batcher whose inference function this is, or nil.
+function M.current()
+  if host then return host.current() end
+  return M.task
+end
+
+--- Call a function that must not suspend. @return like pcall, one value
+M.call = pcall
+
 --- May the running code suspend? nil and the reason if not.
 function M.can_suspend()
   if M.context then return nil, "inside a " .. M.context end
+  if host then
+    if in_turn then return nil, "inside the batcher's own turn" end
+    return host.can_suspend()
+  end
   if not M.task then return nil, "outside of a coroutine started by run or spawn" end
   if running() ~= M.task.co then return nil, "inside a coroutine of the program's own" end
   return true
@@ -83,8 +106,9 @@ end
 --- Suspend the running task until wake(task, value); returns value. Check can_suspend() first.
 -- @param what string  what it waits for, for the deadlock report
 function M.suspend(what)
-  local task = M.task
+  local task = M.current()
   task.waiting = true
+  if host then return host.suspend(task) end
   waits[what] = (waits[what] or 0) + 1
   yield()
   waits[what] = waits[what] - 1
@@ -101,14 +125,20 @@ M.require_suspend = require_suspend
 
 --- Suspend until a time. @param at_us number  on the pump's clock
 function M.sleep_until(at_us)
-  timers:add(at_us, M.task)
+  if host and at_us <= M.pump.now() then
+    after_turn[#after_turn + 1] = M.current()
+  else
+    timers:add(at_us, M.current())
+  end
+  notify()
   M.suspend "sleep"
 end
 
 --- Wakes the running task with `false`, after all else of that instant.
 -- @return table  for cancel_timer
 function M.await_timer(at_us)
-  return await_timers:add(at_us, M.task)
+  notify()
+  return await_timers:add(at_us, M.current())
 end
 
 function M.cancel_timer(entry)
@@ -157,7 +187,9 @@ local function finish(task, ok, value, second)
     return
   end
   local err = errors.new("coroutine_failed", errors.message_of(value), value, task.traceback)
-  if not task.future.awaited then remember_failure(task.future) end
+  if not task.future.awaited then
+    if host then host.log("error", err.message .. "\n" .. task.traceback) else remember_failure(task.future) end
+  end
   M.settle(task.future, nil, err)
 end
 
@@ -166,17 +198,21 @@ function M.remember_traceback(value, traceback)
   if M.task then M.task.raised, M.task.raised_traceback = value, traceback end
 end
 
+local function ended(task, ok, ...)
+  if task.on_end then
+    task.on_end(task, ok, ...)
+  else
+    finish(task, ok, ...)
+  end
+end
+
 local function returned(task, ok, ...)
   if not ok then
     local value = (...)
     local is_remembered = task.raised_traceback and rawequal(task.raised, value)
     task.traceback = is_remembered and task.raised_traceback or debug.traceback(task.co, errors.text(value))
   end
-  if task.on_end then
-    task.on_end(task, ok, ...)
-  else
-    finish(task, ok, ...)
-  end
+  ended(task, ok, ...)
 end
 
 local function resumed(task, ok, ...)
@@ -208,9 +244,14 @@ local function function_of(callable)
 end
 
 local function new_task(fn, is_live, arguments)
-  local body = type(fn) == "function" and fn or function_of(fn)
-  local task = { co = create(body), live = is_live, waiting = false, arguments = arguments }
+  local task = { live = is_live, waiting = false, arguments = arguments }
   if is_live then live_tasks, live[task] = live_tasks + 1, true end
+  if host then
+    task.fn = fn
+    host.start(task)
+    return task
+  end
+  task.co = create(type(fn) == "function" and fn or function_of(fn))
   enqueue(task)
   notify()
   return task
@@ -290,10 +331,12 @@ end
 
 local function fire(heap, now)
   local task = heap:pop(now)
+  local any = task ~= nil
   while task do
     M.wake(task, false)
     task = heap:pop(now)
   end
+  return any
 end
 
 local function let_sources_wake()
@@ -358,6 +401,31 @@ local function unsettled()
   for i = 1, #batchers do n = n + batchers[i].unsettled end
   return n
 end
+M.unsettled = unsettled
+
+--- The turn inside nginx, where those that were started or woken run while let_run() waits.
+-- @param is_leaving boolean  the worker exits: all that is queued is due now
+function M.host_turn(is_leaving)
+  in_turn = false -- true only if the last turn raised
+  local now = M.pump.now()
+  local first = timers:next()
+  if first and first <= now and host.has_unstarted() then host.let_run() end
+  if fire(timers, now) then host.let_run() end
+  if fire(await_timers, now) then host.let_run() end
+  in_turn = true
+  for i = 1, is_leaving and #batchers or 0 do batchers[i]:flush() end
+  local sleepers = after_turn
+  after_turn = {}
+  let_batchers_decide()
+  in_turn = false
+  if sleepers[1] and host.has_unstarted() then host.let_run() end
+  for i = 1, #sleepers do M.wake(sleepers[i], false) end
+end
+
+--- Is there anything that a turn may still have to do?
+function M.is_busy()
+  return unsettled() > 0 or timers.size + await_timers.size + #after_turn > 0 or M.next_us() ~= nil
+end
 
 --- An error that nobody awaited, or nil; forgets the rest.
 local function unawaited_failure()
@@ -405,11 +473,17 @@ local function run_loop(main)
   end
 end
 
---- Leave nothing behind: batchers stop, what they still hold fails, coroutines are dropped.
-local function clean_up()
-  in_turn = true -- settling must not wake a host
+--- Batchers stop, what they still hold fails.
+local function abandon_batchers()
   local now = M.pump.now()
   for i = #batchers, 1, -1 do batchers[i]:abandon(now) end
+end
+M.abandon_batchers = abandon_batchers
+
+--- Leave nothing behind: batchers and what they hold; coroutines are dropped.
+local function clean_up()
+  in_turn = true -- settling must not wake a host
+  abandon_batchers()
   for task in pairs(live) do
     if task.future then M.settle(task.future, nil, errors.new("coroutine_failed", "its run ended before it did")) end
   end
@@ -426,6 +500,7 @@ end
 --- Run fn as a coroutine until it and all it spawned are done and every record has
 -- settled. @param pump table  @return what fn returns
 function M.run(fn, pump)
+  M.refuse_in_host "run"
   if in_run then errors.misuse("run cannot be nested: it is running already") end
   if in_turn then errors.misuse("run cannot be called from within step") end
   if host_is_busy then
@@ -452,6 +527,7 @@ end
 
 --- The pump of a host that owns the loop, made on first use.
 function M.host()
+  M.refuse_in_host "fd, next_deadline and step"
   if not host_pump then host_pump = require("tokenbatcher.pump.libev").new() end
   if not M.pump then M.pump = host_pump end
   return host_pump
@@ -474,9 +550,36 @@ function M.step(most)
   if failure then reraise(failure.cause, failure.traceback) end
 end
 
---- Is a batcher allowed to start here?
+--- Is a batcher allowed to start here? nil and where it is, if not.
 function M.is_driven()
-  return in_run or M.task ~= nil or in_turn
+  if host then return host.can_start() end
+  if in_run or M.task ~= nil or in_turn then return true end
+  return nil, "must be called within tokenbatcher.run"
+end
+
+--- Raise unless records may come in here.
+function M.check_submit(name)
+  if host then host.check(name) end
+end
+
+--- A line in the log of the host. @return boolean  is there one?
+function M.host_log(level, text)
+  if host then host.log(level, text) end
+  return host ~= nil
+end
+
+function M.refuse_in_host(name)
+  if host then
+    errors.misuse(name .. ": nginx's own loop drives the batchers of a worker; "
+      .. "start them in init_worker_by_lua or later")
+  end
+end
+
+local ngx = rawget(_G, "ngx")
+if ngx and ngx.get_phase then
+  local nginx = require "tokenbatcher.pump.nginx"
+  host = nginx.new(M, ended)
+  M.pump, M.call, M.nginx = host, host.call, host
 end
 
 return M

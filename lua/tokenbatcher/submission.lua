@@ -75,7 +75,8 @@ local function cost_in_list(self, record, opts, i)
   return cost.estimate(self, record, i)
 end
 
-local function require_accepting(self)
+local function require_accepting(self, name)
+  scheduler.check_submit(name)
   if scheduler.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
   if self._accepting then return end
   local state = C.tb_state(self._handle) == C.TB_DRAINING and "stopping" or "stopped"
@@ -130,7 +131,7 @@ end
 
 -- Suspend until the record, which waits in line, is queued or settled.
 local function wait_in_line(future)
-  future._admission = scheduler.task
+  future._admission = scheduler.current()
   scheduler.suspend "submit"
   future._admission = nil
   if future._refused then return Future.outcome(future) end
@@ -140,7 +141,7 @@ end
 -- A submit may wait for room if the option says so and the code may suspend; the
 -- batcher's own inference function never waits for itself.
 local function may_wait(self)
-  return self._may_wait and scheduler.can_suspend() and scheduler.task.owner ~= self
+  return self._may_wait and scheduler.can_suspend() and scheduler.current().owner ~= self
 end
 
 local function check_record(record)
@@ -153,7 +154,7 @@ end
 -- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, not_running.
 function M.submit(self, record, opts)
   if record == nil then check_record(record) end
-  if not self._accepting or scheduler.context then require_accepting(self) end
+  if not (self._accepting and scheduler.task) or scheduler.context then require_accepting(self, "submit") end
   if opts ~= nil then read_submit_options(self, opts) end
   local value = cost_of(self, record, opts)
   local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
@@ -168,7 +169,7 @@ end
 --- Like submit, but never suspends and never overtakes those who wait.
 function M.try_submit(self, record, opts)
   check_record(record)
-  require_accepting(self)
+  require_accepting(self, "try_submit")
   if opts ~= nil then read_submit_options(self, opts) end
   local value = cost_of(self, record, opts)
   scheduler.notify()
@@ -261,7 +262,7 @@ end
 -- end the wait half-way: the futures of those that did not enter are settled as `stopped`.)
 function M.submit_batch(self, records, opts)
   check_records(records)
-  require_accepting(self)
+  require_accepting(self, "submit_batch")
   if opts ~= nil then read_submit_options(self, opts) end
   local values, n = batch_costs(self, records, opts)
   if n == 0 then return {} end

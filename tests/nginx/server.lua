@@ -1,0 +1,192 @@
+--- A real nginx for a spec: in a folder of its own, on a free port of the loopback, with
+-- the modules of this checkout. Stop every one that you start.
+
+local M = {}
+
+local MODULES = os.getenv "NGINX_MODULES" or "/usr/lib/nginx/modules"
+local GUARD_S = 30
+
+local function output_of(command)
+  local pipe = assert(io.popen(command))
+  local text = pipe:read "*a"
+  pipe:close()
+  return (text:gsub("\n$", ""))
+end
+M.output_of = output_of
+
+M.root = output_of "pwd"
+
+function M.quote(text)
+  return "'" .. text:gsub("'", [['\'']]) .. "'"
+end
+
+local function succeeds(command) return os.execute(command .. " >/dev/null 2>&1") == 0 end
+M.succeeds = succeeds
+
+--- What is missing to run one, or nil.
+function M.missing()
+  if not succeeds "command -v nginx" then return "no nginx (make deps test installs it)" end
+  if not succeeds("test -r " .. MODULES .. "/ngx_http_lua_module.so") then
+    return "no Lua module for nginx (make deps test installs libnginx-mod-http-lua)"
+  end
+  if not succeeds "command -v curl" then return "no curl" end
+end
+
+--- Wait until `is_true()`, for at most GUARD_S. @return what it returned, or raises `what`
+function M.wait_until(what, is_true)
+  local until_s = os.time() + GUARD_S
+  repeat
+    local value = is_true()
+    if value then return value end
+    os.execute "sleep 0.02"
+  until os.time() > until_s
+  error("waited in vain: " .. what, 2)
+end
+
+local function write(path, text)
+  local file = assert(io.open(path, "w"))
+  file:write(text)
+  file:close()
+end
+
+local function read(path)
+  local file = io.open(path)
+  if not file then return "" end
+  local text = file:read "*a"
+  file:close()
+  return text
+end
+M.read = read
+
+local MAIN = [[
+load_module $MODULES/ndk_http_module.so;
+load_module $MODULES/ngx_http_lua_module.so;
+$USER
+worker_processes $WORKERS;
+pid nginx.pid;
+error_log error.log notice;
+$MAIN
+events { worker_connections 4096; }
+http {
+  access_log off;
+  client_body_temp_path body; proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  lua_package_path "$ROOT/lua/?.lua;$ROOT/lua/?/init.lua;;";
+  $HTTP
+  server {
+    listen 127.0.0.1:$PORT backlog=4096;
+    client_body_buffer_size 1m;
+    # Runs the Lua that is posted, and answers what it returns.
+    location = /eval {
+      lua_need_request_body on;
+      lua_check_client_abort on;
+      content_by_lua_block {
+        local fn = assert(loadstring(ngx.req.get_body_data(), "=eval"))
+        local value = fn()
+        ngx.print(tostring(value))
+      }
+    }
+    $SERVER
+  }
+}
+]]
+
+local Server = {}
+Server.__index = Server
+
+local function fill(text, values)
+  return (text:gsub("%$(%u+)", values))
+end
+
+--- @param given table  workers (1), main, http, server: blocks of configuration
+function M.start(given)
+  local self = setmetatable({ folder = output_of "mktemp -d" }, Server)
+  local values = {
+    MODULES = MODULES, ROOT = M.root, WORKERS = tostring(given.workers or 1),
+    USER = output_of "id -u" == "0" and "user root;" or "", MAIN = given.main or "",
+    HTTP = given.http or "", SERVER = given.server or "", FOLDER = self.folder,
+  }
+  math.randomseed(os.time() + tonumber(output_of "echo $$"))
+  for _ = 1, 20 do
+    self.port = math.random(20000, 32000)
+    values.PORT = tostring(self.port)
+    write(self.folder .. "/nginx.conf", fill(fill(MAIN, values), values))
+    if succeeds(("timeout 20 nginx -p %s/ -c nginx.conf 2>%s/start.log"):format(self.folder, self.folder)) then
+      self.url = "http://127.0.0.1:" .. self.port
+      self.pid = M.wait_until("the pid of nginx", function() return tonumber(read(self.folder .. "/nginx.pid")) end)
+      return self
+    end
+    if not read(self.folder .. "/error.log"):find "Address already in use" then break end
+  end
+  error("nginx does not start: " .. read(self.folder .. "/error.log") .. output_of("cat " .. self.folder .. "/*.log"))
+end
+
+function Server:log() return read(self.folder .. "/error.log") end
+
+function Server:signal(name) os.execute(("kill -%s %d 2>/dev/null"):format(name, self.pid)) end
+
+--- The pids of its workers.
+function Server:workers()
+  local list = {}
+  for pid in output_of("pgrep -P " .. self.pid):gmatch "%d+" do list[#list + 1] = tonumber(pid) end
+  return list
+end
+
+local function is_alive(pid)
+  local stat = read("/proc/" .. pid .. "/stat")
+  return stat ~= "" and not stat:find "%) Z "
+end
+M.is_alive = is_alive
+
+function Server:is_alive() return is_alive(self.pid) end
+
+--- Wait for its end. @return boolean  did it end within `s` seconds?
+function Server:ends_within(s)
+  local until_s = os.time() + s
+  while is_alive(self.pid) do
+    if os.time() > until_s then return false end
+    os.execute "sleep 0.02"
+  end
+  return true
+end
+
+function Server:stop()
+  self:signal "TERM"
+  if not self:ends_within(5) then
+    os.execute(("kill -KILL %d $(pgrep -P %d) 2>/dev/null"):format(self.pid, self.pid))
+  end
+  os.execute("rm -rf " .. self.folder)
+end
+
+--- A request. @param more string|nil  arguments of curl
+-- @return body, status
+function Server:get(path, more)
+  local text = output_of(("curl -s -m 20 -w '\\n%%{http_code}' %s %s"):format(more or "",
+    M.quote(self.url .. path)))
+  local body, status = text:match "^(.*)\n(%d+)$"
+  return body, tonumber(status)
+end
+
+--- Run Lua in a request of this nginx. @return what it returned, as text
+function Server:eval(code)
+  local path = self.folder .. "/eval.lua"
+  write(path, code)
+  local body, status = self:get("/eval", "--data-binary @" .. path)
+  if status ~= 200 then error(("eval: status %s, %s\n%s"):format(tostring(status), body, self:log()), 2) end
+  return body
+end
+
+--- The same, beside what this spec does. @return function  that waits for its answer
+function Server:begin(code)
+  self.begun = (self.begun or 0) + 1
+  local path = ("%s/begin%d"):format(self.folder, self.begun)
+  write(path .. ".lua", code)
+  os.execute(("{ curl -s -m %d --data-binary @%s.lua %s/eval >%s.out; echo >%s.done; } >/dev/null 2>&1 &")
+    :format(GUARD_S, path, self.url, path, path))
+  return function()
+    M.wait_until("the answer of a request that runs beside", function() return read(path .. ".done") ~= "" end)
+    return read(path .. ".out")
+  end
+end
+
+return M

@@ -1,0 +1,328 @@
+-- The batcher in a real nginx worker: where it may be used, what it leaves behind, what
+-- happens when clients, timers and workers go away.
+
+local nginx = dofile "tests/nginx/server.lua"
+local missing = nginx.missing()
+
+local function test(name, fn)
+  it(name, function()
+    if missing then return pending("skipped: " .. missing) end
+    fn()
+  end)
+end
+
+-- Starts nginx, calls fn(server), and stops it whatever happens.
+local function with_server(given, fn)
+  local server = nginx.start(given)
+  local ok, err = xpcall(fn, function(value)
+    if type(value) == "string" then return debug.traceback(value) .. "\n" .. server:log() end
+    return value
+  end, server)
+  server:stop()
+  if not ok then error(err, 0) end
+end
+
+-- A worker with a batcher `b` of these options; it answers each record with "re:" .. record.
+local function worker(options, more)
+  return ([[
+    init_worker_by_lua_block {
+      tb = require "tokenbatcher"
+      calls = {}
+      function answer(records, info)
+        calls[#calls + 1] = { size = #records, reason = info.reason }
+        local results = {}
+        for i, record in ipairs(records) do results[i] = "re:" .. record end
+        return results
+      end
+      b = tb.TokenBatcher { inference_fn = answer, %s }
+      b:start()
+    }
+    %s
+  ]]):format(options or "", more or "")
+end
+
+describe("in an nginx worker:", function()
+  test("submit and await answer in the rewrite, access, content and timer phases", function()
+    with_server({ http = worker "batch_timeout_s = 0.001", server = [[
+      location /rewrite { rewrite_by_lua_block { ngx.say((b:submit("rewrite"):await())) ngx.exit(200) } }
+      location /access { access_by_lua_block { ngx.say((b:submit("access"):await())) ngx.exit(200) } }
+      location /content { content_by_lua_block { ngx.say((b:submit("content"):await())) } }
+      location /timer { content_by_lua_block {
+        local done = require("ngx.semaphore").new(0)
+        local answer
+        ngx.timer.at(0, function() answer = b:submit("timer"):await() done:post(1) end)
+        done:wait(5)
+        ngx.say(answer)
+      } }
+    ]] }, function(server)
+      for _, phase in ipairs { "rewrite", "access", "content", "timer" } do
+        assert.equal("re:" .. phase .. "\n", (server:get("/" .. phase)))
+      end
+    end)
+  end)
+
+  test("elsewhere they raise an error that names the phase, and nothing is enqueued", function()
+    with_server({ http = worker "", server = [[
+      location / {
+        content_by_lua_block { future = future or b:submit "x" ngx.say "hello" }
+        header_filter_by_lua_block { in_header = select(2, pcall(b.submit, b, "y")) }
+        log_by_lua_block {
+          in_log = select(2, pcall(b.try_submit, b, "z"))
+          in_await = select(2, pcall(future.await, future))
+          in_sleep = select(2, pcall(tb.sleep, 1))
+        }
+      }
+    ]] }, function(server)
+      assert.equal("hello\n", (server:get "/"))
+      local said = server:eval [[
+        require("ngx.semaphore").new(0):wait(0.05)
+        return table.concat({ in_header, in_log, in_await, in_sleep, b.stats.total_submitted }, "\n")
+      ]]
+      assert.matches("submit cannot be called in nginx's phase header_filter %(rewrite, access, content and",
+        said)
+      assert.matches("try_submit cannot be called in nginx's phase log", said)
+      assert.matches("sleep cannot wait here: in nginx's phase log", said)
+      assert.matches("\n1$", said)
+    end)
+  end)
+
+  test("an await in the log phase of a future that has no answer yet raises", function()
+    with_server({ http = worker "batch_timeout_s = 60", server = [[
+      location / {
+        content_by_lua_block { ngx.ctx.future = b:submit "x" ngx.say "hello" }
+        log_by_lua_block { said = select(2, pcall(ngx.ctx.future.await, ngx.ctx.future)) ngx.ctx.future:cancel() }
+      }
+    ]] }, function(server)
+      server:get "/"
+      nginx.wait_until("the log phase", function() return server:eval "return said" ~= "nil" end)
+      assert.matches("await cannot wait here: in nginx's phase log", server:eval "return said")
+    end)
+  end)
+
+  test("init_by_lua may require and construct, but not start; run, step and fd raise everywhere", function()
+    with_server({ http = [[
+      init_by_lua_block {
+        tb = require "tokenbatcher"
+        b = tb.TokenBatcher { inference_fn = function(records) return records end, batch_timeout_s = 0 }
+        in_init = select(2, pcall(b.start, b))
+      }
+      init_worker_by_lua_block { b:start() }
+    ]] }, function(server)
+      assert.matches("start cannot be called in init_by_lua", server:eval "return in_init")
+      assert.equal("a", server:eval 'return (b:submit("a"):await())')
+      for _, name in ipairs { "run", "step", "fd", "next_deadline" } do
+        assert.matches("nginx's own loop", server:eval(("return select(2, pcall(tb.%s, print))"):format(name)))
+      end
+    end)
+  end)
+
+  test("require and an idle worker leave no timer, no thread and no descriptor", function()
+    with_server({ workers = 1 }, function(server)
+      local COUNT = [[
+        local pipe = io.popen("ls /proc/" .. ngx.worker.pid() .. "/fd | wc -l")
+        local n = pipe:read "*n"
+        pipe:close()
+        return n .. " " .. ngx.timer.pending_count() .. " " .. ngx.timer.running_count()
+      ]]
+      local before = server:eval(COUNT)
+      server:eval [[
+        tb = require "tokenbatcher"
+        b = tb.TokenBatcher { inference_fn = function(records) return records end, batch_timeout_s = 0.001 }
+        b:start()
+      ]]
+      assert.equal(before, server:eval(COUNT))
+      assert.equal("a", server:eval 'return (b:submit("a"):await())')
+      -- the one that tells the worker's exit is pending for some seconds yet
+      assert.equal(before:match "%d+" .. " 1 0", server:eval(COUNT))
+    end)
+  end)
+
+  test("F7: all that is submitted in one turn of nginx's loop goes in one batch", function()
+    with_server({ http = worker [[policy = "eager"]] }, function(server)
+      local sizes = server:eval [[
+        local threads = {}
+        for i = 1, 50 do threads[i] = ngx.thread.spawn(function() return b:submit(i):await() end) end
+        for i = 1, 50 do assert(select(2, ngx.thread.wait(threads[i])) == "re:" .. i) end
+        return #calls .. " of " .. calls[1].size
+      ]]
+      assert.equal("1 of 50", sizes)
+    end)
+  end)
+
+  test("F8: a batch that is not full goes after batch_timeout_s, never before", function()
+    with_server({ http = worker "batch_timeout_s = 0.005" }, function(server)
+      local fastest = tonumber(server:eval [[
+        local fastest = 1
+        for i = 1, 50 do
+          local started = tb.now()
+          b:submit(i):await()
+          fastest = math.min(fastest, tb.now() - started)
+        end
+        return fastest
+      ]])
+      assert.is_true(fastest >= 0.005, tostring(fastest))
+      assert.is_true(fastest < 0.05, tostring(fastest))
+    end)
+  end)
+
+  test("await(timeout_s) gives up in time, and the record keeps its place", function()
+    with_server({ http = worker "batch_timeout_s = 60" }, function(server)
+      assert.equal("nil await_timeout 1", server:eval [[
+        local answer, err = b:submit("a"):await(0.02)
+        return tostring(answer) .. " " .. err.code .. " " .. b.stats.queue_size
+      ]])
+    end)
+  end)
+
+  test("X3: an estimator or a policy that tries to suspend gets an error, and nobody else notices", function()
+    with_server({ http = worker "batch_timeout_s = 0.001" }, function(server)
+      assert.equal("true", server:eval [[
+        local picky = tb.TokenBatcher { inference_fn = answer,
+          token_estimator = function() ngx.sleep(0.001) return 1 end }
+        picky:start()
+        local ok, err = pcall(picky.submit, picky, "a")
+        assert(not ok and err.code == "bad_cost" and tostring(err):find "tried to suspend", tostring(err))
+        assert(b:submit("b"):await() == "re:b")
+        local lines = {}
+        local sleepy = tb.TokenBatcher { inference_fn = answer, batch_timeout_s = 0.001,
+          log = function(_, text) lines[#lines + 1] = text end,
+          policy = { form = function() ngx.sleep(0.001) end } }
+        sleepy:start()
+        assert(sleepy:submit("c"):await() == "re:c")
+        assert(sleepy.stats.policy_errors >= 1)
+        picky:stop() sleepy:stop()
+        return true
+      ]])
+    end)
+  end)
+
+  test("X3: from the batcher's own inference function submit never waits, and stop is an error", function()
+    with_server({ http = worker "" }, function(server)
+      assert.equal("queue_full", server:eval [[
+        local own
+        own = tb.TokenBatcher { max_queue_size = 1, batch_timeout_s = 0, inference_fn = function(records)
+          if records[1] == "inner" then return records end
+          own:submit "inner"
+          local code
+          ngx.thread.wait(ngx.thread.spawn(function() code = select(2, own:submit "more").code end))
+          assert(not pcall(own.stop, own))
+          return { code }
+        end }
+        own:start()
+        local code = own:submit("outer"):await()
+        own:stop()
+        return code
+      ]])
+    end)
+  end)
+
+  test("R3, R4: inference may use cosockets, an error in it fails its batch and is told", function()
+    with_server({ http = worker "", server = "location /far { return 200 far; }" }, function(server)
+      local said = server:eval(([[
+        local far = tb.TokenBatcher { batch_timeout_s = 0, inference_fn = function(records)
+          if records[1] == "bad" then error "no device" end
+          local socket = ngx.socket.tcp()
+          assert(socket:connect("127.0.0.1", %d))
+          socket:send "GET /far HTTP/1.0\r\n\r\n"
+          local text = socket:receive "*a"
+          return { text:match "far$" }
+        end }
+        far:start()
+        local answer = far:submit("x"):await()
+        local _, err = far:submit("bad"):await()
+        far:stop()
+        return answer .. " " .. err.code .. " " .. err.message .. (err.traceback and " traced" or "")
+      ]]):format(server.port))
+      assert.matches("^far inference_failed .*no device traced$", said)
+    end)
+  end)
+
+  test("spawn and gather work, and an error that nobody awaits is in the log", function()
+    with_server({ http = worker "" }, function(server)
+      assert.equal("3 coroutine_failed", server:eval [[
+        local one = tb.spawn(function(a, b) tb.sleep(0.001) return a + b end, 1, 2)
+        local two = tb.spawn(function() error "lost" end)
+        local results, errs = tb.gather { one, two }
+        return results[1] .. " " .. errs[2].code
+      ]])
+      server:eval [[tb.spawn(function() error "nobody hears this" end) tb.sleep(0.01)]]
+      assert.matches("nobody hears this", server:log())
+    end)
+  end)
+
+  test("warnings go to nginx's log unless there is an option log", function()
+    with_server({ http = worker "inference_timeout_s = 0.01, batch_timeout_s = 0, name = 'loud'" }, function(server)
+      server:eval [[
+        b:set { inference_fn = function() tb.sleep(0.03) error "too late" end }
+        b:submit("x"):await()
+        tb.sleep(0.05)
+      ]]
+      assert.matches("tokenbatcher: TokenBatcher 'loud': an abandoned inference call failed: .*too late", server:log())
+    end)
+  end)
+
+  test("with lua_code_cache off each request has a Lua state of its own, and leaves nothing behind", function()
+    with_server({ http = "lua_code_cache off;", server = [[
+      location / { content_by_lua_block {
+        local tb = require "tokenbatcher"
+        local b = tb.TokenBatcher { inference_fn = function(records) return records end, batch_timeout_s = 0.001 }
+        b:start()
+        ngx.say((b:submit(ngx.var.arg_x):await()))
+        b:stop()
+      } }
+    ]] }, function(server)
+      for i = 1, 30 do assert.equal(i .. "\n", (server:get("/?x=" .. i))) end
+      server:signal "QUIT"
+      assert.is_true(server:ends_within(5))
+    end)
+  end)
+
+  test("timers that nginx drops or refuses delay a batch, and lose none", function()
+    for _, limit in ipairs { "lua_max_running_timers 4;", "lua_max_pending_timers 6;" } do
+      with_server({ http = limit .. worker "max_batch_size = 1, max_concurrent_batches = 20, batch_timeout_s = 0" },
+        function(server)
+          assert.equal("40", server:eval [[
+            b:set { inference_fn = function(records) tb.sleep(0.2) return answer(records, {}) end }
+            local futures, n = {}, 0
+            for i = 1, 40 do futures[i] = b:submit(i) end
+            for i = 1, 40 do n = n + (futures[i]:await(25) == "re:" .. i and 1 or 0) end
+            return n
+          ]])
+        end)
+    end
+  end)
+end)
+
+describe("a client that goes away", function()
+  local SERVER = [[
+    location / {
+      lua_check_client_abort on;
+      content_by_lua_block {
+        local future = b:submit(ngx.var.arg_x)
+        ngx.on_abort(function() future:cancel() ngx.exit(499) end)
+        local answer, err = future:await()
+        ngx.say(answer or err.code)
+      }
+    }
+  ]]
+
+  test("frees its place while queued", function()
+    with_server({ http = worker "batch_timeout_s = 60", server = SERVER }, function(server)
+      nginx.output_of("curl -s -m 0.3 " .. nginx.quote(server.url .. "/?x=gone"))
+      nginx.wait_until("the cancel", function() return server:eval "return b.stats.total_cancelled" == "1" end)
+      assert.equal("0", server:eval "return b.stats.queue_size")
+    end)
+  end)
+
+  test("harms nobody while running", function()
+    with_server({ http = worker "batch_timeout_s = 0.1", server = SERVER }, function(server)
+      server:eval [[
+        b:set { inference_fn = function(records) tb.sleep(1) return answer(records, {}) end }
+      ]]
+      local stays = server:begin [[return (b:submit("stays"):await())]]
+      nginx.output_of("curl -s -m 0.5 " .. nginx.quote(server.url .. "/?x=gone"))
+      assert.equal("re:stays", stays())
+      assert.equal("1 2", server:eval "return b.stats.total_cancelled .. ' ' .. calls[1].size")
+    end)
+  end)
+end)
