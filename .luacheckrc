@@ -2,3 +2,4 @@ std = "luajit"
 max_line_length = 120
 files["tests/spec"] = { std = "luajit+busted" }
 files["tests/nginx"] = { std = "luajit+ngx_lua" }
+files["examples/openresty"] = { std = "luajit+ngx_lua" }

@@ -121,7 +121,7 @@ function M.start(given)
   error("nginx does not start: " .. read(self.folder .. "/error.log") .. output_of("cat " .. self.folder .. "/*.log"))
 end
 
-function Server:log() return read(self.folder .. "/error.log") end
+function Server:log() return read(self.folder .. "/error.log") .. read(self.folder .. "/out") end
 
 function Server:signal(name) os.execute(("kill -%s %d 2>/dev/null"):format(name, self.pid)) end
 
@@ -187,6 +187,49 @@ function Server:begin(code)
     M.wait_until("the answer of a request that runs beside", function() return read(path .. ".done") ~= "" end)
     return read(path .. ".out")
   end
+end
+
+--- The made-up upstream (upstream.lua) as a server of its own.
+function M.upstream()
+  return M.start {
+    http = ([[
+      lua_shared_dict upstream 1m;
+      client_max_body_size 16m;
+      keepalive_requests 1000000;
+      init_by_lua_block { upstream = dofile "%s/tests/nginx/upstream.lua" }
+    ]]):format(M.root),
+    server = [[
+      location = /v1/embeddings { content_by_lua_block { upstream.embeddings() } }
+      location = /behave { content_by_lua_block { upstream.behave() } }
+      location = /stats { content_by_lua_block { upstream.stats() } }
+    ]],
+  }
+end
+
+--- The example gateway, by its own start.sh.
+-- @param given table  upstream: its URL; workers, options, shared: as start.sh takes them
+function M.gateway(given)
+  local self = setmetatable({ folder = output_of "mktemp -d" }, Server)
+  local words = ""
+  for _, name in ipairs { "upstream", "workers", "options", "shared" } do
+    if given[name] then words = words .. " --" .. name .. " " .. M.quote(tostring(given[name])) end
+  end
+  for _ = 1, 20 do
+    self.port = math.random(20000, 32000)
+    self.url = "http://127.0.0.1:" .. self.port
+    os.execute(("rm -f %s/out; sh examples/openresty/start.sh --listen 127.0.0.1:%d --prefix %s %s >%s/out 2>&1 &")
+      :format(self.folder, self.port, self.folder, words, self.folder))
+    local is_up = M.wait_until("the gateway", function()
+      if succeeds("curl -sf -m 5 " .. self.url .. "/health") then return "yes" end
+      return read(self.folder .. "/out"):find "emerg" and "no"
+    end)
+    if is_up == "yes" then
+      self.pid = M.wait_until("its pid", function() return tonumber(read(self.folder .. "/nginx.pid")) end)
+      return self
+    end
+    if not read(self.folder .. "/out"):find "Address already in use" then break end
+  end
+  error("the gateway does not start: " .. read(self.folder .. "/out"))
 end
 
 return M

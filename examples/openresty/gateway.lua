@@ -1,0 +1,139 @@
+--- An OpenAI-compatible /v1/embeddings: inputs of many clients travel in one call upstream.
+-- nginx.conf says where it is used; settings come from there, too.
+
+local cjson = require "cjson.safe"
+local tb = require "tokenbatcher"
+local upstream = require "upstream"
+
+local M = {}
+
+--- What nginx.conf may change: `url` and `api_key` of the upstream, the options of every batcher.
+M.settings = { url = "http://127.0.0.1:8081/v1/embeddings", timeout_s = 30, max_batchers = 32, batcher = {} }
+
+local STATUS = { queue_full = 429, deadline = 504, inference_timeout = 504, stopped = 503, cancelled = 499 }
+local MOST_INPUTS = 2048
+local FIELDS = { model = true, input = true, dimensions = true, encoding_format = true, user = true }
+
+local function reply(status, body)
+  ngx.status = status
+  ngx.header.content_type = "application/json"
+  ngx.print(cjson.encode(body))
+  return ngx.exit(ngx.OK)
+end
+
+local function refuse(status, message, code)
+  local kind = status < 500 and "invalid_request_error" or "server_error"
+  return reply(status, { error = { message = message, type = kind, code = code or cjson.null } })
+end
+
+-- Cost answered in the last seconds, for Retry-After.
+local Load = {}
+Load.__index = Load
+function Load:add(cost)
+  local now = tb.now()
+  if now - self.since > 10 then self.since, self.cost = now - 5, self.cost / (now - self.since) * 5 end
+  self.cost = self.cost + cost
+end
+function Load:seconds_for(cost)
+  local per_s = self.cost / math.max(tb.now() - self.since, 1)
+  return math.min(math.max(1, math.ceil(per_s > 0 and cost / per_s or 1)), 60)
+end
+
+-- --- batchers, made on first use ----------------------------------------------------
+
+local batchers, names = {}, {}
+
+local function batcher_for(request)
+  local name = ("%s %s %s"):format(request.model, request.dimensions or "-", request.encoding_format or "-")
+  if batchers[name] then return batchers[name] end
+  if #names >= M.settings.max_batchers then return nil end
+  local load = setmetatable({ since = tb.now(), cost = 0 }, Load)
+  local function infer(texts, info) -- model, dimensions and format are those of all in this batcher
+    local items = upstream.embed(M.settings, request, texts, info)
+    load:add(info.cost)
+    return items
+  end
+  local options = { name = name, inference_fn = infer, policy = tb.policy.fair {},
+    token_estimator = function(text) return #text / 4 + 1 end, on_full = "reject", on_error = "bisect",
+    inference_timeout_s = M.settings.timeout_s }
+  for option, value in pairs(M.settings.batcher) do options[option] = value end
+  batchers[name] = { batcher = tb.TokenBatcher(options):start(), load = load }
+  names[#names + 1] = name
+  return batchers[name]
+end
+
+-- @return request, inputs; or nil and what is wrong with the body
+local function read_request(body)
+  local request = cjson.decode(body or "")
+  if type(request) ~= "table" then return nil, "the body must be a JSON object" end
+  for field, value in pairs(request) do
+    if value == cjson.null then request[field] = nil end
+    if not FIELDS[field] then return nil, "unknown field '" .. tostring(field) .. "'" end
+  end
+  local dimensions, format, input = request.dimensions, request.encoding_format, request.input
+  if type(request.model) ~= "string" or request.model == "" then return nil, "'model' must be a string" end
+  if dimensions and not (type(dimensions) == "number" and dimensions >= 1 and dimensions % 1 == 0) then
+    return nil, "'dimensions' must be a whole number above 0"
+  end
+  if format and format ~= "float" and format ~= "base64" then
+    return nil, "'encoding_format' must be float or base64"
+  end
+  local inputs = type(input) == "string" and { input } or input
+  local is_list = type(inputs) == "table" and #inputs > 0 and #inputs <= MOST_INPUTS
+  for i = 1, is_list and #inputs or 0 do is_list = is_list and type(inputs[i]) == "string" end
+  if not is_list then return nil, "'input' must be a string or a list of 1 to " .. MOST_INPUTS .. " strings" end
+  return request, inputs
+end
+
+local function answer_all(futures, model)
+  local data, tokens = {}, 0
+  for i, future in ipairs(futures) do
+    local item, err = future:await()
+    if err then
+      for _, other in ipairs(futures) do other:cancel() end
+      local cause = type(err.cause) == "table" and err.cause or {}
+      return refuse(cause.status or STATUS[err.code] or 500, cause.message or err.message, err.code)
+    end
+    data[i], tokens = { object = "embedding", index = i - 1, embedding = item[1] }, tokens + item[2]
+  end
+  tokens = math.ceil(tokens)
+  return reply(200, { object = "list", data = data, model = model,
+    usage = { prompt_tokens = tokens, total_tokens = tokens } })
+end
+
+--- POST /v1/embeddings
+function M.embeddings()
+  if ngx.req.get_method() ~= "POST" then return refuse(405, "use POST") end
+  ngx.req.read_body()
+  local request, inputs = read_request(ngx.req.get_body_data())
+  if not request then return refuse(400, inputs) end
+  local max_wait = ngx.var.http_x_max_wait_ms
+  local max_wait_ms = tonumber(max_wait)
+  if max_wait and not (max_wait_ms and max_wait_ms > 0) then
+    return refuse(400, "x-max-wait-ms must be a number above 0")
+  end
+  local it = batcher_for(request)
+  if not it then return refuse(400, "too many combinations of model, dimensions and encoding_format") end
+  if not it.batcher.is_running then return refuse(503, "shutting down") end
+  local futures, err = it.batcher:submit_batch(inputs,
+    { key = ngx.var.http_x_api_key or "", timeout_s = max_wait_ms and max_wait_ms / 1000 })
+  if err then
+    if err.code == "queue_full" then ngx.header.retry_after = it.load:seconds_for(it.batcher.stats.queue_cost) end
+    return refuse(STATUS[err.code] or 500, err.message, err.code)
+  end
+  ngx.on_abort(function()
+    for _, future in ipairs(futures) do future:cancel() end
+    ngx.exit(499)
+  end)
+  return answer_all(futures, request.model)
+end
+
+--- GET /metrics: the batchers of this worker.
+function M.metrics()
+  local list = {}
+  for i, name in ipairs(names) do list[i] = batchers[name].batcher end
+  ngx.header.content_type = "text/plain; version=0.0.4"
+  ngx.print(#list > 0 and tb.metrics.prometheus(unpack(list)) or "")
+end
+
+return M

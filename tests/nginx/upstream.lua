@@ -1,0 +1,74 @@
+--- The made-up upstream of the gateway's specs and measurements. It answers after a while
+-- (2 ms unless told otherwise) with vectors that can be checked: bytes, checksum, first byte.
+-- /behave?as=well|slow|failing|busy|half|short|shuffled|chunked&ms=N tells it how;
+-- an input that is "poison" is refused with 400, as an input that a model does not take.
+
+local cjson = require "cjson.safe"
+
+local M = {}
+local kept = ngx.shared.upstream
+
+--- The vector of a text.
+function M.vector(text)
+  return { #text, ngx.crc32_long(text), text:byte() or 0 }
+end
+
+local function refuse(status, message)
+  ngx.status = status
+  ngx.print(cjson.encode { error = { message = message, type = "invalid_request_error" } })
+end
+
+local function items_of(inputs, as)
+  local data = {}
+  for i, text in ipairs(inputs) do
+    data[i] = { object = "embedding", index = i - 1, embedding = M.vector(text) }
+  end
+  if as == "short" then data[#data] = nil end
+  if as == "shuffled" then
+    for i = 1, math.floor(#data / 2) do data[i], data[#data + 1 - i] = data[#data + 1 - i], data[i] end
+  end
+  return data
+end
+
+local function send(text, as)
+  if as == "chunked" then return ngx.print(text) end
+  ngx.header.content_length = #text
+  if as ~= "half" then return ngx.print(text) end
+  ngx.print(text:sub(1, math.floor(#text / 2)))
+  ngx.flush(true)
+  return ngx.exit(444)
+end
+
+function M.embeddings()
+  ngx.req.read_body()
+  local request = cjson.decode(ngx.req.get_body_data() or "")
+  if not request then return refuse(400, "no JSON") end
+  local inputs = type(request.input) == "string" and { request.input } or request.input
+  kept:incr("requests", 1, 0)
+  kept:incr("inputs", #inputs, 0)
+  local as = kept:get "as" or "well"
+  ngx.sleep((kept:get "ms" or 2) / 1000)
+  if as == "slow" then ngx.sleep(30) end
+  if as == "failing" then return refuse(500, "out of order") end
+  if as == "busy" then return refuse(429, "slow down") end
+  for _, text in ipairs(inputs) do
+    if text == "poison" then return refuse(400, "I will not swallow poison") end
+  end
+  local tokens = 0
+  for _, text in ipairs(inputs) do tokens = tokens + math.ceil(#text / 4) end
+  send(cjson.encode { object = "list", data = items_of(inputs, as), model = request.model,
+    usage = { prompt_tokens = tokens, total_tokens = tokens } }, as)
+end
+
+function M.behave()
+  kept:set("as", ngx.var.arg_as or "well")
+  kept:set("ms", tonumber(ngx.var.arg_ms) or 2)
+  kept:set("requests", 0)
+  kept:set("inputs", 0)
+end
+
+function M.stats()
+  ngx.print(cjson.encode { requests = kept:get "requests" or 0, inputs = kept:get "inputs" or 0 })
+end
+
+return M
