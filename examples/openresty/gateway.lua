@@ -53,7 +53,7 @@ local function batcher_for(request)
     load:add(info.cost)
     return items
   end
-  local options = { name = name, inference_fn = infer, policy = tb.policy.fair {},
+  local options = { name = name, inference_fn = infer, policy = tb.policy.fair { quantum = 32 },
     token_estimator = function(text) return #text / 4 + 1 end, on_full = "reject", on_error = "bisect",
     inference_timeout_s = M.settings.timeout_s }
   for option, value in pairs(M.settings.batcher) do options[option] = value end

@@ -1,0 +1,268 @@
+-- The example gateway (examples/openresty), started by its own start.sh, between real clients
+-- and the made-up upstream of tests/nginx/upstream.lua.
+
+local nginx = dofile "tests/nginx/server.lua"
+local missing = nginx.missing()
+
+local upstream, driver
+
+local function test(name, given, fn)
+  it(name, function()
+    if missing then return pending("skipped: " .. missing) end
+    upstream:get "/behave?as=well"
+    given.upstream = given.upstream or upstream.url
+    local gateway = nginx.gateway(given)
+    local ok, err = xpcall(fn, function(value)
+      return type(value) == "string" and debug.traceback(value) .. gateway:log() or value
+    end, gateway)
+    gateway:stop()
+    if not ok then error(err, 0) end
+  end)
+end
+
+local function embed(gateway, body, more)
+  return gateway:get("/v1/embeddings", (more or "") .. " -d " .. nginx.quote(body))
+end
+
+local function one(text, more)
+  return ('{"model":"m","input":"%s"%s}'):format(text, more or "")
+end
+
+-- Run Lua in the driver, beside its module as `driver` and the gateway's port as `port`;
+-- ask(text, headers) -> status, body decoded.
+local function drive(gateway, code, begin)
+  local text = ([[
+    local driver, port, cjson = dofile "%s/tests/nginx/driver.lua", %d, require "cjson.safe"
+    local function ask(text, headers)
+      return driver.ask(port, "/v1/embeddings", { model = "m", input = text }, headers)
+    end
+    local function at_once(n, fn)
+      local threads = {}
+      for i = 1, n do threads[i] = ngx.thread.spawn(fn, i) end
+      for i = 1, n do assert(ngx.thread.wait(threads[i])) end
+    end
+  ]]):format(nginx.root, gateway.port) .. code
+  if begin then return driver:begin(text) end
+  return driver:eval(text)
+end
+
+local function upstream_requests() return tonumber(upstream:get("/stats"):match '"requests":(%d+)') end
+
+describe("the example gateway", function()
+  setup(function()
+    if missing then return end
+    upstream, driver = nginx.upstream(), nginx.start {}
+  end)
+  teardown(function()
+    if driver then driver:stop() end
+    if upstream then upstream:stop() end
+  end)
+
+  test("answers one input, and a list of them in order, as OpenAI's API does", {}, function(gateway)
+    assert.equal("true 0 embedding list m", drive(gateway, [[
+      local _, answer = ask "hello"
+      local item = answer.data[1]
+      return tostring(driver.is_vector_of(item.embedding, "hello")) .. " " .. item.index .. " " .. item.object .. " "
+        .. answer.object .. " " .. answer.model
+    ]]))
+    assert.equal("5", drive(gateway, [[
+      local texts = { "a", "bb", "", "dddd", "e" }
+      local _, answer = ask(texts)
+      local n = 0
+      for i = 1, #answer.data do n = n + (driver.is_vector_of(answer.data[i].embedding, texts[i]) and 1 or 0) end
+      return n
+    ]]))
+    assert.matches('"total_tokens":2', (embed(gateway, one "12345678")))
+  end)
+
+  test("coalesces: 40 clients at once are far fewer calls, and each gets its own vector",
+    { options = "batch_timeout_s = 0.05" }, function(gateway)
+      for _, as in ipairs { "well", "shuffled", "chunked" } do
+        upstream:get("/behave?as=" .. as)
+        assert.equal("40", drive(gateway, [[
+          local right = 0
+          at_once(40, function(i)
+            local _, answer = ask("text " .. i)
+            if driver.is_vector_of(answer.data[1].embedding, "text " .. i) then right = right + 1 end
+          end)
+          return right
+        ]]))
+        assert.is_true(upstream_requests() <= 5, upstream:get "/stats")
+      end
+    end)
+
+  test("lets only compatible requests share a call, and knows at most 32 combinations",
+    { options = "batch_timeout_s = 0.1" }, function(gateway)
+      assert.equal("8", drive(gateway, [[
+        local ok = 0
+        local kinds = { {}, { dimensions = 8 }, { encoding_format = "base64" }, { dimensions = 9 } }
+        at_once(8, function(i)
+          local kind = kinds[i % 4 + 1]
+          local status = driver.ask(port, "/v1/embeddings", { model = "m", input = "x", dimensions = kind.dimensions,
+            encoding_format = kind.encoding_format })
+          ok = ok + (status == 200 and 1 or 0)
+        end)
+        return ok
+      ]]))
+      assert.equal(4, upstream_requests())
+      assert.equal("28 200, 2 400", drive(gateway, [[
+        local counts = {}
+        for i = 1, 30 do
+          local status = driver.ask(port, "/v1/embeddings", { model = "other " .. i, input = "x" })
+          counts[status] = (counts[status] or 0) + 1
+        end
+        return counts[200] .. " 200, " .. counts[400] .. " 400"
+      ]]))
+    end)
+
+  test("refuses what it does not understand, and names it", {}, function(gateway)
+    for body, said in pairs {
+      ["no json"] = "JSON object", ["[]"] = "'model'", ['{"input":"x"}'] = "'model'", ['{"model":"m"}'] = "'input'",
+      ['{"model":"m","input":[]}'] = "'input'", ['{"model":"m","input":[1,2]}'] = "'input'",
+      ['{"model":"m","input":{"a":1}}'] = "'input'", [one("x", ',"dimensions":0.5')] = "'dimensions'",
+      [one("x", ',"encoding_format":"hex"')] = "'encoding_format'", [one("x", ',"temperature":1')] = "'temperature'",
+    } do
+      local text, status = embed(gateway, body)
+      assert.equal(400, status, body)
+      assert.truthy(text:find(said, 1, true), text)
+    end
+    assert.equal(405, select(2, gateway:get "/v1/embeddings"))
+    assert.equal(400, select(2, embed(gateway, one "x", "-H 'x-max-wait-ms: soon'")))
+    assert.equal(400, select(2, embed(gateway, one "x", "-H 'x-max-wait-ms: -1'")))
+    assert.equal(404, select(2, gateway:get "/nowhere"))
+  end)
+
+  test("passes the error of one input to its client alone", { options = "batch_timeout_s = 0.1" }, function(gateway)
+    assert.equal("7 200, 1 400: I will not swallow poison", drive(gateway, [[
+      local good, bad, said = 0, 0, nil
+      at_once(8, function(i)
+        local status, answer = ask(i == 5 and "poison" or "text " .. i)
+        if status == 200 then
+          good = good + (driver.is_vector_of(answer.data[1].embedding, "text " .. i) and 1 or 0)
+        else
+          bad, said = bad + 1, answer.error.message
+        end
+      end)
+      return good .. " 200, " .. bad .. " 400: " .. said
+    ]]))
+  end)
+
+  test("answers 502 when the upstream fails, breaks off or answers too few, and does not try again",
+    { options = "batch_timeout_s = 0.05" }, function(gateway)
+      for as, status in pairs { failing = "502", half = "502", short = "502", busy = "429" } do
+        upstream:get("/behave?as=" .. as)
+        assert.equal(("%s "):format(status):rep(6), drive(gateway, [[
+          local seen = ""
+          at_once(6, function(i)
+            local answered = ask("text " .. i)
+            seen = seen .. answered .. " "
+          end)
+          return seen
+        ]]), as)
+        assert.is_true(upstream_requests() <= 2, as)
+      end
+      upstream:get "/behave?as=well"
+      assert.equal(200, select(2, embed(gateway, one "again")))
+    end)
+
+  test("answers 502 when there is no upstream", { upstream = "http://127.0.0.1:1" }, function(gateway)
+    local text, status = embed(gateway, one "x")
+    assert.equal(502, status)
+    assert.matches("connection refused", text)
+  end)
+
+  test("answers 504 when the upstream is slower than inference_timeout_s",
+    { options = "batch_timeout_s = 0, inference_timeout_s = 0.2" }, function(gateway)
+      upstream:get "/behave?as=slow"
+      local text, status = embed(gateway, one "x")
+      assert.equal(504, status)
+      assert.matches("inference_timeout", text)
+    end)
+
+  test("answers 504 when x-max-wait-ms has passed before the call could begin", { options = "batch_timeout_s = 0" },
+    function(gateway)
+      upstream:get "/behave?ms=1500"
+      local first = drive(gateway, [[return (ask "first")]], true)
+      nginx.wait_until("the first call", function() return upstream_requests() == 1 end)
+      local text, status = embed(gateway, one "second", "-H 'x-max-wait-ms: 100'")
+      assert.equal(504, status)
+      assert.matches('"deadline"', text)
+      assert.equal("200", first())
+    end)
+
+  test("answers 429 with Retry-After when the queue is full",
+    { options = "batch_timeout_s = 0, max_queue_size = 2, max_batch_size = 1, prefetch_batches = 0" },
+    function(gateway)
+      upstream:get "/behave?ms=500"
+      assert.equal("3 200, 5 429, all with Retry-After", drive(gateway, [[
+        local ok, full, with = 0, 0, 0
+        at_once(8, function(i)
+          if i > 1 then ngx.sleep(0.2) end
+          local socket = ngx.socket.tcp()
+          socket:settimeout(20000)
+          assert(socket:connect("127.0.0.1", port))
+          local body = cjson.encode { model = "m", input = "x" }
+          socket:send("POST /v1/embeddings HTTP/1.0\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body)
+          local text = socket:receive "*a"
+          if text:find "^HTTP/1.1 200" then ok = ok + 1 end
+          if text:find "^HTTP/1.1 429" then full = full + 1 end
+          if text:find "\nRetry%-After: %d+\r\n" or text:find "\nretry%-after: %d+\r\n" then with = with + 1 end
+        end)
+        return ok .. " 200, " .. full .. " 429, " .. (with == full and "all" or with) .. " with Retry-After"
+      ]]))
+    end)
+
+  test("is fair over x-api-key: who sends little does not wait for who sends much",
+    { options = "batch_timeout_s = 0, max_batch_size = 4, prefetch_batches = 0" }, function(gateway)
+      upstream:get "/behave?ms=50"
+      assert.equal("true", drive(gateway, [[
+        local hog_left, when_small_was_answered = 80, nil
+        at_once(81, function(i)
+          if i <= 80 then
+            ask("much " .. i, "x-api-key: hog\r\n")
+            hog_left = hog_left - 1
+          else
+            ngx.sleep(0.1)
+            ask("little", "x-api-key: small\r\n")
+            when_small_was_answered = hog_left
+          end
+        end)
+        return when_small_was_answered > 40
+      ]]))
+    end)
+
+  test("a client that leaves frees its place", { options = "batch_timeout_s = 30" }, function(gateway)
+    nginx.output_of(("curl -s -m 0.3 -d %s %s/v1/embeddings"):format(nginx.quote(one "x"), gateway.url))
+    nginx.wait_until("the cancel", function()
+      return gateway:get("/metrics"):find 'tokenbatcher_cancelled_total{name="m %- %-"} 1'
+    end)
+  end)
+
+  test("has /health and /metrics", {}, function(gateway)
+    assert.equal("", (gateway:get "/metrics"))
+    embed(gateway, one "x")
+    assert.matches('ok', (gateway:get "/health"))
+    local text = gateway:get "/metrics"
+    assert.matches('\ntokenbatcher_completed_total{name="m %- %-"} 1\n', text)
+    if nginx.succeeds "command -v promtool" then
+      assert.equal("", nginx.output_of(("curl -s %s/metrics | promtool check metrics 2>&1"):format(gateway.url)))
+    end
+  end)
+
+  for _, given in ipairs { { workers = 1 }, { workers = 2 }, { workers = 4 }, { workers = 4, shared = "yes" } } do
+    test(("gives each of 200 connections its own vectors, %d worker(s)%s"):format(given.workers,
+      given.shared and " in front of one that batches" or ""), given, function(gateway)
+        local text = drive(gateway, [[
+          local until_s = ngx.now() + 1.5
+          return driver.text(driver.load { port = port, clients = 200, keeps = true,
+            stop = function() return ngx.now() > until_s end })
+        ]])
+        local sent, answered = text:match "sent (%d+), answered (%d+), wrong 0, refused 0, broken 0"
+        assert.equal(sent, answered, text)
+        assert.is_true(tonumber(answered) > 200, text)
+        local stats = upstream:get "/stats"
+        local density = stats:match '"inputs":(%d+)' / stats:match '"requests":(%d+)'
+        assert.is_true(density > 1.5, stats)
+      end)
+  end
+end)
