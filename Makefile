@@ -39,7 +39,7 @@ LUA_SRC  = $(shell find lua -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test lint bench soak fuzz sanitize install clean help
+.PHONY: all deps run test lint bench bench-gateway install-rock soak fuzz sanitize install clean help
 .DELETE_ON_ERROR:
 
 # The HTTP client is a library of its own: without libcurl's headers all the rest is built.

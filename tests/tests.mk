@@ -60,6 +60,9 @@ lint: ## style, dependencies between rooms, static analysis, generated text is c
 bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev $B/tests/bench_engine $B/tests/bench_http ## measure against the budgets
 	B='$B' LUAJIT='$(LUAJIT)' $(LUAJIT) tests/bench/report.lua
 
+bench-gateway: all ## the gateway measured with wrk: what batching costs and gains (minutes)
+	$(LUAJIT) tests/bench/gateway.lua $(PLOT)
+
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
 	B='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
 
@@ -68,3 +71,7 @@ fuzz: ## libFuzzer on the core for FUZZ_SECONDS (60)
 
 sanitize: ## the tests under ASan, UBSan, TSan and valgrind
 	B='$B' sh tests/sanitize.sh
+
+install-rock: $B/libtokenbatcher.so
+	install -D -m 644 $< $(LIBDIR)/libtokenbatcher.so
+	cd lua && find tokenbatcher -name '*.lua' -not -path '*/cli/*' -exec install -D -m 644 {} $(LUADIR)/{} \;

@@ -15,9 +15,11 @@ local MOST_INPUTS = 2048
 local FIELDS = { model = true, input = true, dimensions = true, encoding_format = true, user = true }
 
 local function reply(status, body)
+  local text = cjson.encode(body)
   ngx.status = status
   ngx.header.content_type = "application/json"
-  ngx.print(cjson.encode(body))
+  ngx.header.content_length = #text
+  ngx.print(text)
   return ngx.exit(ngx.OK)
 end
 

@@ -4,7 +4,8 @@
 --
 -- Search order: what a C host of ours says (the program itself, where it has the library
 -- linked in, or a file), TOKENBATCHER_LIB (a file), the build folder beside this module or the
--- program, the installed place, the system's loader. On failure the error lists every path tried.
+-- program, the installed place (below the prefix; in a folder of package.cpath, where LuaRocks
+-- puts it), the system's loader. On failure the error lists every path tried.
 
 local ffi = require "ffi"
 
@@ -34,7 +35,12 @@ local function candidates(library)
     local folder = debug.getinfo(1, "S").source:match "^@(.*)[/\\][^/\\]*$" or "."
     beside, installed = folder .. "/../../build", folder .. "/../../../../lib/"
   end
-  return { beside .. "/" .. library, installed .. library, "/usr/local/lib/" .. library, library }
+  local list = { beside .. "/" .. library, installed .. library, "/usr/local/lib/" .. library }
+  for template in package.cpath:gmatch "[^;]+" do
+    if template:find("?", 1, true) then list[#list + 1] = (template:gsub("%?", (library:gsub("%.so$", "")))) end
+  end
+  list[#list + 1] = library
+  return list
 end
 
 --- Load one of our libraries. @return library, path; raises, listing every path tried

@@ -65,9 +65,12 @@ end
 
 --- Embeds texts, one after the other in each of `clients` threads, until `stop()` is true.
 -- @param given table  port, clients, stop, keeps (connections alive)
--- @return table  sent, answered, wrong, refused, broken, and examples of what was wrong
-function M.load(given)
-  local count = { sent = 0, answered = 0, wrong = 0, refused = 0, broken = 0 }
+-- @param count table|nil  where to count, for who wants to look meanwhile
+-- @return table  sent, answered, wrong, refused, broken; of the wrong ones liars said 200;
+-- an example of what was wrong
+function M.load(given, count)
+  count = count or {}
+  for _, name in ipairs { "sent", "answered", "wrong", "refused", "broken", "liar" } do count[name] = 0 end
   local function connect()
     local socket = ngx.socket.tcp()
     socket:settimeout(25000)
@@ -89,6 +92,7 @@ function M.load(given)
         local became = not status and "broken" or is_right(text, status, body) and "answered" or "wrong"
         count[became] = count[became] + 1
         if became == "wrong" then count.example = status .. " " .. tostring(body) end
+        if became == "wrong" and status == 200 then count.liar = count.liar + 1 end
         if not given.keeps or became ~= "answered" then
           socket:close()
           socket = nil
@@ -104,8 +108,8 @@ end
 
 --- The counts as text: "answered 7, broken 0, ..."
 function M.text(count)
-  return ("sent %d, answered %d, wrong %d, refused %d, broken %d %s"):format(count.sent, count.answered, count.wrong,
-    count.refused, count.broken, count.example or "")
+  return ("sent %d, answered %d, wrong %d, refused %d, broken %d, liar %d %s"):format(count.sent, count.answered,
+    count.wrong, count.refused, count.broken, count.liar, count.example or "")
 end
 
 return M

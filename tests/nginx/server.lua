@@ -32,9 +32,9 @@ function M.missing()
   if not succeeds "command -v curl" then return "no curl" end
 end
 
---- Wait until `is_true()`, for at most GUARD_S. @return what it returned, or raises `what`
-function M.wait_until(what, is_true)
-  local until_s = os.time() + GUARD_S
+--- Wait until `is_true()`, for `most_s` (GUARD_S) at most. @return what it returned, or raises `what`
+function M.wait_until(what, is_true, most_s)
+  local until_s = os.time() + (most_s or GUARD_S)
   repeat
     local value = is_true()
     if value then return value end
@@ -71,7 +71,7 @@ http {
   access_log off;
   client_body_temp_path body; proxy_temp_path proxy;
   fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-  lua_package_path "$ROOT/lua/?.lua;$ROOT/lua/?/init.lua;;";
+  $PATH
   $HTTP
   server {
     listen 127.0.0.1:$PORT backlog=4096;
@@ -93,17 +93,33 @@ http {
 
 local Server = {}
 Server.__index = Server
+local running = {} -- every server that has not been stopped
+
+local function new_server()
+  local self = setmetatable({ folder = output_of "mktemp -d" }, Server)
+  running[self] = true
+  return self
+end
+
+--- Stop those that are left, after an error.
+function M.stop_all()
+  for server in pairs(running) do
+    if server.pid then server:stop() end
+  end
+end
 
 local function fill(text, values)
   return (text:gsub("%$(%u+)", values))
 end
 
---- @param given table  workers (1), main, http, server: blocks of configuration
+--- @param given table  workers (1), main, http, server: blocks of configuration; own_path: http
+-- says where modules are
 function M.start(given)
-  local self = setmetatable({ folder = output_of "mktemp -d" }, Server)
+  local self = new_server()
   local values = {
     MODULES = MODULES, ROOT = M.root, WORKERS = tostring(given.workers or 1),
     USER = output_of "id -u" == "0" and "user root;" or "", MAIN = given.main or "",
+    PATH = given.own_path and "" or 'lua_package_path "$ROOT/lua/?.lua;$ROOT/lua/?/init.lua;;";',
     HTTP = given.http or "", SERVER = given.server or "", FOLDER = self.folder,
   }
   math.randomseed(os.time() + tonumber(output_of "echo $$"))
@@ -151,6 +167,7 @@ function Server:ends_within(s)
 end
 
 function Server:stop()
+  running[self] = nil
   self:signal "TERM"
   if not self:ends_within(5) then
     os.execute(("kill -KILL %d $(pgrep -P %d) 2>/dev/null"):format(self.pid, self.pid))
@@ -177,14 +194,15 @@ function Server:eval(code)
 end
 
 --- The same, beside what this spec does. @return function  that waits for its answer
-function Server:begin(code)
+-- @param most_s number|nil  how long that may take
+function Server:begin(code, most_s)
   self.begun = (self.begun or 0) + 1
   local path = ("%s/begin%d"):format(self.folder, self.begun)
   write(path .. ".lua", code)
   os.execute(("{ curl -s -m %d --data-binary @%s.lua %s/eval >%s.out; echo >%s.done; } >/dev/null 2>&1 &")
-    :format(GUARD_S, path, self.url, path, path))
+    :format(most_s or GUARD_S, path, self.url, path, path))
   return function()
-    M.wait_until("the answer of a request that runs beside", function() return read(path .. ".done") ~= "" end)
+    M.wait_until("the answer of a request that runs beside", function() return read(path .. ".done") ~= "" end, most_s)
     return read(path .. ".out")
   end
 end
@@ -209,7 +227,7 @@ end
 --- The example gateway, by its own start.sh.
 -- @param given table  upstream: its URL; workers, options, shared: as start.sh takes them
 function M.gateway(given)
-  local self = setmetatable({ folder = output_of "mktemp -d" }, Server)
+  local self = new_server()
   local words = ""
   for _, name in ipairs { "upstream", "workers", "options", "shared" } do
     if given[name] then words = words .. " --" .. name .. " " .. M.quote(tostring(given[name])) end

@@ -27,3 +27,5 @@ $LUAJIT tests/soak/http.lua "${SOAK_REQUESTS:-100000}"
 
 echo "== a real embedding model"
 $LUAJIT tests/soak/embeddings.lua
+echo "== the gateway: minutes of load, failing upstream, reloads, a million requests"
+$LUAJIT tests/soak/gateway.lua

@@ -253,7 +253,7 @@ describe("the example gateway", function()
     test(("gives each of 200 connections its own vectors, %d worker(s)%s"):format(given.workers,
       given.shared and " in front of one that batches" or ""), given, function(gateway)
         local text = drive(gateway, [[
-          local until_s = ngx.now() + 1.5
+          local until_s = ngx.now() + 1
           return driver.text(driver.load { port = port, clients = 200, keeps = true,
             stop = function() return ngx.now() > until_s end })
         ]])

@@ -271,7 +271,7 @@ describe("in an nginx worker:", function()
         b:stop()
       } }
     ]] }, function(server)
-      for i = 1, 30 do assert.equal(i .. "\n", (server:get("/?x=" .. i))) end
+      for i = 1, 8 do assert.equal(i .. "\n", (server:get("/?x=" .. i))) end
       server:signal "QUIT"
       assert.is_true(server:ends_within(5))
     end)
@@ -279,13 +279,13 @@ describe("in an nginx worker:", function()
 
   test("timers that nginx drops or refuses delay a batch, and lose none", function()
     for _, limit in ipairs { "lua_max_running_timers 4;", "lua_max_pending_timers 6;" } do
-      with_server({ http = limit .. worker "max_batch_size = 1, max_concurrent_batches = 20, batch_timeout_s = 0" },
+      with_server({ http = limit .. worker "max_batch_size = 1, max_concurrent_batches = 10, batch_timeout_s = 0" },
         function(server)
-          assert.equal("40", server:eval [[
-            b:set { inference_fn = function(records) tb.sleep(0.2) return answer(records, {}) end }
+          assert.equal("15", server:eval [[
+            b:set { inference_fn = function(records) tb.sleep(0.1) return answer(records, {}) end }
             local futures, n = {}, 0
-            for i = 1, 40 do futures[i] = b:submit(i) end
-            for i = 1, 40 do n = n + (futures[i]:await(25) == "re:" .. i and 1 or 0) end
+            for i = 1, 15 do futures[i] = b:submit(i) end
+            for i = 1, 15 do n = n + (futures[i]:await(25) == "re:" .. i and 1 or 0) end
             return n
           ]])
         end)

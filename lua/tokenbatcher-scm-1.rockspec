@@ -1,0 +1,23 @@
+-- luarocks make lua/tokenbatcher-scm-1.rockspec     (in a checkout; see README.md)
+rockspec_format = "3.0"
+package = "tokenbatcher"
+version = "scm-1"
+source = { url = "." }
+description = {
+  summary = "Batches records of many producers within a token budget",
+  detailed = [[
+    Records from many producers go in, batches within a token budget come out, one inference
+    function runs over each, every producer gets its own answer. For LuaJIT and OpenResty.
+  ]],
+  license = "MIT",
+}
+supported_platforms = { "linux" }
+dependencies = { "lua == 5.1" }
+external_dependencies = { LIBEV = { header = "ev.h" } }
+build = {
+  type = "make",
+  build_target = "build/libtokenbatcher.so",
+  install_target = "install-rock",
+  install_variables = { LUADIR = "$(LUADIR)", LIBDIR = "$(LIBDIR)" },
+  copy_directories = {},
+}
