@@ -237,6 +237,19 @@ describe("in an nginx worker:", function()
     end)
   end)
 
+  test("ngx.exit in inference_fn fails its batch, and the batcher goes on", function()
+    with_server({ http = worker "batch_timeout_s = 0" }, function(server)
+      assert.equal("inference_failed re:next", server:eval [[
+        b:set { inference_fn = function(records)
+          if records[1] == "exit" then ngx.exit(500) end
+          return answer(records, {})
+        end }
+        local _, err = b:submit("exit"):await(20)
+        return err.code .. " " .. b:submit("next"):await()
+      ]])
+    end)
+  end)
+
   test("spawn and gather work, and an error that nobody awaits is in the log", function()
     with_server({ http = worker "" }, function(server)
       assert.equal("3 coroutine_failed", server:eval [[

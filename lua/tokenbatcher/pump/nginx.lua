@@ -15,6 +15,10 @@
 -- is none to be had. So a job that has not begun after a second is given another timer, by the
 -- pump or by anyone who waits; whichever comes first runs it, the other finds it begun.
 --
+-- THE SPECIAL PROBLEM OF NGX.EXIT. In a timer it ends the light thread, from inside, and nothing
+-- returns. Only the collector notices: a task's guard lives on the thread's stack and nowhere
+-- else, so a guard that is collected before the task has ended says that it never will.
+--
 -- THE SPECIAL PROBLEM OF LEAVING. An exiting worker tells pending timers only. While the pump
 -- lives, one is pending for that (`sentinel`). From then on all that is queued is due at once,
 -- records still come in (a handler may be reading its body), and when exit_timeout_s have
@@ -41,6 +45,8 @@ local SENTINEL_S = 10
 -- How long to wait before looking whether all that was started has begun.
 local WATCH_S = 1
 local WATCH_US = WATCH_S * 1e6
+-- How far the collector goes each time, so that it finds a thread that was ended.
+local GC_STEP_KB = 1000
 -- Waiters kept for later, semaphores included.
 local SPARE = 1024
 
@@ -97,11 +103,41 @@ local function ask_for_timer(job, now)
     .. "trying again"):format(tostring(err)))
 end
 
+local running = 0 -- tasks that have begun and not ended
+local lost = {} -- those whose light thread is gone
+
+local function guard(task)
+  local proxy = newproxy(true)
+  getmetatable(proxy).__gc = function()
+    if not task.is_over then lost[#lost + 1] = task end
+  end
+  return proxy
+end
+
+local function end_task(task, ok, ...)
+  task.is_over, running = true, running - 1
+  ended(task, ok, ...)
+  pump.wake()
+end
+
+local function end_lost()
+  while lost[1] do
+    end_task(table.remove(lost), false, "its light thread was ended from within (by ngx.exit?)")
+  end
+end
+
+local watched_at = 0
+
+-- Once in a while: has all begun that was started, is all there that has begun?
 local function watch()
   local now = real_now()
+  if now - watched_at < WATCH_US then return end
+  watched_at = now
   for job, at in pairs(unstarted) do
     if now - at >= WATCH_US then ask_for_timer(job, now) end
   end
+  if running > 0 then collectgarbage("step", GC_STEP_KB) end
+  end_lost()
 end
 
 function pump.has_unstarted() return next(unstarted) ~= nil end
@@ -110,18 +146,14 @@ function pump.has_unstarted() return next(unstarted) ~= nil end
 
 local function run_task(task)
   if task.owner then ngx.ctx[OWNER] = task.owner end
-  local traceback
+  running = running + 1
   local function remember(value)
-    traceback = debug.traceback(errors.text(value), 2)
+    task.traceback = debug.traceback(errors.text(value), 2)
     return value
   end
-  local function finish(ok, ...)
-    task.traceback = traceback
-    ended(task, ok, ...)
-    pump.wake()
-  end
-  local arguments = task.arguments
-  finish(xpcall(task.fn, remember, unpack(arguments, 1, arguments.n)))
+  local arguments, proxy = task.arguments, guard(task)
+  end_task(task, xpcall(task.fn, remember, unpack(arguments, 1, arguments.n)))
+  return proxy -- until here it is alive
 end
 
 --- Run task.fn(unpack(task.arguments)) soon.
