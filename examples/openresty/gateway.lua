@@ -50,8 +50,9 @@ local function batcher_for(request)
   if batchers[name] then return batchers[name] end
   if #names >= M.settings.max_batchers then return nil end
   local load = setmetatable({ since = tb.now(), cost = 0 }, Load)
-  local function infer(texts, info) -- model, dimensions and format are those of all in this batcher
-    local items = upstream.embed(M.settings, request, texts, info)
+  local fields = { model = request.model, dimensions = request.dimensions, encoding_format = request.encoding_format }
+  local function infer(texts, info)
+    local items = upstream.embed(M.settings, fields, texts, info)
     load:add(info.cost)
     return items
   end
@@ -73,7 +74,10 @@ local function read_request(body)
     if not FIELDS[field] then return nil, "unknown field '" .. tostring(field) .. "'" end
   end
   local dimensions, format, input = request.dimensions, request.encoding_format, request.input
-  if type(request.model) ~= "string" or request.model == "" then return nil, "'model' must be a string" end
+  local model = request.model
+  if type(model) ~= "string" or #model < 1 or #model > 256 then
+    return nil, "'model' must be a string of 1 to 256 bytes"
+  end
   if dimensions and not (type(dimensions) == "number" and dimensions >= 1 and dimensions % 1 == 0) then
     return nil, "'dimensions' must be a whole number above 0"
   end
@@ -105,7 +109,10 @@ end
 
 --- POST /v1/embeddings
 function M.embeddings()
-  if ngx.req.get_method() ~= "POST" then return refuse(405, "use POST") end
+  if ngx.req.get_method() ~= "POST" then
+    ngx.header.allow = "POST"
+    return refuse(405, "use POST")
+  end
   ngx.req.read_body()
   local request, inputs = read_request(ngx.req.get_body_data())
   if not request then return refuse(400, inputs) end

@@ -41,12 +41,15 @@ trap clean_up EXIT
 user=''
 [ "$(id -u)" != 0 ] || user='user root;' # the workers read this checkout
 
+# A value as the right side of sed's s|||.
+plain() { printf %s "$1" | sed 's/[&|\\]/\\&/g'; }
+
 # fill TEMPLATE LISTEN WORKERS >FILE
 fill() {
-  key=${API_KEY:+"\"$API_KEY\""}
-  sed -e "s|@MODULES@|${NGINX_MODULES:-/usr/lib/nginx/modules}|" -e "s|@USER@|$user|" -e "s|@HERE@|$here|g" \
-    -e "s|@LISTEN@|$2|" -e "s|@WORKERS@|$3|" -e "s|@UPSTREAM@|$upstream|" -e "s|@OPTIONS@|$options|" \
-    -e "s|@API_KEY@|${key:-nil}|" -e "s|@LOG@|${log:-stderr}|" -e "s|@SOCKET@|$prefix/batching.sock|" "$1"
+  sed -e "s|@MODULES@|$(plain "${NGINX_MODULES:-/usr/lib/nginx/modules}")|" -e "s|@USER@|$user|" \
+    -e "s|@HERE@|$(plain "$here")|g" -e "s|@LISTEN@|$(plain "$2")|" -e "s|@WORKERS@|$(plain "$3")|" \
+    -e "s|@UPSTREAM@|$(plain "$upstream")|" -e "s|@OPTIONS@|$(plain "$options")|" -e "s|@LOG@|stderr|" \
+    -e "s|@SOCKET@|$(plain "$prefix")/batching.sock|" "$1"
 }
 
 # background NAME: an nginx of its own folder, stopped at the end

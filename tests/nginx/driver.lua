@@ -8,20 +8,22 @@ local cjson = require "cjson.safe"
 
 local M = {}
 
--- @return status, body; or nil and what went wrong
+-- @return status, body, and whether the server closes the connection (nginx does after a
+-- thousand requests); or nil and what went wrong
 local function read_answer(socket)
   local line, err = socket:receive "*l"
   if not line then return nil, err end
-  local status, length, is_chunked = tonumber(line:match " (%d%d%d)"), nil, false
+  local status, length, is_chunked, closes = tonumber(line:match " (%d%d%d)"), nil, false, false
   repeat
     line, err = socket:receive "*l"
     if not line then return nil, err end
     length = tonumber(line:lower():match "^content%-length: (%d+)") or length
     is_chunked = is_chunked or line:lower():find "^transfer%-encoding: chunked" ~= nil
+    closes = closes or line:lower():find "^connection: close" ~= nil
   until line == ""
   if not is_chunked then
     local body = socket:receive(length or 0)
-    return body and status, body
+    return body and status, body, closes
   end
   local parts = {}
   while true do
@@ -30,12 +32,12 @@ local function read_answer(socket)
     if not size then return nil, "closed" end
     local part = size > 0 and socket:receive(size) or ""
     if not part or not socket:receive(2) then return nil, "closed" end
-    if size == 0 then return status, table.concat(parts) end
+    if size == 0 then return status, table.concat(parts), closes end
     parts[#parts + 1] = part
   end
 end
 
---- One request on a connected socket. @return status, body, or nil
+--- One request on a connected socket. @return status, body, does the server close; or nil
 function M.exchange(socket, path, body, headers)
   local ok = socket:send { "POST ", path, " HTTP/1.1\r\nHost: test\r\n", headers or "",
     "Content-Length: ", #body, "\r\n\r\n", body }
@@ -87,13 +89,13 @@ function M.load(given, count)
         n = n + 1
         local text = ("text %d of client %d"):format(n, number)
         count.sent = count.sent + 1
-        local status, body = M.exchange(socket, "/v1/embeddings", cjson.encode { model = "m", input = text },
+        local status, body, closes = M.exchange(socket, "/v1/embeddings", cjson.encode { model = "m", input = text },
           given.keeps and "" or "Connection: close\r\n")
         local became = not status and "broken" or is_right(text, status, body) and "answered" or "wrong"
         count[became] = count[became] + 1
         if became == "wrong" then count.example = status .. " " .. tostring(body) end
         if became == "wrong" and status == 200 then count.liar = count.liar + 1 end
-        if not given.keeps or became ~= "answered" then
+        if closes or not given.keeps or became ~= "answered" then
           socket:close()
           socket = nil
         end

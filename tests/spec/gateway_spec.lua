@@ -231,12 +231,20 @@ describe("the example gateway", function()
       ]]))
     end)
 
-  test("a client that leaves frees its place", { options = "batch_timeout_s = 30" }, function(gateway)
-    nginx.output_of(("curl -s -m 0.3 -d %s %s/v1/embeddings"):format(nginx.quote(one "x"), gateway.url))
-    nginx.wait_until("the cancel", function()
-      return gateway:get("/metrics"):find 'tokenbatcher_cancelled_total{name="m %- %-"} 1'
+  for _, shared in ipairs { "no", "yes" } do
+    test("a client that leaves frees its place" .. (shared == "yes" and ", one batching worker behind" or ""),
+      { options = "batch_timeout_s = 30", shared = shared }, function(gateway)
+        nginx.output_of(("curl -s -m 0.3 -d %s %s/v1/embeddings"):format(nginx.quote(one "x"), gateway.url))
+        nginx.wait_until("the cancel", function()
+          return gateway:get("/metrics"):find 'tokenbatcher_cancelled_total{name="m %- %-"} 1'
+        end)
+      end)
+  end
+
+  test("takes options and keys with any characters", { options = 'log = function(_, t) return t:find "a|b&c" end' },
+    function(gateway)
+      assert.equal(200, select(2, embed(gateway, one "x", "-H 'x-api-key: |&\\'")))
     end)
-  end)
 
   test("has /health and /metrics", {}, function(gateway)
     assert.equal("", (gateway:get "/metrics"))

@@ -137,6 +137,17 @@ describe("in an nginx worker:", function()
     end)
   end)
 
+  test("exit_timeout takes seconds, and nothing else", function()
+    with_server({ http = worker "" }, function(server)
+      for _, value in ipairs { "-1", "0/0", "'1'", "nil" } do
+        assert.matches("exit_timeout: a number of seconds >= 0 is needed",
+          server:eval(("return select(2, pcall(tb.exit_timeout, %s))"):format(value)))
+      end
+    end)
+    local _, outside = pcall(require("tokenbatcher").exit_timeout, 1)
+    assert.matches("for nginx workers", outside)
+  end)
+
   test("F7: all that is submitted in one turn of nginx's loop goes in one batch", function()
     with_server({ http = worker [[policy = "eager"]] }, function(server)
       local sizes = server:eval [[
