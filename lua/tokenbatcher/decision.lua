@@ -5,6 +5,7 @@
 -- queue and the batch are valid during form() only; afterwards they raise.
 
 local errors = require "tokenbatcher.errors"
+local no_suspend = require "tokenbatcher.no_suspend"
 local scheduler = require "tokenbatcher.scheduler"
 local tbffi = require "tokenbatcher.ffi"
 
@@ -314,7 +315,7 @@ end
 local function as_policy(fn, ...)
   local context = scheduler.context
   scheduler.context = "policy"
-  local ok, value = scheduler.call(fn, ...)
+  local ok, value = no_suspend(fn, ...)
   scheduler.context = context
   return ok, value
 end

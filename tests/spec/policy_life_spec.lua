@@ -412,3 +412,21 @@ describe("observe", function()
     assert.matches("observe raised: .*seen enough", said[1])
   end))
 end)
+
+describe("a function that makes a policy", function()
+  it("must not suspend: it is an error of start or set, and nothing has changed", virtually(function()
+    local function waiting()
+      coroutine.yield()
+      return { form = function() end }
+    end
+    local infer, calls = H.recorder()
+    local batcher = tb.TokenBatcher { inference_fn = infer, policy = waiting }
+    assert.matches("tried to suspend", H.message(batcher.start, batcher))
+    assert.is_false(batcher.is_running)
+    local other = H.start { inference_fn = infer }
+    assert.matches("tried to suspend", H.message(other.set, other, { policy = waiting, max_batch_size = 3 }))
+    H.submit_costs(other, { 1, 1, 1, 1 })
+    other:stop()
+    assert.same({ 4 }, H.sizes(calls))
+  end))
+end)

@@ -26,6 +26,7 @@
 -- an error, or the worker would never end.
 
 local errors = require "tokenbatcher.errors"
+local no_suspend = require "tokenbatcher.no_suspend"
 local tbffi = require "tokenbatcher.ffi"
 local C = tbffi.lib
 
@@ -56,28 +57,8 @@ local function real_now()
   return tonumber(C.tb_ev_now())
 end
 
--- --- functions that must not suspend --------------------------------------------
--- No coroutine can yield through gsub: one that tries gets an error instead.
-
-local held_fn, held_a, held_b, held_c, held_d, held_ok, held_value
-
-local function call_held()
-  held_ok, held_value = pcall(held_fn, held_a, held_b, held_c, held_d)
-end
-
-local function call(fn, a, b, c, d)
-  held_fn, held_a, held_b, held_c, held_d = fn, a, b, c, d
-  string.gsub(" ", " ", call_held)
-  local ok, value = held_ok, held_value
-  held_fn, held_a, held_b, held_c, held_d, held_value = nil, nil, nil, nil, nil, nil
-  if not ok and type(value) == "string" and value:find("yield across C-call boundary", 1, true) then
-    value = "it tried to suspend, which it must not"
-  end
-  return ok, value
-end
-
 -- What the scheduler calls; a table, so that a test may put another clock into it.
-local pump = { now = real_now, call = call, exit_timeout_s = EXIT_TIMEOUT_S }
+local pump = { now = real_now, call = no_suspend, exit_timeout_s = EXIT_TIMEOUT_S }
 
 local LEVELS = { warn = ngx.WARN, error = ngx.ERR }
 
