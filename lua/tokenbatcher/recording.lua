@@ -88,6 +88,11 @@ function Recording:flush()
   self.is_begun = true
 end
 
+-- A failed write has more results than one that succeeds; LuaJIT's compiled code around such a
+-- call was seen to take the one for the other.
+jit.off(Recording.write)
+jit.off(Recording.flush)
+
 local function flush_now_and_then(self, now_us)
   if now_us < self.flush_at_us then return end
   self.flush_at_us = now_us + FLUSH_US
