@@ -98,7 +98,7 @@ local function verdict(straight, batched)
 end
 
 local function cost_of_batching(upstream)
-  local options = [[policy = "eager", max_batch_size = 64, max_concurrent_batches = 64]]
+  local options = [[policy = "eager", max_batch_size = 32, max_concurrent_batches = 64]]
   for _, case in ipairs { { "2 ms asleep in the worker", "none" }, { "upstream over HTTP, 2 ms", upstream.url } } do
     local straight, batched = handlers("straight", case[2]), handlers("batched", case[2], options)
     local a, b = compare(straight, batched, 100, 3)
