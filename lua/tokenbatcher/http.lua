@@ -95,6 +95,9 @@ local function check_place(who)
     errors.misuse(who .. " needs the real clock: nothing can be sent under the virtual one")
   end
   scheduler.require_suspend(who)
+  if not scheduler.pump.attach then
+    errors.misuse(who .. " needs the libev loop; inside nginx use its cosockets (ngx.socket.tcp, resty.http)")
+  end
 end
 
 --- "Content-Type: a\r\n" lines as a table by lower-case name; of several, joined by ", ".

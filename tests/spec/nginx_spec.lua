@@ -148,6 +148,19 @@ describe("in an nginx worker:", function()
     assert.matches("for nginx workers", outside)
   end)
 
+  test("HTTP and threads, which need the libev loop, say so", function()
+    with_server({ http = worker "" }, function(server)
+      local said = server:eval [[return select(2, pcall(tb.http.get, "http://127.0.0.1:1/"))]]
+      assert.matches("http.get needs the libev loop; inside nginx use its cosockets", said)
+      local backend = server:eval [[
+        local c = tb.TokenBatcher { inference_fn = tb.backend.openai { base_url = "http://127.0.0.1:1", model = "m" } }
+        c:start()
+        return select(2, c:submit("x"):await()).message
+      ]]
+      assert.matches("needs the libev loop", backend)
+    end)
+  end)
+
   test("F7: all that is submitted in one turn of nginx's loop goes in one batch", function()
     with_server({ http = worker [[policy = "eager"]] }, function(server)
       local sizes = server:eval [[
