@@ -57,7 +57,7 @@ deps: ## install what the other targets of this command line need (Debian packag
 	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
 	  as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 	  $$as_root apt-get update -q && \
-	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends $$missing; \
 	else echo "deps: nothing is missing"; fi
 
 # --- the libraries ---------------------------------------------------------
