@@ -69,7 +69,7 @@ soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a milli
 fuzz: ## libFuzzer on the core for FUZZ_SECONDS (60)
 	B='$B' sh tests/fuzz/run.sh
 
-sanitize: ## the tests under ASan, UBSan, TSan and valgrind
+sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
 	B='$B' sh tests/sanitize.sh
 
 install-rock: $B/libtokenbatcher.so

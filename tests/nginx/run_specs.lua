@@ -140,7 +140,7 @@ end
 
 -- --- describe and it --------------------------------------------------------------
 
-local SKIP = {} -- raised by pending()
+local SKIP = { message = "skipped" } -- raised by pending()
 
 -- nginx's coroutine.create takes no C functions.
 local coroutines = setmetatable({
