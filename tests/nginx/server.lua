@@ -178,7 +178,7 @@ end
 --- A request. @param more string|nil  arguments of curl
 -- @return body, status
 function Server:get(path, more)
-  local text = output_of(("curl -s -m 20 -w '\\n%%{http_code}' %s %s"):format(more or "",
+  local text = output_of(("curl -s -m 300 -w '\\n%%{http_code}' %s %s"):format(more or "",
     M.quote(self.url .. path)))
   local body, status = text:match "^(.*)\n(%d+)$"
   return body, tonumber(status)
