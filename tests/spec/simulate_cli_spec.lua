@@ -269,6 +269,21 @@ describe("tokenbatcher simulate", function()
     assert.truthy(csv:find("\nfifo,speedup=1,3000,", 1, true))
   end)
 
+  it("what answers nothing has no latency, and is not the best in it", function()
+    local args = { "--arrivals", "poisson:rate=100,tokens=lognormal(6,1)", "--limit", "500", "--set",
+      "on_oversize=reject", "--policy", "fifo", "--sweep" }
+    args[#args + 1] = "target_batch_tokens=1,2000"
+    local out = simulate(unpack(args)).out
+    local none, some = out:match "(fifo target_batch_tokens=1 [^\n]+)\n(fifo target_batch_tokens=2000[^\n]+)"
+    assert.truthy(none:find "0%.000%s+0%.0%s+%-%s+%-%s+%-%s+%-%s+0%s+500", out)
+    assert.is_nil(none:find("*", 1, true), out)
+    assert.truthy(some:find "%d%*%s+[%d.]+%*%s+[%d.]+%*%s+[%d.]+%*", out)
+    if os.execute "command -v gnuplot >/dev/null 2>&1" ~= 0 then return end
+    args[#args] = "target_batch_tokens=1"
+    simulate("--plot", cli.path "none.svg", unpack(args))
+    assert.truthy(cli.read(cli.path "none.svg"):find("</svg>", 1, true))
+  end)
+
   it("draws pictures and writes a page with everything inside", function()
     if os.execute "command -v gnuplot >/dev/null 2>&1" ~= 0 then pending "skipped: no gnuplot" end
     local svg, png, page = cli.path "p.svg", cli.path "t.png", cli.path "r.html"
@@ -313,6 +328,14 @@ describe("tokenbatcher tune", function()
     local result = tune("--policy", "adaptive", "--vary", "latency_target_s=0.05..5", "--minimize", "latency_p99")
     assert.equal(0, result.status, result.err)
     assert.truthy(result.out:find "latency_target_s=" or result.out:find "the settings given")
+  end)
+
+  it("low latency bought by refusing what others answer is no gain", function()
+    local result = tune("--set", "on_oversize=reject", "--vary", "target_batch_tokens=1..64000", "--minimize",
+      "latency_p99")
+    assert.equal(0, result.status, result.err)
+    local target = tonumber(result.out:match "best%s+target_batch_tokens=(%d+)" or 32000)
+    assert.is_true(target > 5000, result.out) -- the longest of 4000 from lognormal(6,1) is above this
   end)
 
   it("says when the gain does not hold out, or there is none", function()

@@ -18,7 +18,8 @@ over those given, and how sure it is. The same seed gives the same answer.]]
 
 M.EPILOG = [[
 --vary name=from..to, or name=v1,v2,...; a name is an option of the batcher or a parameter
-of the policy. A range that spans a factor of ten or more is searched by orders of
+of the policy. For latency, settings that refuse, or let expire, more arrivals than those given
+do not count as better. A range that spans a factor of ten or more is searched by orders of
 magnitude. Ties go to the lower mean latency. Of made-up arrivals, the second half is as
 many with another seed. Arrivals and service models are those of tokenbatcher simulate. Exit
 status: 0 or 2.]]
@@ -100,6 +101,10 @@ local function verdict(found, goal)
   local searched = goal[2] * (goal[1](found.first[2]) - goal[1](found.first[1]))
   if found.is_default then return "nothing was found that is better than the settings given" end
   if searched == 0 then return "no gain: the settings given do as well; the best has the lower mean latency" end
+  if search.left_out(goal, found.held[1], found.held[2]) > 0 then
+    return "the gain does not hold out: on other arrivals it leaves more of them without an answer; "
+      .. "keep the settings given"
+  end
   if held <= 0 then return "the gain does not hold out: on other arrivals it is none; keep the settings given" end
   if found.pieces.low > 0 then return "the gain holds on arrivals that the search has not seen" end
   return "not sure: the gain is there on the held-out half, but its pieces do not agree"

@@ -1,5 +1,6 @@
 --- The table that people read: one row for each run in three blocks of columns, the best of a
--- column marked where there is a better side and not all are alike.
+-- column marked where there is a better side and not all are alike. A run that answered nothing
+-- has no latency, and no dash is the best.
 
 local output = require "tokenbatcher.sim.output"
 
@@ -29,20 +30,28 @@ local function of(name, part)
   return function(row) return part and row[name][part] or row[name] end
 end
 
--- {heading, value, form, which side is better: 1 more, -1 less, nil neither}
+-- The same where a row without answers, or without batches, has no value.
+local function if_any(counted, name, part)
+  local value = of(name, part)
+  return function(row) return row[counted] > 0 and value(row) or nil end
+end
+local function latency(part) return if_any("completed", "latency_s", part) end
+local function wait(part) return if_any("batches", "wait_s", part) end
+
+-- {heading, value (nil where there is none), form, which side is better: 1 more, -1 less, nil neither}
 local BLOCKS = {
   { "latency s", {
     { "records/s", of "throughput", short, 1 }, { "goodput %", of "goodput", percent, 1 },
-    { "p50", of("latency_s", "p50"), short, -1 }, { "p90", of("latency_s", "p90"), short, -1 },
-    { "p99", of("latency_s", "p99"), short, -1 }, { "max", of("latency_s", "max"), short, -1 },
+    { "p50", latency "p50", short, -1 }, { "p90", latency "p90", short, -1 },
+    { "p99", latency "p99", short, -1 }, { "max", latency "max", short, -1 },
     { "failed", of "failed", count, -1 }, { "rejected", of "rejected", count, -1 },
     { "expired", of "expired", count, -1 },
   } },
   { "queue wait s", {
-    { "mean", of("wait_s", "mean"), short, -1 }, { "p50", of("wait_s", "p50"), short, -1 },
-    { "p90", of("wait_s", "p90"), short, -1 }, { "p99", of("wait_s", "p99"), short, -1 },
-    { "max", of("wait_s", "max"), short, -1 }, { "busy %", of "utilization", percent },
-    { "padding", of "padding_ratio", decimal, -1 }, { "fairness", of "fairness", decimal, 1 },
+    { "mean", wait "mean", short, -1 }, { "p50", wait "p50", short, -1 },
+    { "p90", wait "p90", short, -1 }, { "p99", wait "p99", short, -1 },
+    { "max", wait "max", short, -1 }, { "busy %", of "utilization", percent },
+    { "padding", if_any("batches", "padding_ratio"), decimal, -1 }, { "fairness", if_any("batches", "fairness"), decimal, 1 },
   } },
   { "batches", {
     { "batches", of "batches", count }, { "size mean", of("batch_size", "mean"), short },
@@ -57,15 +66,23 @@ function M.label(row)
   return settings == "" and row.policy or row.policy .. " " .. settings
 end
 
--- The best value of a column; nil if all are alike or no side is better.
+-- The best value of a column, any before none; nil if all are alike or no side is better.
 local function best_of(rows, column)
   if not column[4] then return nil end
   local best, worst = -math.huge, math.huge
   for _, row in ipairs(rows) do
-    local value = column[4] * column[2](row)
-    best, worst = math.max(best, value), math.min(worst, value)
+    local value = column[2](row)
+    best = math.max(best, value and column[4] * value or -math.huge)
+    worst = math.min(worst, value and column[4] * value or -math.huge)
   end
   return best > worst and best or nil
+end
+
+--- What a cell shows. @param best number|nil  of best_of  @return its text, and whether it is the best
+function M.cell(row, column, best)
+  local value = column[2](row)
+  if not value then return "-", false end
+  return column[3](value), best ~= nil and column[4] * value == best
 end
 
 local function width_of(column)
@@ -88,9 +105,8 @@ local function block_lines(out, rows, labels, block)
       label = ""
     end
     for i, column in ipairs(block[2]) do
-      local value = column[2](row)
-      local mark = best[i] and column[4] * value == best[i] and "*" or " "
-      cells[i] = (" %" .. width_of(column) .. "s%s"):format(column[3](value), mark)
+      local text, is_best = M.cell(row, column, best[i])
+      cells[i] = (" %" .. width_of(column) .. "s%s"):format(text, is_best and "*" or " ")
     end
     local rest = block[3] and " " .. block[3](row) or ""
     out[#out + 1] = ("%-" .. width .. "s"):format(label) .. table.concat(cells) .. rest

@@ -37,9 +37,8 @@ local function table_of(rows, block)
   for _, row in ipairs(rows) do
     out[#out + 1] = "<tr><td>" .. escape(compare.label(row)) .. "</td>"
     for i, column in ipairs(block[2]) do
-      local value = column[2](row)
-      local is_best = best[i] and column[4] * value == best[i]
-      out[#out + 1] = ("<td%s>%s</td>"):format(is_best and " class=best" or "", column[3](value))
+      local text, is_best = compare.cell(row, column, best[i])
+      out[#out + 1] = ("<td%s>%s</td>"):format(is_best and " class=best" or "", text)
     end
     out[#out + 1] = (block[3] and "<td class=words>" .. escape(block[3](row)) .. "</td>" or "") .. "</tr>\n"
   end

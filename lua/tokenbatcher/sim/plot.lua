@@ -62,13 +62,15 @@ set yrange [0:100]
 end
 
 local function frontier(out, groups)
-  local plots = {}
+  local plots, y_range = {}, "1:10"
   for i, group in ipairs(groups) do
     local points = {}
     table.sort(group.rows, function(a, b) return a.throughput < b.throughput end)
-    for k, row in ipairs(group.rows) do
-      points[k] = { row.throughput, math.max(1e-6, row.latency_s.p50), math.max(1e-6, row.latency_s.p99) }
+    for _, row in ipairs(group.rows) do
+      points[#points + 1] = row.completed > 0
+        and { row.throughput, math.max(1e-6, row.latency_s.p50), math.max(1e-6, row.latency_s.p99) } or nil
     end
+    if #points > 0 then y_range = "*:*" else points[1] = { 0, "NaN", "NaN" } end -- no answers, no latency
     table.insert(out, 1, gnuplot.block("frontier" .. i, points))
     local style = gnuplot.style(group.colour, 1)
     plots[#plots + 1] = ("$frontier%d using 1:3 with linespoints %s pt 7 ps 0.8 title %s"):format(i, style,
@@ -83,10 +85,9 @@ unset logscale x
 set logscale y
 set format y '%g'
 set xrange [0:*]
-set yrange [*:*]
 set offsets 0, graph 0.05, 0, 0
 ]]
-  out[#out + 1] = "plot " .. table.concat(plots, ", \\\n  ")
+  out[#out + 1] = ("set yrange [%s]\nplot %s"):format(y_range, table.concat(plots, ", \\\n  "))
 end
 
 --- @return script, width, height for gnuplot.draw

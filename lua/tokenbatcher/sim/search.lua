@@ -17,7 +17,9 @@ local TRIES = 100 -- for a setting that is allowed
 local PIECES, RESAMPLES = 10, 2000
 local DECADE = 10 -- a range wider than this is searched by orders of magnitude
 
---- What may be searched for: name -> {value of a row, 1: more is better, -1: less}.
+--- What may be searched for: name -> {value of a row, 1: more is better, -1: less}. Where less is
+-- better, a setting that leaves more arrivals without an answer than those given is worse than any
+-- that does not: who refuses nearly all answers the rest at once.
 M.GOALS = {
   goodput = { function(row) return row.goodput end, 1 },
   throughput = { function(row) return row.throughput end, 1 },
@@ -132,11 +134,20 @@ local function run(search, candidate, part)
   return row
 end
 
+--- Arrivals refused or expired in a row beyond those of the settings given, where the goal counts answers only.
+function M.left_out(goal, given, row)
+  if goal[2] > 0 then return 0 end
+  return math.max(0, row.rejected + row.expired - given.rejected - given.expired)
+end
+
 -- Better first; of equals the lower mean latency, then who was drawn first.
 local function sort_by_goal(search, list)
-  local value, sign = search.goal[1], search.goal[2]
-  for i, candidate in ipairs(list) do candidate.place = i end
+  local value, sign, given = search.goal[1], search.goal[2], search.base.row
+  for i, candidate in ipairs(list) do
+    candidate.place, candidate.left_out = i, M.left_out(search.goal, given, candidate.row)
+  end
   table.sort(list, function(a, b)
+    if a.left_out ~= b.left_out then return a.left_out < b.left_out end
     local x, y = sign * value(a.row), sign * value(b.row)
     if x ~= y then return x > y end
     if a.row.latency_s.mean ~= b.row.latency_s.mean then return a.row.latency_s.mean < b.row.latency_s.mean end
@@ -147,7 +158,10 @@ end
 local function halve(search, list)
   for r, share in ipairs(RUNGS) do
     local part = { first = 0, count = math.max(1, math.floor(share * search.half)), seed = 0 }
-    for _, candidate in ipairs(list) do candidate.row = run(search, candidate, part) end
+    search.base.row = run(search, search.base, part)
+    for _, candidate in ipairs(list) do
+      if candidate ~= search.base then candidate.row = run(search, candidate, part) end
+    end
     sort_by_goal(search, list)
     if r < #RUNGS then
       for i = #list, math.max(1, math.ceil(#list / 2)) + 1, -1 do list[i] = nil end
@@ -212,6 +226,7 @@ function M.run(job, given)
   }
   local base = { settings = {}, policy_text = given.policy and given.policy.text, policy = given.policy
     and given.policy.value }
+  search.base = base
   search.total = run(search, base, nil).records
   search.half = math.floor(search.total / 2)
   if search.half < PIECES then
@@ -221,10 +236,9 @@ function M.run(job, given)
   for i = 2, given.settings do list[i] = draw(search) end
   halve(search, list)
   refine(search, list)
-  local best, part = list[1], { first = 0, count = search.half, seed = 0 }
-  local whole = held_out(search)
+  local best, whole = list[1], held_out(search)
   return {
-    best = best, base = base, is_default = best == base, first = { run(search, base, part), best.row },
+    best = best, base = base, is_default = best == base, first = { base.row, best.row },
     held = { run(search, base, whole), run(search, best, whole) }, pieces = judge_pieces(search, base, best),
     runs = search.runs, half = search.half, total = search.total,
   }
