@@ -69,6 +69,7 @@ local function read_parameters(kind, text)
     if not is_known then
       return nil, ("unknown parameter '%s'; did you mean '%s'?"):format(name, errors.nearest(name, known))
     end
+    if given[name] then return nil, name .. " is given twice" end
     local message
     given[name], message = READ[name](value)
     if not given[name] then return nil, ("%s=%s: %s"):format(name, value, message) end

@@ -13,6 +13,7 @@ local byte, floor, max = string.byte, math.floor, math.max
 local M = {}
 
 local MAX_COST = 1e12
+local MAX_FRACTION = 20 -- digits of a fraction of a second; hundreds would overflow
 M.VERSION = 1
 
 local function is_number(value, most)
@@ -47,14 +48,22 @@ local function days_from(year, month, day)
   return 365 * year + leap_days + floor((153 * month - 457) / 5) + day - 719469
 end
 
+local DAYS = { 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 }
+
+local function is_day(year, month, day)
+  if month < 1 or month > 12 or day < 1 or day > DAYS[month] then return false end
+  return month ~= 2 or day < 29 or (year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0))
+end
+
 -- "2023-11-16 18:17:03" to whole seconds.
 local function whole_seconds(text, at)
   local century, year = two(text, at), two(text, at + 2, 45)
   local month, day = two(text, at + 5, 45), two(text, at + 8, 32) or two(text, at + 8, 84)
   local hour, minute, second = two(text, at + 11, 58), two(text, at + 14, 58), two(text, at + 17)
   if not (century and year and month and day and hour and minute and second) then return end
-  if month < 1 or month > 12 or day < 1 or day > 31 or hour > 23 or minute > 59 or second > 60 then return end
-  return days_from(100 * century + year, month, day) * 86400 + hour * 3600 + minute * 60 + second
+  year = 100 * century + year
+  if not is_day(year, month, day) or hour > 23 or minute > 59 or second > 60 then return end
+  return days_from(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
 end
 
 -- The fraction and the time zone "+00:00" or "Z", if there are any; and the place behind them.
@@ -62,7 +71,7 @@ local function fraction(text, at)
   local value = 0
   if byte(text, at) == 46 then
     local part, next_at = digits(text, at + 1)
-    if not part then return end
+    if not part or next_at > at + MAX_FRACTION then return end
     value, at = part / 10 ^ (next_at - at - 1), next_at
   end
   if byte(text, at) == 90 then return value, at + 1 end

@@ -60,13 +60,15 @@ local function compile(text)
   return fn
 end
 
--- A user's function of a table, called with one that is used again and again.
-local function adapt(fn)
+-- A user's function of a table, called with one that is used again and again. What it raises names its file.
+local function adapt(fn, path)
   local batch = {}
   return function(tokens, padded, records, max_tokens, output_tokens, max_output_tokens)
     batch.tokens, batch.padded, batch.records, batch.max_tokens = tokens, padded, records, max_tokens
     batch.output_tokens, batch.max_output_tokens = output_tokens, max_output_tokens
-    return fn(batch)
+    local ok, value = pcall(fn, batch)
+    if not ok then error(("--service %s raised: %s"):format(path, errors.text(value)), 0) end
+    return value
   end
 end
 
@@ -74,12 +76,12 @@ local function load_file(path)
   local chunk, message = loadfile(path, "t")
   if not chunk then return nil, message end
   local ok, value = pcall(chunk)
-  if not ok then return nil, errors.text(value) end
+  if not ok then return nil, ("%s raised: %s"):format(path, errors.text(value)) end
   if not errors.is_callable(value) then
     return nil, ("%s must return a function of a batch, got %s"):format(path,
       value == nil and "nil" or "a " .. type(value))
   end
-  return adapt(value)
+  return adapt(value, path)
 end
 
 --- @param text string  as above

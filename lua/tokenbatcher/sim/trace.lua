@@ -17,6 +17,7 @@ Trace.__index = Trace
 
 local BLOCK_ROWS = 65536
 local CHUNK_BYTES = 65536
+local LINE_BYTES = 16 * 1024 * 1024 -- at the most; what has no line ends is no trace
 local GARBAGE_STEP = 200
 local NAMED_BAD_ROWS = 5 -- more are only counted
 local SHOWN_BYTES = 160
@@ -47,22 +48,30 @@ function Lines:close()
   self.file = nil
 end
 
+-- Read on to where a line ends, or to the end of the file. A long line is put together once.
 local function fill(self)
-  local more, message = self.file:read(CHUNK_BYTES)
-  if not more then
-    self:close()
-    if message then error(("cannot read %s: %s"):format(self.path, message), 0) end
-    return false
-  end
-  self.chunk, self.at = self.chunk:sub(self.at) .. more, 1
+  local parts, bytes = { self.chunk:sub(self.at) }, 0
+  repeat
+    local more, message = self.file:read(CHUNK_BYTES)
+    if not more then
+      self:close()
+      if message then error(("cannot read %s: %s"):format(self.path, message), 0) end
+      break
+    end
+    parts[#parts + 1], bytes = more, bytes + #more
+    if bytes > LINE_BYTES then error(("%s:%d: the line is longer than 16 MiB"):format(self.path, self.number + 1), 0) end
+  until more:find("\n", 1, true)
+  self.chunk, self.at = table.concat(parts), 1
   collectgarbage("step", GARBAGE_STEP) -- compiled code makes little else that would drive the collector
-  return true
 end
 
 --- Where the next line is in self.chunk, without its end: from, to; nil after the last.
 function Lines:next()
   local stop = self.chunk:find("\n", self.at, true)
-  while not stop and self.file and fill(self) do stop = self.chunk:find("\n", self.at, true) end
+  if not stop and self.file then
+    fill(self)
+    stop = self.chunk:find("\n", self.at, true)
+  end
   local from = self.at
   if not stop then
     if from > #self.chunk then return nil end
@@ -97,7 +106,8 @@ end
 function M.open(path, options)
   local lines, message = open_lines(path)
   if not lines then return nil, "cannot open the trace: " .. message end
-  local first = next_text(lines)
+  local ok, first = pcall(next_text, lines)
+  if not ok then return nil, first end
   if not first then return nil, ("the trace %s is empty"):format(path) end
   local format
   format, message = formats.detect(first)
