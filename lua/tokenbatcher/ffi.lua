@@ -144,6 +144,15 @@ function M.is_same_file(fd, file)
   return lib.tb_ev_same_file(fd, file) == 1
 end
 
+--- Are both names of one plain file?
+function M.are_same_file(file, other)
+  local fd = M.open(file)
+  if not fd then return false end
+  local is_same = M.is_same_file(fd, other)
+  M.close(fd)
+  return is_same
+end
+
 function M.close(fd)
   ffi.C.close(fd)
 end

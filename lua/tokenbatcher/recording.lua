@@ -39,11 +39,16 @@ local function open(self, mode)
   return true
 end
 
---- Begin a file. "%p" in its name stands for the number of the process.
+--- The file that is meant. "%p" in its name stands for the number of the process.
+function M.path_of(name)
+  return (name:gsub("%%p", process_id))
+end
+
+--- Begin a file.
 -- @param name string  the file  @param batcher table  with _values.name, for the header
 -- @return a recording, or nil and a message
 function M.new(name, batcher, now_us)
-  local path = name:gsub("%%p", process_id)
+  local path = M.path_of(name)
   if in_use[path] then return nil, ("the file '%s' is being recorded to already"):format(path) end
   local self = setmetatable({
     path = path, name = name, batcher = batcher, origin_us = now_us, last_us = now_us, flush_at_us = now_us + FLUSH_US,

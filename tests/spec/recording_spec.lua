@@ -212,6 +212,22 @@ describe("a recorded run and its simulation", function()
       "TIMESTAMP,ContextTokens,GeneratedTokens"))):find("Azure CSV", 1, true))
   end)
 
+  it("run --record writes over nothing that is read, nor over the answers", function()
+    local script, input = cli.file("s.lua", cli.ECHO), cli.file("in.jsonl", "1\n2\n")
+    local function refuses(path, output, what)
+      local result = cli.command { "run", script, "--input", input, "--output", output, "--record", path }
+      assert.equal(2, result.status, result.out .. result.err)
+      assert.truthy(result.err:find(what .. ".* cannot be the recording"), result.err)
+    end
+    refuses(cli.folder .. "/./in.jsonl", cli.path "out.jsonl", "the input")
+    refuses(script, cli.path "out.jsonl", "the script")
+    refuses(cli.path "out.jsonl", cli.path "out.jsonl", "the output")
+    cli.file("out.jsonl", "")
+    refuses(cli.folder .. "/./out.jsonl", cli.path "out.jsonl", "the output")
+    assert.equal("1\n2\n", cli.read(input))
+    assert.equal(cli.ECHO, cli.read(script))
+  end)
+
   it("run --record, fit and simulate work together on the command line", function()
     local prompts, stream = {}, random.new(5, "prompts")
     for i = 1, 400 do prompts[i] = ('{"text":"%s"}'):format(("x"):rep(math.ceil(200 * stream:exponential()))) end

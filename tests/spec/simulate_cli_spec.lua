@@ -93,7 +93,8 @@ describe("tokenbatcher simulate", function()
     bad("b.csv", azure "2023-11-17 00:00:00.5,1,-1", 5, "GeneratedTokens is '-1'", 4)
     bad("b.csv", azure "2023-13-17 00:00:00.5,1,1", 5, "TIMESTAMP is '2023-13-17 00:00:00.5'", 4)
     bad("b.csv", azure "2023-02-29 00:00:00.5,1,1", 5, "TIMESTAMP is '2023-02-29 00:00:00.5'", 4)
-    bad("b.csv", azure("2023-11-17 00:00:00." .. ("1"):rep(400) .. ",1,1"), 5, "TIMESTAMP is '2023-11-17 00:00:00.111", 4)
+    bad("b.csv", azure("2023-11-17 00:00:00." .. ("1"):rep(400) .. ",1,1"), 5, "TIMESTAMP is '2023-11-17 00:00:00.11",
+      4)
     bad("b.csv", azure "yesterday,1,1", 5, "TIMESTAMP is 'yesterday'", 4)
     bad("b.csv", azure "2023-11-17 00:00:00.0000000,1,1", 5, "0.150000 s before the row above", 4)
     bad("b.csv", azure "2023-11-17 00:00:00.5,9999999999999,1", 5, "above 1e12", 4)
@@ -186,10 +187,33 @@ describe("tokenbatcher simulate", function()
       refuses({ "simulate", "--trace", trace, "--service", cli.file("s.lua", "return function() error {} end") },
         "s.lua raised")
     end)
+    it("a result in the place of what is read, by whatever name, or of another result", function()
+      local model = cli.file("model.lua", "return function() return 1 end")
+      for _, flag in ipairs { "--json", "--csv", "--plot", "--timeline", "--report" } do
+        refuses({ "simulate", "--trace", trace, flag, cli.folder .. "/./azure.csv" }, flag, "is the trace")
+      end
+      assert.equal(AZURE, cli.read(trace))
+      refuses({ "simulate", "--trace", trace, "--service", model, "--csv", model }, "--csv", "is the service model")
+      refuses({ "simulate", "--trace", trace, "--json", "-", "--csv", "-" }, "--json and --csv cannot both be -")
+      refuses({ "simulate", "--trace", trace, "--plot", "x.svg", "--timeline", "x.svg" }, "cannot both be x.svg")
+    end)
+    it("an option swept twice, by another of its names, too", function()
+      refuses({ "simulate", "--trace", trace, "--sweep", "batch_timeout_s=0,1", "--sweep", "batch_timeout_s=2" },
+        "batch_timeout_s is given twice")
+      refuses({ "simulate", "--trace", trace, "--sweep", "target_batch_tokens=10,20", "--sweep",
+        "target_batch_cost=30" }, "target_batch_cost is given twice")
+    end)
+    it("a picture on a disk that is full", function()
+      if os.execute "command -v gnuplot >/dev/null 2>&1" ~= 0 then pending "skipped: no gnuplot" end
+      for _, name in ipairs { "full.svg", "full.png" } do
+        cli.shell("ln -sf /dev/full " .. cli.path(name))
+        refuses({ "simulate", "--trace", trace, "--plot", cli.path(name) }, name, "did not finish it")
+      end
+    end)
     it("a line without an end, in a moment", function()
       refuses({ "simulate", "--trace", "/dev/zero" }, "/dev/zero:1:", "longer than 16 MiB")
       local long = cli.path "long.csv"
-      cli.shell(("{ printf 'TIMESTAMP,ContextTokens,GeneratedTokens\\n'; head -c 20000000 /dev/zero; } >%s"):format(long))
+      cli.shell(("{ echo TIMESTAMP,ContextTokens,GeneratedTokens; head -c 20000000 /dev/zero; } >%s"):format(long))
       refuses({ "simulate", "--trace", long }, "long.csv:2:", "longer than 16 MiB")
     end)
     it("a trace that cannot be read twice", function()

@@ -12,6 +12,7 @@ local Future = require "tokenbatcher.future"
 local host = require "tokenbatcher.host"
 local lines = require "tokenbatcher.cli.lines"
 local options = require "tokenbatcher.options"
+local recording = require "tokenbatcher.recording"
 local report = require "tokenbatcher.cli.report"
 local scheduler = require "tokenbatcher.scheduler"
 local script = require "tokenbatcher.cli.script"
@@ -165,6 +166,22 @@ local function open_output(job, path)
   return true
 end
 
+-- A recording is written anew at the start: over nothing that is read, or written by another.
+local function check_recording(job, name, output)
+  if not name then return true end
+  local path = recording.path_of(name)
+  if tbffi.is_same_file(job.fd, path) then
+    return nil, ("the input (%s) cannot be the recording (%s), too"):format(job.input_name, path)
+  end
+  if tbffi.are_same_file(job.path, path) then
+    return nil, ("the script cannot be the recording (%s), too"):format(path)
+  end
+  if output and (output == path or tbffi.are_same_file(output, path)) then
+    return nil, ("the output cannot be the recording (%s), too"):format(path)
+  end
+  return true
+end
+
 --- @param args table  input, output, unordered, overrides (a list of {option, value}), given
 -- (name -> value of the script's own options)
 -- @return number exit status: 0 all answered, 1 some failed, or nil and a message
@@ -178,6 +195,7 @@ function M.run(definition, args)
     current = { decode = made.decode, encode = made.encode },
   }
   ok, message = open_input(job, args.input)
+  if ok then ok, message = check_recording(job, made.options.record, args.output) end
   if ok then ok, message = open_output(job, args.output) end
   if not ok then return nil, message end
   -- where answers scroll by, they are the progress

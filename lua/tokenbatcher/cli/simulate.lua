@@ -177,6 +177,27 @@ local function write_results(job, rows, timelines, args)
   return ok, message
 end
 
+local OUTPUTS = { "json", "csv", "plot", "timeline", "report" }
+
+-- What is read must not be written over, nor one result by another.
+local function check_files(definition, args)
+  local model = args.service and args.service:gsub("^@", "")
+  local read = { { "trace", args.trace }, { "service model", model }, { "script", definition and definition.path } }
+  for i, flag in ipairs(OUTPUTS) do
+    local path = args[flag]
+    for k = 1, path and 3 or 0 do
+      local what, name = read[k][1], read[k][2]
+      if name and tbffi.are_same_file(name, path) then return nil, ("--%s: %s is the %s"):format(flag, path, what) end
+    end
+    for k = 1, path and i - 1 or 0 do
+      if args[OUTPUTS[k]] == path then
+        return nil, ("--%s and --%s cannot both be %s"):format(OUTPUTS[k], flag, path)
+      end
+    end
+  end
+  return true
+end
+
 -- What cannot be drawn is said before anything runs.
 local function check_pictures(args, runs)
   for _, flag in ipairs { "plot", "timeline" } do
@@ -195,10 +216,14 @@ end
 --- @return number exit status, or nil and a message
 function M.run(definition, args)
   args.note = function(text) io.stderr:write("tokenbatcher: ", text, "\n") end
+  local ok, problem = check_files(definition, args)
+  if not ok then return nil, problem end
   local job, message = experiment.new(definition, args)
   if not job then return nil, message end
+  ok, problem = experiment.check_sweeps(args.sweep)
+  if not ok then return nil, problem end
   local variants, timelines = experiment.variants(args.policy, args.sweep), {}
-  local ok, problem = check_pictures(args, #variants)
+  ok, problem = check_pictures(args, #variants)
   if not ok then return nil, problem end
   if args.timeline or args.report then
     for i = 1, #variants do timelines[i] = timeline.new(args.window) end

@@ -51,7 +51,8 @@ local BLOCKS = {
     { "mean", wait "mean", short, -1 }, { "p50", wait "p50", short, -1 },
     { "p90", wait "p90", short, -1 }, { "p99", wait "p99", short, -1 },
     { "max", wait "max", short, -1 }, { "busy %", of "utilization", percent },
-    { "padding", if_any("batches", "padding_ratio"), decimal, -1 }, { "fairness", if_any("batches", "fairness"), decimal, 1 },
+    { "padding", if_any("batches", "padding_ratio"), decimal, -1 },
+    { "fairness", if_any("batches", "fairness"), decimal, 1 },
   } },
   { "batches", {
     { "batches", of "batches", count }, { "size mean", of("batch_size", "mean"), short },

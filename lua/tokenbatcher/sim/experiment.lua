@@ -163,6 +163,18 @@ function M.run(job, variant, how)
   return row
 end
 
+--- Is an option swept twice, by whichever of its names? @return true, or nil and a message
+function M.check_sweeps(sweeps)
+  local seen = {}
+  for _, sweep in ipairs(sweeps) do
+    local entry = options.by_name[sweep.name]
+    local name = entry and entry.name or sweep.name
+    if seen[name] then return nil, ("--sweep %s is given twice"):format(sweep.name) end
+    seen[name] = true
+  end
+  return true
+end
+
 -- Every combination of the sweeps' values, the last one changing fastest.
 local function combinations(sweeps, i, settings, out)
   local sweep = sweeps[i]

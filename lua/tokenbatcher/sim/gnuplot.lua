@@ -63,6 +63,18 @@ local function shell_quote(text)
   return "'" .. text:gsub("'", [['\'']]) .. "'"
 end
 
+local TAIL_BYTES = 16
+local ENDS = { svg = "</svg>%s*$", png = "IEND....$" }
+
+-- gnuplot says nothing of a disk that is full.
+local function is_whole(path, format)
+  local file = io.open(path, "rb")
+  local bytes = file and file:seek "end" or 0
+  local text = bytes > 0 and file:seek("set", math.max(0, bytes - TAIL_BYTES)) and file:read(TAIL_BYTES) or ""
+  if file then file:close() end
+  return text:find(ENDS[format]) ~= nil
+end
+
 --- Draw. @param script string  what follows the terminal and the output
 -- @return true, or nil and a message
 function M.draw(path, script, width, height)
@@ -81,8 +93,9 @@ function M.draw(path, script, width, height)
   local status = os.execute(("gnuplot %s >%s 2>&1 </dev/null"):format(shell_quote(script_path), shell_quote(log_path)))
   local log = read_and_remove(log_path)
   os.remove(script_path)
-  if status == 0 or status == true then return true end
-  return nil, "gnuplot: " .. log:gsub("%s+$", "")
+  if status ~= 0 and status ~= true then return nil, "gnuplot: " .. log:gsub("%s+$", "") end
+  if not is_whole(path, format) then return nil, ("cannot write %s: gnuplot did not finish it"):format(path) end
+  return true
 end
 
 --- Draw as SVG. @return its text, or nil and a message

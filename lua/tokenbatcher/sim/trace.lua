@@ -59,7 +59,9 @@ local function fill(self)
       break
     end
     parts[#parts + 1], bytes = more, bytes + #more
-    if bytes > LINE_BYTES then error(("%s:%d: the line is longer than 16 MiB"):format(self.path, self.number + 1), 0) end
+    if bytes > LINE_BYTES then
+      error(("%s:%d: the line is longer than 16 MiB"):format(self.path, self.number + 1), 0)
+    end
   until more:find("\n", 1, true)
   self.chunk, self.at = table.concat(parts), 1
   collectgarbage("step", GARBAGE_STEP) -- compiled code makes little else that would drive the collector
