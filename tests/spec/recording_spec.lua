@@ -207,6 +207,8 @@ describe("a recorded run and its simulation", function()
     record(path, { max_batch_size = 1 }, 3)
     assert.truthy(select(2, fit.of_recording(path)):find("has 3 batches that ran whole; 6 are needed", 1, true))
     assert.truthy(select(2, fit.of_recording "/nowhere"):find("/nowhere", 1, true))
+    assert.truthy(select(2, fit.of_recording "/tmp"):find("/tmp: Is a directory", 1, true))
+    assert.truthy(select(2, fit.of_recording(cli.file("x", ""))):find("is empty", 1, true))
     assert.truthy(select(2, fit.of_recording(cli.file("x", "hello"))):find("no trace of a known format", 1, true))
     assert.truthy(select(2, fit.of_recording(cli.file("x",
       "TIMESTAMP,ContextTokens,GeneratedTokens"))):find("Azure CSV", 1, true))

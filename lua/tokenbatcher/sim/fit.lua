@@ -29,11 +29,12 @@ end
 local function each_batch(path, fn)
   local file, message = io.open(path, "rb")
   if not file then return nil, "cannot open the recording: " .. message end
-  local first = file:read "*l"
+  local first, problem = file:read "*l"
   local format
   if not first then
     file:close()
-    return nil, ("the recording %s is empty"):format(path)
+    return nil, problem and ("cannot read the recording %s: %s"):format(path, problem)
+      or ("the recording %s is empty"):format(path)
   end
   format, message = formats.detect((first:gsub("\r$", "")))
   if format ~= formats.recording then
