@@ -146,20 +146,20 @@ run: all ## run the sample: 240 prompts through a simulated accelerator
 
 include tests/tests.mk
 
-# Where to, as one absolute path.
-ROOT     = $(abspath $(DESTDIR)$(PREFIX))
+# Where to, as one absolute path. By the shell: make's own functions take a space for an end.
+ROOT     = $(shell realpath -ms -- '$(DESTDIR)$(PREFIX)')
 VERSION := $(shell sed -n 's/.*_VERSION = "\(.*\)".*/\1/p' lua/tokenbatcher/init.lua)
 
 install: all $B/tokenbatcher.1 ## into PREFIX (/usr/local), below DESTDIR
-	install -d $(ROOT)/bin $(ROOT)/lib/pkgconfig $(ROOT)/include $(ROOT)/share/man/man1
-	install -m 755 $B/tokenbatcher $(ROOT)/bin/
-	install -m 644 $B/libtokenbatcher*.a $B/libtokenbatcher*.so $(ROOT)/lib/
-	install -m 644 include/*.h $(ROOT)/include/
-	install -m 644 $B/tokenbatcher.1 $(ROOT)/share/man/man1/
+	install -d '$(ROOT)/bin' '$(ROOT)/lib/pkgconfig' '$(ROOT)/include' '$(ROOT)/share/man/man1'
+	install -m 755 $B/tokenbatcher '$(ROOT)/bin/'
+	install -m 644 $B/libtokenbatcher*.a $B/libtokenbatcher*.so '$(ROOT)/lib/'
+	install -m 644 include/*.h '$(ROOT)/include/'
+	install -m 644 $B/tokenbatcher.1 '$(ROOT)/share/man/man1/'
 	for pc in src/*/*.pc.in; do \
-	  sed -e 's|@PREFIX@|$(abspath $(PREFIX))|' -e 's|@VERSION@|$(VERSION)|' $$pc \
-	    > $(ROOT)/lib/pkgconfig/$$(basename $$pc .in) || exit 1; done
-	cd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} $(ROOT)/share/lua/5.1/{} \;
+	  sed -e 's|@PREFIX@|$(shell realpath -ms -- '$(PREFIX)')|' -e 's|@VERSION@|$(VERSION)|' $$pc \
+	    > '$(ROOT)/lib/pkgconfig/'$$(basename $$pc .in) || exit 1; done
+	cd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} '$(ROOT)/share/lua/5.1/{}' \;
 	case '$(ROOT)' in /usr | /usr/local) [ "$$(id -u)" != 0 ] || ldconfig ;; esac
 
 clean: ## remove what was built

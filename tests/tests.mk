@@ -73,5 +73,5 @@ sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
 	B='$B' sh tests/sanitize.sh
 
 install-rock: $B/libtokenbatcher.so
-	install -D -m 644 $< $(LIBDIR)/libtokenbatcher.so
-	cd lua && find tokenbatcher -name '*.lua' -not -path '*/cli/*' -exec install -D -m 644 {} $(LUADIR)/{} \;
+	install -D -m 644 $< '$(LIBDIR)/libtokenbatcher.so'
+	cd lua && find tokenbatcher -name '*.lua' -not -path '*/cli/*' -exec install -D -m 644 {} '$(LUADIR)/{}' \;

@@ -77,14 +77,15 @@ describe("make install", function()
     assert.truthy(page:find("\\-\\-unordered", 1, true))
   end)
 
-  it("puts everything below DESTDIR, with PREFIX in what it says", function()
-    install(("DESTDIR=%s PREFIX=/usr"):format(cli.path "stage"))
-    local r = cli.shell("cd " .. cli.path "stage" .. " && find . -type f | sort")
+  it("puts everything below DESTDIR, be there spaces in it, with PREFIX in what it says", function()
+    local stage = cli.path "a  stage"
+    install(("DESTDIR=%s PREFIX=/usr"):format(cli.quote(stage)))
+    local r = cli.shell("cd " .. cli.quote(stage) .. " && find . -type f | sort")
     for _, file in ipairs { "bin/tokenbatcher", "include/tokenbatcher_engine.h", "lib/libtokenbatcher.a",
       "lib/libtokenbatcher.so", "lib/libtokenbatcher_script.so", "lib/pkgconfig/tokenbatcher-engine.pc",
       "lib/pkgconfig/tokenbatcher.pc", "share/lua/5.1/tokenbatcher/init.lua", "share/man/man1/tokenbatcher.1" } do
       assert.truthy(r.out:find("./usr/" .. file .. "\n", 1, true), file .. " is not in\n" .. r.out)
     end
-    assert.matches("^prefix=/usr\n", cli.read(cli.path "stage/usr/lib/pkgconfig/tokenbatcher-engine.pc"))
+    assert.matches("^prefix=/usr\n", cli.read(stage .. "/usr/lib/pkgconfig/tokenbatcher-engine.pc"))
   end)
 end)
