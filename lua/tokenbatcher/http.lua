@@ -42,18 +42,24 @@ local OURS = { ["content-length"] = true, ["transfer-encoding"] = true, expect =
 
 --- A URL for messages: without credentials and query.
 local function shown(url)
-  return (url:gsub("^(%w+://)[^/]*@", "%1"):gsub("[?#].*", ""))
+  return (url:gsub("^(%w+:/*)[^/]*@", "%1"):gsub("[?#].*", ""))
 end
 M.shown = shown
+
+-- The same for what is no URL: its credentials may be anywhere before the last "@".
+local function shown_bad(text)
+  if not text:find("@", 1, true) then return errors.show(shown(text)) end
+  return "a text with credentials (not shown)"
+end
 
 --- Raise unless it is an http or https URL, as far as can be seen here.
 function M.check_url(who, url)
   if type(url) ~= "string" then errors.misuse(("%s: the URL must be a string, got a %s"):format(who, type(url))) end
   if url:find "[%c ]" then
-    errors.misuse(("%s: the URL holds a space or a control character: %s"):format(who, errors.show(shown(url))))
+    errors.misuse(("%s: the URL holds a space or a control character: %s"):format(who, shown_bad(url)))
   end
   if not url:lower():find "^https?://" then
-    errors.misuse(("%s: the URL must begin with http:// or https://, got %s"):format(who, errors.show(shown(url))))
+    errors.misuse(("%s: the URL must begin with http:// or https://, got %s"):format(who, shown_bad(url)))
   end
 end
 
@@ -118,7 +124,7 @@ local function failed(code, message, raw)
 end
 
 local function refused(who, url, refusal, C)
-  if refusal == C.TB_HTTP_EURL then errors.misuse(("%s: not a URL: %s"):format(who, errors.show(shown(url)))) end
+  if refusal == C.TB_HTTP_EURL then errors.misuse(("%s: not a URL: %s"):format(who, shown_bad(url))) end
   if refusal == C.TB_HTTP_EOPTION then
     errors.misuse(who .. ": libcurl does not take an option: is ca_file or unix_socket too long?")
   end

@@ -224,9 +224,17 @@ describe("http:", function()
       assert.matches("must begin with http:// or https://", message(url))
     end
     assert.matches("holds a space or a control character", message "http://x/\r\nX: y")
-    local text = message "http://user:secret@[::1/x?key=secret"
-    assert.matches("not a URL", text)
-    assert.not_matches("secret", text)
+    for url, problem in pairs {
+      ["http://user:secret@[::1/x?key=secret"] = "not a URL", ["http://user:secret/x@127.0.0.1/"] = "not a URL",
+      ["user:secret@127.0.0.1/"] = "must begin with", ["ftp://user:secret/x@127.0.0.1/"] = "must begin with",
+      ["http://user:the secret/x@127.0.0.1/"] = "holds a space", ["http://[::1/x?key=secret"] = "not a URL" } do
+      local text = message(url)
+      assert.matches(problem, text)
+      assert.not_matches("secret", text)
+    end
+    local _, err = tb.http.get "http:///user:secret@127.0.0.1:1/" -- libcurl takes three slashes, too
+    assert.equal("http_connect", err.code)
+    assert.not_matches("secret", err.message)
     local url = "http://127.0.0.1/"
     assert.matches("unknown parameter 'timeout'; did you mean 'timeout_s'", message(url, { timeout = 1 }))
     assert.matches("'timeout_s' must be", message(url, { timeout_s = 0 }))
@@ -236,7 +244,7 @@ describe("http:", function()
       assert.matches("is not a header's name", message(url, { headers = { [name] = "x" } }))
     end
     for _, value in ipairs { "secret\r\nX: y", "secret\n", "secret\0", "secret\127" } do
-      text = message(url, { headers = { Authorization = value } })
+      local text = message(url, { headers = { Authorization = value } })
       assert.matches("header 'Authorization' holds a line break or another control character", text)
       assert.not_matches("secret", text)
     end
