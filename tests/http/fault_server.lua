@@ -181,6 +181,8 @@ function steps.endless(c) -- no Content-Length to warn of it
   return false
 end
 
+function steps.longhead(c) return c:respond(200, "", { "X-Long: " .. ("x"):rep(300000) }) end
+
 function steps.bighead(c) return c:respond(200, "", { "X-Big: " .. ("x"):rep(70000) }) end
 
 function steps.html(c) return c:respond(200, "<html>" .. ("gateway "):rep(200) .. "\n</html>") end
@@ -210,12 +212,19 @@ steps.nolist = changed(function(_, answer) answer.data, answer.choices = nil, ni
 steps.nonumbers = changed(function(list) list[#list].embedding, list[#list].text = "AAAA", 7 end)
 steps.mixed = changed(function(list) list[#list].embedding[2] = "x" end)
 steps.shorter = changed(function(list) list[#list].embedding[3] = nil end)
+steps.oddusage = changed(function(_, answer) answer.usage = { total_tokens = -5, prompt_tokens = 1e300 } end)
 steps.scalar = changed(function(list) list[#list] = 7 end)
 
 function steps.reverse(c, request)
   local answer, list = answer_for(request)
   for i = 1, math.floor(#list / 2) do list[i], list[#list + 1 - i] = list[#list + 1 - i], list[i] end
   return c:respond(200, answer)
+end
+
+function steps.infinite(c, request) -- a number that is JSON, and more than a double holds
+  local answer, list = answer_for(request)
+  list[#list].embedding[2] = "much"
+  return c:respond(200, (cjson.encode(answer):gsub('"much"', "1e999")))
 end
 
 function steps.array(c) return c:respond(200, "[1, 2]") end

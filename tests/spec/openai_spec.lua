@@ -76,6 +76,12 @@ describe("the openai backend:", function()
     end
   end))
 
+  it("a usage that counts nothing is not added up", really(function()
+    local batcher, reports = start "oddusage"
+    assert_right(ask(batcher, texts_of(2)), texts_of(2))
+    assert.is_nil(reports[1].usage)
+  end))
+
   it("completions give texts; raw gives the items; extra goes into the body", really(function()
     local batcher, _, path = start("ok~b", { endpoint = "completions", extra = { max_tokens = 7, stop = { "." } } })
     assert.same({ "re:x", "re:xx" }, (ask(batcher, texts_of(2))))
@@ -255,6 +261,7 @@ describe("the openai backend:", function()
       nolist = "the answer has no list 'data'",
       array = "the answer has no list 'data'",
       nonumbers = "item 3 has no embedding that is a list of numbers",
+      infinite = "item 3 has an embedding whose element 2 is no number",
       mixed = "item 3 has an embedding whose element 2 is no number",
       shorter = "the answer has embeddings of 3 and of 2 numbers",
       scalar = "item 3 is not an object",

@@ -142,7 +142,7 @@ end
 
 local function add_usage(info, usage)
   for name, value in pairs(usage or {}) do
-    if type(value) == "number" then
+    if type(value) == "number" and value >= 0 and value <= MOST_TOKENS then
       info.usage = info.usage or {}
       info.usage[name] = (info.usage[name] or 0) + value
     end

@@ -21,11 +21,16 @@ function M.decode(text)
   return nil, "is not JSON (" .. tostring(value) .. ")"
 end
 
+-- JSON's 1e999 is read as infinity.
+local function is_finite(value)
+  return type(value) == "number" and value - value == 0
+end
+
 local function embedding_of(item)
   local vector = item.embedding
   if type(vector) ~= "table" or #vector == 0 then return nil, "has no embedding that is a list of numbers" end
   for i = 1, #vector do
-    if type(vector[i]) ~= "number" then return nil, ("has an embedding whose element %d is no number"):format(i) end
+    if not is_finite(vector[i]) then return nil, ("has an embedding whose element %d is no number"):format(i) end
   end
   return vector
 end
