@@ -249,6 +249,9 @@ static const char *error_text(const struct tb__http_slot *slot)
     if (slot->is_late) {
         return "no whole answer within the timeout";
     }
+    if (slot->result == CURLE_OUT_OF_MEMORY) { /* also libcurl's word for a line above its 100 KiB */
+        return "out of memory, or a header of the response is longer than libcurl takes";
+    }
     return slot->error[0] ? slot->error : curl_easy_strerror(slot->result);
 }
 

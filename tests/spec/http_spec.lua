@@ -196,6 +196,8 @@ describe("http:", function()
     local _, err = get "/bighead"
     assert.equal("http_too_large", err.code)
     assert.matches("headers", err.message)
+    _, err = get "/longhead" -- refused by libcurl itself, which calls it a lack of memory
+    assert.matches("header", err.message)
   end))
 
   it("TLS is verified unless told otherwise, and ca_file adds an authority", really(function()
