@@ -21,6 +21,9 @@ local function load_function(path, given)
   if not made then return nil, message end
   local fn = made.options.inference_fn or made.options.process_fn
   if not fn then return nil, path .. ": the script has no inference_fn" end
+  if not errors.is_callable(fn) then
+    return nil, ("%s: inference_fn must be a function, got a %s"):format(path, type(fn))
+  end
   return fn
 end
 
@@ -58,9 +61,10 @@ local function answer_of(fn, batch)
   local info = batch.info
   local ok, results, second = xpcall(fn, remember_traceback, batch.records, info)
   if not ok then
-    local message = errors.message_of(results)
+    local message, raised_at = errors.message_of(results), traceback
+    traceback = nil -- where memory or stack runs out, the handler does not, and would leave an old one
     if message == NO_MEMORY then collectgarbage() end
-    return { message = message, traceback = traceback }
+    return { message = message, traceback = raised_at }
   end
   local answer = { ok = true, usage = info.usage, requests = info.requests }
   if second ~= nil then answer.second = errors.message_of(second) end

@@ -172,6 +172,18 @@ describe("tb.backend.threads", function()
     end)
   end)
 
+  -- As when the stack overflows and LuaJIT has no room left for the handler.
+  it("gives a batch whose traceback cannot be taken none of an earlier batch", function()
+    local path = script "if r == 'other' then debug.traceback = error end error('no such model ' .. r)"
+    with({ script = path, threads = 1 }, function(batcher)
+      local _, err = batcher:submit("bad"):await()
+      assert.matches("no such model bad", err.traceback)
+      _, err = batcher:submit("other"):await()
+      assert.equal("inference_failed", err.code)
+      assert.not_matches("no such model bad", err.traceback)
+    end)
+  end)
+
   it("fails only the batch of a script that returns rubbish", function()
     local path = cli.file("infer.lua", [[
       local answers = { short = {}, long = { 1, 2 }, text = "text", fn = { print }, hole = { [3] = 1 },
@@ -415,6 +427,7 @@ describe("tb.backend.threads", function()
 
     it("may be without inference_fn, or have unknown options: its batches say so", function()
       for text, message in pairs { ["return {}"] = "no inference_fn", ["return 7"] = "must return a table",
+        ["return { inference_fn = 5 }"] = "infer.lua: inference_fn must be a function, got a number",
         ["return { infrence_fn = print }"] = "did you mean 'inference_fn'" } do
         with({ script = cli.file("infer.lua", text), threads = 1 }, function(batcher)
           local _, err = batcher:submit("a"):await()
