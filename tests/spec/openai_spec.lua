@@ -335,6 +335,10 @@ describe("the openai backend:", function()
       end
       if plan == "tell" then assert.matches("status 401: bad key Bearer %(the key%)", errs[1].message) end
     end
+    batcher = start("tell", { headers = { Authorization = "Bearer " .. key } })
+    local _, errs = ask(batcher, texts_of(1))
+    assert.matches("bad key Bearer %(the key%)", errs[1].message)
+    seen[#seen + 1] = errs[1].message .. errs[1].traceback
     local text = table.concat(seen, "\n")
     assert.is_nil(text:find(key, 1, true))
     assert.is_nil(text:find("0123456789", 1, true))

@@ -69,15 +69,37 @@ local function replace(text, part)
   return (text:gsub(part:gsub("%p", "%%%0"), "(the key)"))
 end
 
+local SECRET_WORDS = { "auth", "key", "token", "secret", "cookie" } -- in a header's name
+
+local function is_secret(name)
+  for _, word in ipairs(SECRET_WORDS) do
+    if name:lower():find(word, 1, true) then return true end
+  end
+  return false
+end
+
 -- Also where JSON escapes it, or where the text ends within it.
-local function redact(self, text)
-  local key = self.key
-  if not key then return text end
+local function redact_one(text, key)
   text = replace(replace(text, key), (key:gsub("/", "\\/")))
   for n = #key - 1, 4, -1 do
     if text:sub(-n) == key:sub(1, n) then return text:sub(1, -n - 1) .. "(the key)" end
   end
   return text
+end
+
+local function redact(self, text)
+  for _, key in ipairs(self.secrets) do text = redact_one(text, key) end
+  return text
+end
+
+-- The key, and what headers such as Azure's api-key or a cookie hold.
+local function secrets_of(headers, key)
+  local secrets = { key }
+  for name, value in pairs(headers) do
+    local secret = tostring(value):gsub("^%a+ +", "") -- without a scheme, such as Bearer
+    if is_secret(name) and #secret >= 4 then secrets[#secrets + 1] = secret end
+  end
+  return secrets
 end
 
 -- --- errors -------------------------------------------------------------------------------
@@ -95,8 +117,9 @@ local function complaint(self, body)
 end
 
 local function status_err(self, response, why)
-  local err = new_err(self, "http_status", ("status %d: %s%s"):format(response.status,
-    complaint(self, response.body), why and " (not tried again: " .. why .. ")" or ""))
+  local words = complaint(self, response.body)
+  local err = new_err(self, "http_status", ("status %d%s%s"):format(response.status,
+    words ~= "" and ": " .. words or "", why and " (not tried again: " .. why .. ")" or ""))
   err.status = response.status
   return err
 end
@@ -283,9 +306,10 @@ return function(given)
   local p = parameters.read(WHO, DECLARED, given)
   local key = read_key(p.api_key_env)
   local self = {
-    p = p, key = key, url = url_of(p), headers = headers_of(p, key), endpoint = answers.endpoints[p.endpoint],
+    p = p, url = url_of(p), headers = headers_of(p, key), endpoint = answers.endpoints[p.endpoint],
     model = cjson.encode(p.model), extra = extra_json(p.extra),
   }
+  self.secrets = secrets_of(p.headers, key)
   http.load()
   return function(records, info) return run(self, records, info) end
 end
