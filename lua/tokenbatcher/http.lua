@@ -116,6 +116,11 @@ local function parse_headers(text)
   return headers
 end
 
+-- libcurl quotes a proxy of the environment as it is, credentials included.
+local function without_credentials(text)
+  return (text:gsub("'[^']*@", "'...@"))
+end
+
 local function failed(code, message, raw)
   local err = errors.new(code, message)
   err.was_sent = raw ~= nil and raw.was_sent
@@ -160,7 +165,9 @@ local function perform(who, method, url, given)
   local raw, refusal = require("tokenbatcher.http_client").current():perform(request)
   if not raw then return refused(who, url, refusal, C) end
   local what = method .. " " .. shown(url) .. ": "
-  if raw.outcome ~= C.TB_HTTP_DONE then return failed(code_of[raw.outcome], what .. raw.error, raw) end
+  if raw.outcome ~= C.TB_HTTP_DONE then
+    return failed(code_of[raw.outcome], what .. without_credentials(raw.error), raw)
+  end
   local response = { status = raw.status, headers = parse_headers(raw.headers), body = raw.body }
   if raw.retry_after_s > 0 then response.retry_after_s = raw.retry_after_s end
   if not p.fail_on_status or raw.status >= 200 and raw.status < 300 then return response end

@@ -1,9 +1,12 @@
 -- tb.http: a server that plays every fault, the loop's own clock.
 
 local cjson = require "cjson"
+local ffi = require "ffi"
 local H = require "tests.spec.helper"
 local tb = require "tokenbatcher"
 local W = require "tests.spec.http_helper"
+
+ffi.cdef "int setenv(const char *name, const char *value, int overwrite); int unsetenv(const char *name);"
 
 local really = W.really
 local missing = W.missing()
@@ -256,6 +259,16 @@ describe("http:", function()
     end
   end))
 
+  it("a proxy of the environment that is none is an error, its credentials left out", really(function()
+    ffi.C.setenv("http_proxy", "none://user:secret@proxy", 1)
+    local response, err = tb.http.get "http://beyond-the-proxy.invalid/"
+    ffi.C.unsetenv "http_proxy"
+    assert.is_nil(response)
+    assert.equal("http_connect", err.code)
+    assert.truthy(err.message:find("'...@proxy'", 1, true), err.message)
+    assert.not_matches("secret", err.message)
+  end))
+
   it("raises outside of a coroutine, and under the virtual clock", function()
     assert.matches("http.get cannot wait here: outside of a coroutine", (H.message(tb.http.get, server.url)))
     H.run(function()
@@ -420,7 +433,6 @@ end)
 describe("http in a host's own loop:", function()
   it("is driven by fd, next_deadline and step", function()
     local server = W.server()
-    local ffi = require "ffi"
     ffi.cdef [[ struct tbhttp_pollfd { int fd; short events; short revents; };
       int tbhttp_poll(struct tbhttp_pollfd *fds, unsigned long n, int timeout_ms) __asm__("poll"); ]]
     local pollfd = ffi.new "struct tbhttp_pollfd"
