@@ -10,12 +10,15 @@ local M = {}
 --- What nginx.conf may change: `url` and `api_key` of the upstream, the options of every batcher.
 M.settings = { url = "http://127.0.0.1:8081/v1/embeddings", timeout_s = 30, max_batchers = 32, batcher = {} }
 
-local STATUS = { queue_full = 429, deadline = 504, inference_timeout = 504, stopped = 503, cancelled = 499 }
+local STATUS = { queue_full = 429, oversize = 400, deadline = 504, inference_timeout = 504, stopped = 503 }
 local MOST_INPUTS = 2048
 local FIELDS = { model = true, input = true, dimensions = true, encoding_format = true, user = true }
 
 local function reply(status, body)
   local text = cjson.encode(body)
+  if not text then -- NaN and Infinity come from upstream only
+    status, text = 502, '{"error":{"message":"upstream: a vector that is not of numbers","type":"server_error"}}'
+  end
   ngx.status = status
   ngx.header.content_type = "application/json"
   ngx.header.content_length = #text
@@ -23,7 +26,9 @@ local function reply(status, body)
   return ngx.exit(ngx.OK)
 end
 
-local function refuse(status, message, code)
+-- @param it table|nil  the batcher that refused
+local function refuse(status, message, code, it)
+  if status == 429 then ngx.header.retry_after = it.load:seconds_for(it.batcher.stats.queue_cost) end
   local kind = status < 500 and "invalid_request_error" or "server_error"
   return reply(status, { error = { message = message, type = kind, code = code or cjson.null } })
 end
@@ -73,15 +78,14 @@ local function read_request(body)
     if value == cjson.null then request[field] = nil end
     if not FIELDS[field] then return nil, "unknown field '" .. tostring(field) .. "'" end
   end
-  local dimensions, format, input = request.dimensions, request.encoding_format, request.input
-  local model = request.model
+  local model, input, dimensions, format = request.model, request.input, request.dimensions, request.encoding_format
   if type(model) ~= "string" or #model < 1 or #model > 256 then
     return nil, "'model' must be a string of 1 to 256 bytes"
   end
-  if dimensions and not (type(dimensions) == "number" and dimensions >= 1 and dimensions % 1 == 0) then
+  if dimensions ~= nil and not (type(dimensions) == "number" and dimensions >= 1 and dimensions % 1 == 0) then
     return nil, "'dimensions' must be a whole number above 0"
   end
-  if format and format ~= "float" and format ~= "base64" then
+  if format ~= nil and format ~= "float" and format ~= "base64" then
     return nil, "'encoding_format' must be float or base64"
   end
   local inputs = type(input) == "string" and { input } or input
@@ -91,14 +95,14 @@ local function read_request(body)
   return request, inputs
 end
 
-local function answer_all(futures, model)
+local function answer_all(it, futures, model)
   local data, tokens = {}, 0
   for i, future in ipairs(futures) do
     local item, err = future:await()
     if err then
       for _, other in ipairs(futures) do other:cancel() end
       local cause = type(err.cause) == "table" and err.cause or {}
-      return refuse(cause.status or STATUS[err.code] or 500, cause.message or err.message, err.code)
+      return refuse(cause.status or STATUS[err.code] or 500, cause.message or err.message, err.code, it)
     end
     data[i], tokens = { object = "embedding", index = i - 1, embedding = item[1] }, tokens + item[2]
   end
@@ -117,24 +121,18 @@ function M.embeddings()
   local request, inputs = read_request(ngx.req.get_body_data())
   if not request then return refuse(400, inputs) end
   local max_wait = ngx.var.http_x_max_wait_ms
-  local max_wait_ms = tonumber(max_wait)
-  if max_wait and not (max_wait_ms and max_wait_ms > 0) then
-    return refuse(400, "x-max-wait-ms must be a number above 0")
-  end
+  local max_wait_s = max_wait and (tonumber(max_wait) or 0) / 1000
+  if max_wait and not (max_wait_s > 0) then return refuse(400, "x-max-wait-ms must be a number above 0") end
   local it = batcher_for(request)
   if not it then return refuse(400, "too many combinations of model, dimensions and encoding_format") end
   if not it.batcher.is_running then return refuse(503, "shutting down") end
-  local futures, err = it.batcher:submit_batch(inputs,
-    { key = ngx.var.http_x_api_key or "", timeout_s = max_wait_ms and max_wait_ms / 1000 })
-  if err then
-    if err.code == "queue_full" then ngx.header.retry_after = it.load:seconds_for(it.batcher.stats.queue_cost) end
-    return refuse(STATUS[err.code] or 500, err.message, err.code)
-  end
+  local futures, err = it.batcher:submit_batch(inputs, { key = ngx.var.http_x_api_key, timeout_s = max_wait_s })
+  if err then return refuse(STATUS[err.code] or 500, err.message, err.code, it) end
   ngx.on_abort(function()
     for _, future in ipairs(futures) do future:cancel() end
     ngx.exit(499)
   end)
-  return answer_all(futures, request.model)
+  return answer_all(it, futures, request.model)
 end
 
 --- GET /metrics: the batchers of this worker.

@@ -8,13 +8,15 @@ local tb = require "tokenbatcher"
 
 local M = {}
 
+-- With these an upstream says that an input is at fault; with others, none of them is taken.
+local AT_FAULT = { [400] = true, [413] = true, [422] = true }
 local POOL = { idle_ms = 30000, size = 64 }
 
 local function read_chunks(socket)
   local parts = {}
   while true do
     local line, err = socket:receive "*l"
-    local size = line and tonumber(line:match "^%x+", 16)
+    local size = tonumber((line or ""):match "^%x+" or "", 16)
     if not size then return nil, err or "a chunk without a size" end
     if size == 0 then break end
     parts[#parts + 1], err = socket:receive(size)
@@ -36,7 +38,9 @@ local function read_answer(socket)
     local name, value = line:match "^([^:]+):%s*(.-)%s*$"
     if name then headers[name:lower()] = value:lower() end
   until line == ""
-  local length, is_chunked = tonumber(headers["content-length"]), headers["transfer-encoding"] == "chunked"
+  local is_chunked = headers["transfer-encoding"] == "chunked"
+  local length = tonumber((headers["content-length"] or ""):match "^%d+$")
+  if status == 204 or status == 304 then length = 0 end
   local body
   if is_chunked then
     body, err = read_chunks(socket)
@@ -116,7 +120,7 @@ local function vectors_of(answer, n)
     vectors[item.index + 1] = item.embedding
   end
   for i = 1, n do
-    if vectors[i] == nil then return nil end
+    if type(vectors[i]) ~= "table" and type(vectors[i]) ~= "string" then return nil end
   end
   return vectors
 end
@@ -130,12 +134,14 @@ function M.embed(settings, fields, texts, info)
     encoding_format = fields.encoding_format, input = texts })
   if not status then return all_failed(n, 502, body) end
   local answer = cjson.decode(body)
-  local said = type(answer) == "table" and type(answer.error) == "table" and answer.error.message or "status " .. status
-  if status == 429 or status >= 500 then return all_failed(n, status == 429 and 429 or 502, said) end
-  if status ~= 200 then error { status = status, message = said } end
+  local said = type(answer) == "table" and type(answer.error) == "table" and answer.error.message
+  if type(said) ~= "string" then said = "status " .. status end
+  if AT_FAULT[status] then error { status = status, message = said } end
+  if status ~= 200 then return all_failed(n, status >= 400 and status < 500 and status or 502, said) end
   local vectors = vectors_of(answer, n)
   if not vectors then return all_failed(n, 502, ("not an answer to %d inputs"):format(n)) end
-  local tokens = type(answer.usage) == "table" and tonumber(answer.usage.total_tokens) or info.cost
+  local tokens = type(answer.usage) == "table" and tonumber(answer.usage.total_tokens)
+  if not (tokens and tokens >= 0 and tokens < math.huge) then tokens = info.cost end
   for i = 1, n do vectors[i] = { vectors[i], tokens * info.costs[i] / info.cost } end
   return vectors
 end

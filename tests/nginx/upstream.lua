@@ -1,6 +1,7 @@
 --- The made-up upstream of the gateway's specs and measurements. It answers after a while
 -- (2 ms unless told otherwise) with vectors that can be checked: bytes, checksum, first byte.
--- /behave?as=well|slow|failing|busy|half|short|shuffled|chunked&ms=N tells it how;
+-- /behave?as=well|slow|failing|busy|half|short|shuffled|chunked&ms=N tells it how, as do the
+-- names in ODD below, which are answers that no client should have to expect;
 -- an input that is "poison" is refused with 400, as an input that a model does not take.
 
 local cjson = require "cjson.safe"
@@ -16,6 +17,32 @@ end
 local function refuse(status, message)
   ngx.status = status
   ngx.print(cjson.encode { error = { message = message, type = "invalid_request_error" } })
+end
+
+local ODD = {
+  speechless = { 500, '{"error":{"message":{"not":"text"}}}' },
+  locked = { 401, '{"error":{"message":"the key is wrong"}}' },
+  moved = { 302, "" },
+  empty = { 204 },
+  null = { 200, '{"data":[{"index":0,"embedding":null}]}' },
+  nan = { 200, '{"data":[{"index":0,"embedding":[NaN]}]}' },
+  uncounted = { 200, '{"data":[{"index":0,"embedding":[1]}],"usage":{"total_tokens":-5}}' },
+  unchunked = { nil, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n" },
+  negative = { nil, "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n" },
+}
+
+local function send_odd(status, text)
+  if not status then
+    local socket = assert(ngx.req.socket(true))
+    socket:send(text)
+    return ngx.exit(444)
+  end
+  ngx.status = status
+  if text then
+    ngx.header.content_length = #text
+    ngx.print(text)
+  end
+  return ngx.exit(ngx.OK)
 end
 
 local function items_of(inputs, as)
@@ -51,6 +78,7 @@ function M.embeddings()
   if as == "slow" then ngx.sleep(30) end
   if as == "failing" then return refuse(500, "out of order") end
   if as == "busy" then return refuse(429, "slow down") end
+  if ODD[as] then return send_odd(unpack(ODD[as], 1, 2)) end
   for _, text in ipairs(inputs) do
     if text == "poison" then return refuse(400, "I will not swallow poison") end
   end

@@ -127,10 +127,27 @@ describe("the example gateway", function()
       assert.truthy(text:find(said, 1, true), text)
     end
     assert.equal(405, select(2, gateway:get "/v1/embeddings"))
-    assert.equal(400, select(2, embed(gateway, one "x", "-H 'x-max-wait-ms: soon'")))
-    assert.equal(400, select(2, embed(gateway, one "x", "-H 'x-max-wait-ms: -1'")))
+    for _, ms in ipairs { "soon", "-1", "0", "nan", "1e-323", "1, 2" } do
+      assert.equal(400, select(2, embed(gateway, one "x", ("-H 'x-max-wait-ms: %s'"):format(ms))), ms)
+    end
     assert.equal(404, select(2, gateway:get "/nowhere"))
   end)
+
+  test("a field that is false is refused, and what it would have spoilt for others is not", {}, function(gateway)
+    for _, field in ipairs { "dimensions", "encoding_format", "model", "input" } do
+      local text, status = embed(gateway, ('{"model":"m","input":"x","%s":false}'):format(field))
+      assert.equal(400, status, field)
+      assert.truthy(text:find("'" .. field .. "'", 1, true), text)
+    end
+    assert.equal(200, select(2, embed(gateway, one "x")))
+  end)
+
+  test("an input that costs more than a batch may is its client's fault", { options = "target_batch_cost = 10, oversize = 'reject'" },
+    function(gateway)
+      local text, status = embed(gateway, one(("x"):rep(400)))
+      assert.equal(400, status)
+      assert.matches('"code":"oversize"', text)
+    end)
 
   test("passes the error of one input to its client alone", { options = "batch_timeout_s = 0.1" }, function(gateway)
     assert.equal("7 200, 1 400: I will not swallow poison", drive(gateway, [[
@@ -163,6 +180,26 @@ describe("the example gateway", function()
       end
       upstream:get "/behave?as=well"
       assert.equal(200, select(2, embed(gateway, one "again")))
+    end)
+
+  test("understands the oddest upstream, and asks it once for each request", { options = "batch_timeout_s = 0" },
+    function(gateway)
+      for as, expected in pairs {
+        speechless = { 502, "upstream: status 500" }, locked = { 401, "upstream: the key is wrong" },
+        moved = { 502, "upstream: status 302" }, empty = { 502, "upstream: status 204" },
+        null = { 502, "not an answer to 1 input" }, nan = { 502, "not of numbers" },
+        unchunked = { 502, "a chunk without a size" }, negative = { 502, "not an answer to 1 input" },
+        uncounted = { 200, '"total_tokens":2' },
+      } do
+        upstream:get("/behave?as=" .. as)
+        local text, status = embed(gateway, one "x")
+        assert.equal(expected[1], status, as .. ": " .. text)
+        assert.truthy(text:find(expected[2], 1, true), as .. ": " .. text)
+        assert.equal(1, upstream_requests(), as)
+      end
+      upstream:get "/behave?as=locked"
+      embed(gateway, '{"model":"m","input":["a","b","c"]}')
+      assert.equal(1, upstream_requests())
     end)
 
   test("answers 502 when there is no upstream", { upstream = "http://127.0.0.1:1" }, function(gateway)
