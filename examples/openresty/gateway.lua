@@ -122,7 +122,8 @@ function M.embeddings()
   if not request then return refuse(400, inputs) end
   local max_wait = ngx.var.http_x_max_wait_ms
   local max_wait_s = max_wait and (tonumber(max_wait) or 0) / 1000
-  if max_wait and not (max_wait_s > 0) then return refuse(400, "x-max-wait-ms must be a number above 0") end
+  local is_fine = not max_wait or max_wait_s > 0 -- NaN is not
+  if not is_fine then return refuse(400, "x-max-wait-ms must be a number above 0") end
   local it = batcher_for(request)
   if not it then return refuse(400, "too many combinations of model, dimensions and encoding_format") end
   if not it.batcher.is_running then return refuse(503, "shutting down") end

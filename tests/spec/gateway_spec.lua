@@ -142,8 +142,8 @@ describe("the example gateway", function()
     assert.equal(200, select(2, embed(gateway, one "x")))
   end)
 
-  test("an input that costs more than a batch may is its client's fault", { options = "target_batch_cost = 10, oversize = 'reject'" },
-    function(gateway)
+  test("an input that costs more than a batch may is its client's fault",
+    { options = "target_batch_cost = 10, on_oversize = 'reject'" }, function(gateway)
       local text, status = embed(gateway, one(("x"):rep(400)))
       assert.equal(400, status)
       assert.matches('"code":"oversize"', text)
