@@ -51,7 +51,8 @@ local failures = {} -- futures of spawned coroutines that failed and nobody had 
 local host_is_busy = false -- coroutines or batchers that step() drives are not done
 local in_run, in_turn = false, false
 local host_pump
-local after_turn = {} -- inside nginx, who sleeps no time: until a decision has been made
+-- Inside nginx, who sleeps no time: until a decision has been made; and those whose turn it is.
+local after_turn, sleepers = {}, {}
 -- Inside nginx, what has tasks of its own: {current(), can_suspend(), can_start(), suspend(task),
 -- resume(task), start(task), has_unstarted(), let_run(), check(name), call(fn, ...), log(level, text)}.
 local host
@@ -403,10 +404,17 @@ local function unsettled()
 end
 M.unsettled = unsettled
 
+local function wake_sleepers()
+  local list = sleepers
+  sleepers = {}
+  for i = 1, #list do M.wake(list[i], false) end
+end
+
 --- The turn inside nginx, where those that were started or woken run while let_run() waits.
 -- @param is_leaving boolean  the worker exits: all that is queued is due now
 function M.host_turn(is_leaving)
   in_turn = false -- true only if the last turn raised
+  wake_sleepers() -- they are some only if the last turn was broken off
   local now = M.pump.now()
   local first = timers:next()
   if first and first <= now and host.has_unstarted() then host.let_run() end
@@ -414,12 +422,11 @@ function M.host_turn(is_leaving)
   if fire(await_timers, now) then host.let_run() end
   in_turn = true
   for i = 1, is_leaving and #batchers or 0 do batchers[i]:flush() end
-  local sleepers = after_turn
-  after_turn = {}
+  sleepers, after_turn = after_turn, {}
   let_batchers_decide()
   in_turn = false
   if sleepers[1] and host.has_unstarted() then host.let_run() end
-  for i = 1, #sleepers do M.wake(sleepers[i], false) end
+  wake_sleepers()
 end
 
 --- Is there anything that a turn may still have to do?

@@ -274,6 +274,36 @@ describe("in an nginx worker:", function()
     end)
   end)
 
+  test("ngx.exit in a policy ends the pump; another one takes over, and nobody is left waiting", function()
+    with_server({ http = worker "batch_timeout_s = 0.001" }, function(server)
+      assert.equal("re:a re:b true", server:eval [[
+        local leaving = tb.TokenBatcher { inference_fn = answer, batch_timeout_s = 0.001,
+          policy = { form = function() ngx.exit(0) end } }
+        leaving:start()
+        local a = leaving:submit "a"
+        ngx.sleep(0.05)
+        local sleeper = ngx.thread.spawn(function() tb.sleep(0) return true end)
+        local values = b:submit("b"):await() .. " "
+        local _, woken = ngx.thread.wait(sleeper)
+        return a:await() .. " " .. values .. tostring(woken)
+      ]])
+      assert.matches("the pump's light thread is gone", server:log())
+    end)
+  end)
+
+  test("a worker that was blocked for long keeps its pump", function()
+    with_server({ http = worker "batch_timeout_s = 0.001" }, function(server)
+      assert.equal("re:b", server:eval [[
+        local long = b:submit "a"
+        ngx.sleep(0.001)
+        os.execute "sleep 3"
+        long:await()
+        return b:submit("b"):await()
+      ]])
+      assert.is_nil(server:log():find("light thread is gone", 1, true))
+    end)
+  end)
+
   test("spawn and gather work, and an error that nobody awaits is in the log", function()
     with_server({ http = worker "" }, function(server)
       assert.equal("3 coroutine_failed", server:eval [[

@@ -18,6 +18,9 @@
 -- THE SPECIAL PROBLEM OF NGX.EXIT. In a timer it ends the light thread, from inside, and nothing
 -- returns. Only the collector notices: a task's guard lives on the thread's stack and nowhere
 -- else, so a guard that is collected before the task has ended says that it never will.
+-- A policy can end the pump itself that way. Its turns are never far apart, so whoever waits
+-- and finds the last one too long ago starts another; if the old one lives after all, it sees
+-- that it has been replaced.
 --
 -- THE SPECIAL PROBLEM OF LEAVING. An exiting worker tells pending timers only. While the pump
 -- lives, one is pending for that (`sentinel`). From then on all that is queued is due at once,
@@ -46,6 +49,8 @@ local SENTINEL_S = 10
 -- How long to wait before looking whether all that was started has begun.
 local WATCH_S = 1
 local WATCH_US = WATCH_S * 1e6
+-- A turn that is longer ago than this will not come: a pump idles for WATCH_S at most.
+local LOST_US = 1.5 * WATCH_US
 -- How far the collector goes each time, so that it finds a thread that was ended.
 local GC_STEP_KB = 1000
 -- Waiters kept for later, semaphores included.
@@ -108,6 +113,7 @@ local function end_lost()
 end
 
 local watched_at = 0
+local replace_lost_pump -- below
 
 -- Once in a while: has all begun that was started, is all there that has begun?
 local function watch()
@@ -119,6 +125,7 @@ local function watch()
   end
   if running > 0 then collectgarbage("step", GC_STEP_KB) end
   end_lost()
+  replace_lost_pump(now)
 end
 
 function pump.has_unstarted() return next(unstarted) ~= nil end
@@ -206,8 +213,9 @@ end
 
 -- --- the loop -----------------------------------------------------------------
 
-local bell
+local bell -- of the loop that is in charge
 local is_alive, is_asleep, is_rung = false, false, false
+local turned_at, suspected_at = 0, nil
 local has_sentinel = false
 
 local function keep_sentinel()
@@ -221,21 +229,28 @@ end
 --- Wait until `at` (microseconds; nil: no time) or until the bell is rung.
 function pump.idle(at)
   local ms = at and math.ceil((at - real_now()) / 1000) or WATCH_S * 1000
+  local own_bell = bell
   is_asleep = true
-  bell:wait((math.min(math.max(ms, 1), WATCH_S * 1000) + 0.1) / 1000)
-  is_asleep = false
+  own_bell:wait((math.min(math.max(ms, 1), WATCH_S * 1000) + 0.1) / 1000)
+  if bell == own_bell then is_asleep = false end
 end
 
 local step
 
-local function go_on() step:post(1) end
+local is_letting = false
+
+local function go_on()
+  if is_letting then step:post(1) end
+end
 
 --- Return when those that were woken have had their go: a turn of nginx's loop later.
 -- (Without a patch that Debian's nginx has not, ngx.sleep(0) does the same and complains.)
 function pump.let_run()
   step = step or semaphore.new(0)
+  is_letting = true
   timer_at(0, go_on)
   step:wait(0.001)
+  is_letting = false
 end
 
 -- The worker exits: false when its time is up.
@@ -262,21 +277,38 @@ local function turn()
 end
 
 local function loop()
-  bell = bell or semaphore.new(0)
+  local own_bell = semaphore.new(0)
+  bell, turned_at = own_bell, real_now()
   while true do
     if is_exiting() and not leave() then break end
     turn()
+    if bell ~= own_bell then return end
+    turned_at = real_now()
     if not is_rung then
       if not core.is_busy() and not pump.has_unstarted() then break end
       keep_sentinel()
       watch()
       pump.idle(next_time())
+      if bell ~= own_bell then return end
+      turned_at = real_now()
     end
   end
   is_alive = false
 end
 
 local pump_job = { job = loop }
+
+-- Seen twice: after something that has blocked the worker, the pump may only be late.
+function replace_lost_pump(now)
+  if not is_alive or unstarted[pump_job] or now - turned_at < LOST_US then return end
+  if suspected_at ~= turned_at then
+    suspected_at = turned_at
+    return
+  end
+  pump.log("error", "the pump's light thread is gone (has a policy called ngx.exit?): another one takes over")
+  bell, is_asleep, turned_at = nil, false, now
+  ask_for_timer(pump_job, now)
+end
 
 --- Something happened that a turn must see. Cheap when it was called already.
 function pump.wake()
