@@ -193,8 +193,9 @@ static void a_script_may_sleep_and_a_record_may_expire_on_the_hosts_loop(void **
     must_submit(engine, "a", &rig->notes);
     assert_true(submit(engine, "b", &soon, &rig->notes) > 0);
     run_until(rig->loop, &rig->notes.results, 2);
-    assert_string_equal(rig->notes.list[0].code, "deadline");
-    assert_string_equal(rig->notes.list[1].data, "slept");
+    int expired = rig->notes.list[0].code[0] ? 0 : 1; /* a loop that is late sees the answer first */
+    assert_string_equal(rig->notes.list[expired].code, "deadline");
+    assert_string_equal(rig->notes.list[1 - expired].data, "slept");
     tb_engine_free(engine);
 }
 
