@@ -260,9 +260,12 @@ describe("http:", function()
   end))
 
   it("a proxy of the environment that is none is an error, its credentials left out", really(function()
+    local around = os.getenv "no_proxy" or ""
     ffi.C.setenv("http_proxy", "none://user:secret@proxy", 1)
+    ffi.C.setenv("no_proxy", "127.0.0.1", 1)
     local response, err = tb.http.get "http://beyond-the-proxy.invalid/"
     ffi.C.unsetenv "http_proxy"
+    ffi.C.setenv("no_proxy", around, 1)
     assert.is_nil(response)
     assert.equal("http_connect", err.code)
     assert.truthy(err.message:find("'...@proxy'", 1, true), err.message)
