@@ -152,12 +152,15 @@ local function plot(points)
     set multiplot layout 1,2
     set logscale x 2
     set grid
-    set key left top
+    set key right bottom
     set xlabel "clients at once"
     set xtics ("1" 1, "4" 4, "16" 16, "64" 64)
+    set xrange [0.9:80]
+    set yrange [0:*]
     set ylabel "requests/s"
     plot "%s/data" using 1:2 with linespoints title "one by one", "" using 1:4 with linespoints title "coalesced"
     set ylabel "p99, ms"
+    set key left top
     plot "%s/data" using 1:3 with linespoints title "one by one", "" using 1:5 with linespoints title "coalesced"
   ]]):format(PLOT, folder, folder))
   script:close()
