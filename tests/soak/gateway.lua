@@ -1,5 +1,5 @@
 -- The example gateway for long: SOAK_SECONDS (60) with 1, 2 and 4 workers and four before one,
--- the same with an upstream that keeps failing, the same with a HUP every two seconds; then
+-- the same with an upstream that keeps failing, the same with HUP after HUP; then
 -- SOAK_REQUESTS (1,000,000) requests, every answer checked, during which no worker may grow.
 -- usage: luajit tests/soak/gateway.lua
 
@@ -7,6 +7,7 @@ local nginx = dofile "tests/nginx/server.lua"
 
 local SECONDS = tonumber(os.getenv "SOAK_SECONDS") or 60
 local REQUESTS = tonumber(os.getenv "SOAK_REQUESTS") or 1000000
+local LONGEST_S = 36000
 local OPTIONS = "batch_timeout_s = 0.002, max_batch_size = 64"
 
 local driver, upstream
@@ -17,7 +18,7 @@ local function load(gateway, stop, clients)
     local driver = dofile "%s/tests/nginx/driver.lua"
     progress = { sent = 0 }
     return driver.text(driver.load({ port = %d, clients = %d, keeps = %s, stop = function() %s end }, progress))
-  ]]):format(nginx.root, gateway.port, clients or 200, tostring(not clients), stop), 36000)
+  ]]):format(nginx.root, gateway.port, clients or 200, tostring(not clients), stop), LONGEST_S)
   return function()
     local text, count = wait(), {}
     for name, n in text:gmatch "(%a+) (%d+)" do count[name] = tonumber(n) end
@@ -46,6 +47,17 @@ local function steady()
   end
 end
 
+local function sent_so_far()
+  return tonumber(driver:eval "return progress and progress.sent or 0")
+end
+
+-- Until so many requests have been sent, or the load is over.
+local function wait_for_sent(n, end_s)
+  nginx.wait_until(n .. " requests", function()
+    return sent_so_far() >= n or os.time() >= (end_s or math.huge)
+  end, LONGEST_S)
+end
+
 -- Whatever the upstream does, every request has an answer, and every answer that says 200 is right.
 local function faults()
   local gateway = nginx.gateway { upstream = upstream.url, workers = 2,
@@ -55,7 +67,7 @@ local function faults()
   while os.time() < until_s do
     for _, as in ipairs { "failing", "half", "short", "busy", "slow", "well" } do
       upstream:get("/behave?as=" .. as)
-      os.execute(as == "well" and "sleep 1" or "sleep 0.3")
+      wait_for_sent(sent_so_far() + (as == "well" and 5000 or 500), until_s)
     end
   end
   upstream:get "/behave?as=well"
@@ -67,14 +79,25 @@ local function faults()
   assert(count.answered > 0)
 end
 
+-- Two workers, and none of those of before.
+local function has_changed(gateway, before)
+  local workers = gateway:workers()
+  for _, pid in ipairs(workers) do
+    if before[pid] then return false end
+  end
+  return #workers == 2
+end
+
 local function reloads()
   local gateway = nginx.gateway { upstream = upstream.url, workers = 2, options = OPTIONS }
   local wait = load(gateway, for_seconds(SECONDS), 100)
   local until_s, n = os.time() + SECONDS - 2, 0
   while os.time() < until_s do
+    local before = {}
+    for _, pid in ipairs(gateway:workers()) do before[pid] = true end
     gateway:signal "HUP"
     n = n + 1
-    os.execute "sleep 2"
+    nginx.wait_until("a new generation of workers", function() return has_changed(gateway, before) end)
   end
   local count = wait()
   nginx.wait_until("old workers to leave", function() return #gateway:workers() == 2 end)
@@ -87,13 +110,9 @@ local function memory()
   local gateway = nginx.gateway { upstream = upstream.url, workers = 1, options = OPTIONS }
   local wait = load(gateway, ("return progress.sent >= %d"):format(REQUESTS))
   local worker = gateway:workers()[1]
-  local early_kb
-  while true do
-    local sent = tonumber(driver:eval "return progress and progress.sent or 0")
-    if not early_kb and sent >= REQUESTS / 5 then early_kb = resident_kb(worker) end
-    if sent >= REQUESTS then break end
-    os.execute "sleep 0.2"
-  end
+  wait_for_sent(math.ceil(REQUESTS / 5))
+  local early_kb = resident_kb(worker)
+  wait_for_sent(REQUESTS)
   local count = wait()
   local late_kb = resident_kb(worker)
   gateway:stop()
