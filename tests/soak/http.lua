@@ -9,12 +9,7 @@ local W = require "tests.spec.http_helper"
 local REQUESTS, WORKERS = tonumber(arg and arg[1]) or 100000, 32
 local GUARD_S = 1800
 
-local function resident_kb()
-  for line in io.lines "/proc/self/status" do
-    local kb = line:match "^VmRSS:%s+(%d+)"
-    if kb then return tonumber(kb) end
-  end
-end
+local resident_kb = dofile "tests/soak/resident.lua"
 
 local function descriptors()
   local pipe = io.popen "ls /proc/$PPID/fd | wc -l"

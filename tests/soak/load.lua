@@ -9,12 +9,7 @@ local tbffi = require "tokenbatcher.ffi"
 local RECORDS = tonumber(arg and arg[1]) or 5000000
 local PRODUCERS = 256
 
-local function resident_kb()
-  for line in io.lines "/proc/self/status" do
-    local kb = line:match "^VmRSS:%s+(%d+)"
-    if kb then return tonumber(kb) end
-  end
-end
+local resident_kb = dofile "tests/soak/resident.lua"
 
 local batches = 0
 local function inference(records)

@@ -1,12 +1,20 @@
 --- What the specs of HTTP share: the fault server (tests/http/fault_server.lua), and runs
 -- on the real clock with a guard.
 
+local ffi = require "ffi"
 local H = require "tests.spec.helper"
 local tb = require "tokenbatcher"
 
 local M = {}
 
 local GUARD_S = 120
+
+ffi.cdef "int setenv(const char *name, const char *value, int overwrite); int unsetenv(const char *name);"
+
+--- Change the environment. @param value string|nil  nil: the variable goes
+function M.setenv(name, value)
+  if value then ffi.C.setenv(name, value, 1) else ffi.C.unsetenv(name) end
+end
 
 --- Why HTTP cannot be tested here, or nil.
 function M.missing()

@@ -6,8 +6,6 @@ local H = require "tests.spec.helper"
 local tb = require "tokenbatcher"
 local W = require "tests.spec.http_helper"
 
-ffi.cdef "int setenv(const char *name, const char *value, int overwrite); int unsetenv(const char *name);"
-
 local really = W.really
 local missing = W.missing()
 
@@ -261,11 +259,11 @@ describe("http:", function()
 
   it("a proxy of the environment that is none is an error, its credentials left out", really(function()
     local around = os.getenv "no_proxy" or ""
-    ffi.C.setenv("http_proxy", "none://user:secret@proxy", 1)
-    ffi.C.setenv("no_proxy", "127.0.0.1", 1)
+    W.setenv("http_proxy", "none://user:secret@proxy")
+    W.setenv("no_proxy", "127.0.0.1")
     local response, err = tb.http.get "http://beyond-the-proxy.invalid/"
-    ffi.C.unsetenv "http_proxy"
-    ffi.C.setenv("no_proxy", around, 1)
+    W.setenv "http_proxy"
+    W.setenv("no_proxy", around)
     assert.is_nil(response)
     assert.equal("http_connect", err.code)
     assert.truthy(err.message:find("'...@proxy'", 1, true), err.message)

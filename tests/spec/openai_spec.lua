@@ -1,11 +1,8 @@
 -- tb.backend.openai against a server that plays every fault.
 
-local ffi = require "ffi"
 local H = require "tests.spec.helper"
 local tb = require "tokenbatcher"
 local W = require "tests.spec.http_helper"
-
-ffi.cdef "int setenv(const char *name, const char *value, int overwrite); int unsetenv(const char *name);"
 
 local really = W.really
 local missing = W.missing()
@@ -318,7 +315,7 @@ describe("the openai backend:", function()
 
   it("sends the key, and shows it nowhere", really(function()
     local key = "sk-a.b/c%d-0123456789"
-    ffi.C.setenv("TBTEST_KEY", key, 1)
+    W.setenv("TBTEST_KEY", key)
     local seen = {}
     local function collect(_, text) seen[#seen + 1] = text end
     local batcher = start("ok~g", { api_key_env = "TBTEST_KEY" }, { log = collect })
@@ -342,19 +339,19 @@ describe("the openai backend:", function()
     local text = table.concat(seen, "\n")
     assert.is_nil(text:find(key, 1, true))
     assert.is_nil(text:find("0123456789", 1, true))
-    ffi.C.unsetenv "TBTEST_KEY"
+    W.setenv "TBTEST_KEY"
   end))
 
   it("a key that is missing, or that no header can hold, is an error at once, without its value", function()
     local function message() return (H.message(tb.backend.openai, { base_url = "http://x", model = "m",
       api_key_env = "TBTEST_KEY" })) end
-    ffi.C.unsetenv "TBTEST_KEY"
+    W.setenv "TBTEST_KEY"
     assert.matches("the environment variable TBTEST_KEY is not set", message())
-    ffi.C.setenv("TBTEST_KEY", "secret\r\nX: y", 1)
+    W.setenv("TBTEST_KEY", "secret\r\nX: y")
     local text = message()
     assert.matches("the key in the environment variable TBTEST_KEY holds a space or a control character", text)
     assert.not_matches("secret", text)
-    ffi.C.unsetenv "TBTEST_KEY"
+    W.setenv "TBTEST_KEY"
   end)
 
   -- --- wrong parameters ----------------------------------------------------------------------
