@@ -29,8 +29,8 @@ refuse "src/script knows the inside of the core or of the driver" "$(grep -nE '#
 refuse "a lua_State outside of src/host and src/script" \
   "$(grep -nE 'lua_State' $(git ls-files include src | grep -vE '^src/(host|script)/'))"
 refuse "a function pointer in a public header" "$(grep -nE '\(\*' include/*.h | grep -v '^\S*:\s*\*')"
-refuse "the ffi outside of lua/tokenbatcher/ffi.lua and those for other libraries" \
-  "$(grep -nE "require *\(?[\"']ffi[\"']" $(git ls-files 'lua/*.lua') | grep -vE '^lua/tokenbatcher/([a-z]+_)?ffi.lua')"
+refuse "the ffi outside of core/ffi.lua and the *_ffi.lua of other libraries" \
+  "$(grep -nE "require *\(?[\"']ffi[\"']" $(git ls-files 'lua/*.lua') | grep -vE '^lua/tokenbatcher/(core/ffi|[a-z/]+_ffi)\.lua')"
 refuse "src/http knows more than libcurl and its own headers" \
   "$(grep -nE '^#include "' src/http/* | grep -vE '"(client|tokenbatcher_http).h"')"
 refuse "a clock outside of the pumps" \

@@ -12,7 +12,7 @@ local first, last = text:find(BEGIN, 1, true)
 local stop = first and text:find(END, last, true)
 assert(stop, path .. " has no place for the table of options")
 
-local wanted = require("tokenbatcher.options").markdown()
+local wanted = require("tokenbatcher.core.options").markdown()
 if text:sub(last + 1, stop - 1) == wanted then os.exit(0) end
 if mode ~= "--write" then
   io.stderr:write("lint: the table of options in ", path, " is not what the code says; run\n",

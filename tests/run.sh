@@ -28,7 +28,7 @@ run_c() {
 # The specs print TAP: "ok 1 - name", "not ok 2 - name", "ok 3 - # SKIP name".
 run_specs() {
   echo "== specs"
-  $BUSTED --output=TAP --pattern=_spec tests/spec >"$out/lua" 2>&1
+  $BUSTED --output=TAP --pattern=_spec tests/lua >"$out/lua" 2>&1
   status=$?
   f=$(grep -c '^not ok' "$out/lua")
   s=$(grep -c '^ok .*# SKIP' "$out/lua")

@@ -10,7 +10,7 @@ strict='-fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1'
 
 build_tests() {
   make -s B="$1" CFLAGS="$2" "$1/libtokenbatcher.a" "$1/tests/fuzz_replay" \
-    $(ls tests/c/test_*.c | sed "s|tests/c/\(.*\)\.c|$1/tests/\1|")
+    $(ls tests/src/*/test_*.c | sed "s|.*/\(.*\)\.c|$1/tests/\1|")
 }
 run() {
   echo "   $*"
@@ -35,7 +35,7 @@ make -s B="$B/asan" CFLAGS="-fsanitize=address,undefined $strict" "$B/asan/libto
   "$B/asan/libtokenbatcher_script.so" "$B/asan/libtokenbatcher_http.so"
 export TOKENBATCHER_LIB="$PWD/$B/asan/libtokenbatcher.so"
 asan=$(gcc -print-file-name=libasan.so) ubsan=$(gcc -print-file-name=libubsan.so)
-for spec in tests/spec/*_spec.lua; do
+for spec in $(find tests/lua -name "*_spec.lua" | sort); do
   case $spec in # these start other programs, or time the JIT
     *cli*|*install*|*compile*|*examples*|*nginx*|*gateway*|*library*) continue ;;
   esac
@@ -46,7 +46,7 @@ done
 unset TOKENBATCHER_LIB
 
 echo "== valgrind"
-make -s B="$B" "$B/libtokenbatcher.a" "$B/libtokenbatcher.so" "$B/tokenbatcher" $(ls tests/c/test_*.c | sed "s|tests/c/\(.*\)\.c|$B/tests/\1|")
+make -s B="$B" "$B/libtokenbatcher.a" "$B/libtokenbatcher.so" "$B/tokenbatcher" $(ls tests/src/*/test_*.c | sed "s|.*/\(.*\)\.c|$B/tests/\1|")
 for test in "$B"/tests/test_*; do
   case $test in *test_model*) export TB_OPS=5000 ;; esac
   # an abandoned thread keeps its stack, which is "possibly lost"

@@ -1,27 +1,28 @@
 # tests.mk - tests, checks and measurements; included by the Makefile.
 
-TEST_CFLAGS = -std=c11 -D_GNU_SOURCE -pthread -Iinclude -Itests/c -Wall -Wextra -Wshadow $(CFLAGS)
+TEST_CFLAGS = -std=c11 -D_GNU_SOURCE -pthread -Iinclude -Itests/src/core -Wall -Wextra -Wshadow $(CFLAGS)
 CMOCKA      = -lcmocka -lm
 
-# Every tests/c/test_*.c is a program; the others are shared by the core's tests.
-C_TESTS     = $(patsubst tests/c/%.c,$B/tests/%,$(wildcard tests/c/test_*.c))
-C_SHARED    = $(filter-out tests/c/test_%.c,$(wildcard tests/c/*.c))
+# tests/src mirrors src: every test_*.c is a program; the others in core are shared by those there.
+vpath test_%.c tests/src/core tests/src/ev tests/src/http tests/src/script
+C_TESTS     = $(patsubst %.c,$B/tests/%,$(notdir $(sort $(wildcard tests/src/*/test_*.c))))
+C_SHARED    = $(filter-out tests/src/core/test_%.c,$(wildcard tests/src/core/*.c))
 FAIL_ALLOC  = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 
 $B/tests/test_alloc: LINK_EXTRA = $(FAIL_ALLOC)
-$B/tests/test_%: tests/c/test_%.c $(C_SHARED) $(wildcard tests/c/*.h) $B/libtokenbatcher.a
+$B/tests/test_%: test_%.c $(C_SHARED) $(wildcard tests/src/*/*.h) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< $(if $(findstring test_ev,$<),,$(C_SHARED)) $(LINK_EXTRA) \
 	  $B/libtokenbatcher.a $(CMOCKA) -lev
 
 # Engines: LuaJIT's symbols come from the program; -rdynamic: a script calls back into it.
-$B/tests/test_engine%: tests/c/test_engine%.c tests/c/test_engine.h $B/libtokenbatcher_script.so
+$B/tests/test_engine%: tests/src/script/test_engine%.c tests/src/script/test_engine.h $B/libtokenbatcher_script.so
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script \
 	  -ltokenbatcher -lluajit-5.1 -lev $(CMOCKA)
 
 # libcurl's own functions may be stood in for by the program's: see the slow look-up.
-$B/tests/test_http: tests/c/test_http.c tests/c/test_http.h $(HTTP_OBJ)
+$B/tests/test_http: tests/src/http/test_http.c tests/src/http/test_http.h $(HTTP_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< $(HTTP_OBJ) $(CMOCKA) $$(pkg-config --libs libcurl)
 

@@ -11,21 +11,21 @@
 --
 -- Misuse raises at the caller's line; failure returns nil, err (see errors.lua).
 
-local batcher = require "tokenbatcher.batcher"
-local errors = require "tokenbatcher.errors"
-local estimators = require "tokenbatcher.estimators"
-local Future = require "tokenbatcher.future"
-local inference = require "tokenbatcher.inference"
-local options = require "tokenbatcher.options"
-local policies = require "tokenbatcher.policies"
-local scheduler = require "tokenbatcher.scheduler"
+local batcher = require "tokenbatcher.batching.batcher"
+local errors = require "tokenbatcher.base.errors"
+local estimators = require "tokenbatcher.batching.estimators"
+local Future = require "tokenbatcher.runtime.future"
+local inference = require "tokenbatcher.batching.run"
+local options = require "tokenbatcher.core.options"
+local policies = require "tokenbatcher.batching.policies"
+local scheduler = require "tokenbatcher.runtime.scheduler"
 
 --- @class tokenbatcher
 local M = {
   _VERSION = "0.1.0",
   TokenBatcher = batcher.TokenBatcher,
   DynamicBatcher = batcher.DynamicBatcher,
-  Prompt = require "tokenbatcher.prompt",
+  Prompt = require "tokenbatcher.batching.prompt",
   failure = inference.failure,
   gather = Future.gather,
 }
@@ -35,7 +35,7 @@ local function require_function(fn, name)
 end
 
 local function pump_of(opts)
-  if opts == nil then return require("tokenbatcher.pump.libev").new() end
+  if opts == nil then return require("tokenbatcher.runtime.pump.libev").new() end
   if type(opts) ~= "table" then errors.misuse("run: options must be a table, got a " .. type(opts)) end
   for key in pairs(opts) do
     if key ~= "clock" then
@@ -46,7 +46,7 @@ local function pump_of(opts)
   if clock ~= "real" and clock ~= "virtual" then
     errors.misuse('run: clock must be "real" or "virtual", got ' .. errors.show(clock))
   end
-  return require("tokenbatcher.pump." .. (clock == "real" and "libev" or "virtual")).new()
+  return require("tokenbatcher.runtime.pump." .. (clock == "real" and "libev" or "virtual")).new()
 end
 
 --- Run fn as a coroutine until it and all it spawned are done and every accepted record
@@ -169,11 +169,11 @@ end)
 -- tb.http needs libcurl, so it is loaded on first use.
 setmetatable(M, { __index = function(self, name)
   if name ~= "http" then return nil end
-  self.http = require "tokenbatcher.http"
+  self.http = require "tokenbatcher.backend.http"
   return self.http
 end })
 
 --- tb.metrics.prometheus(batcher, ...): a metrics page.
-M.metrics = require "tokenbatcher.metrics"
+M.metrics = require "tokenbatcher.batching.metrics"
 
 return M

@@ -126,7 +126,7 @@ static void keep_refs(tb_engine *engine, lua_State *L, int self)
 static void call_new(lua_State *L)
 {
     lua_getglobal(L, "require");
-    lua_pushliteral(L, "tokenbatcher.engine");
+    lua_pushliteral(L, "tokenbatcher.script.engine");
     lua_call(L, 1, 1);
     lua_getfield(L, -1, "new");
     lua_remove(L, -2);

@@ -40,7 +40,7 @@ static int open_state(lua_State *L)
     const struct job *job = lua_touserdata(L, 1);
     tb__state_open(L);
     lua_getglobal(L, "require");
-    lua_pushliteral(L, "tokenbatcher.worker");
+    lua_pushliteral(L, "tokenbatcher.script.worker");
     lua_call(L, 1, 1);
     lua_getfield(L, -1, "new");
     lua_pushlstring(L, job->state->setup, job->state->setup_size);

@@ -5,7 +5,7 @@
 
 package.path = package.path .. ";./?.lua"
 local tb = require "tokenbatcher"
-local W = require "tests.spec.http_helper"
+local W = require "tests.lua.http_helper"
 
 local B = os.getenv "B" or "build"
 local REQUESTS, AT_ONCE, IN_A_BATCH = 4000, 32, 64

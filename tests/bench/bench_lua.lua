@@ -1,6 +1,6 @@
 -- Speed of the Lua face, on the real clock: prints plain lines "name value unit".
 local tb = require "tokenbatcher"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local function now() return tonumber(tbffi.lib.tb_ev_now()) / 1e6 end
 

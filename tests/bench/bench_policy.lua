@@ -2,7 +2,7 @@
 -- records when 256 are picked, from tb_ask() to the batch (the queue is refilled outside of
 -- the timing). Prints plain lines "name value unit", the median of the decisions.
 local tb = require "tokenbatcher"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local QUEUED, PICKED, WARM_UP, DECISIONS, KEYS = 5000, 256, 200, 1000, 50
 

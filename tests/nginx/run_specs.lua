@@ -6,8 +6,8 @@
 --
 -- @return function(files, is_skipped, report)  see the end
 
-local errors = require "tokenbatcher.errors"
-local scheduler = require "tokenbatcher.scheduler"
+local errors = require "tokenbatcher.base.errors"
+local scheduler = require "tokenbatcher.runtime.scheduler"
 local tb = require "tokenbatcher"
 
 local host = scheduler.nginx

@@ -4,7 +4,7 @@
 
 package.path = package.path .. ";./?.lua"
 local tb = require "tokenbatcher"
-local W = require "tests.spec.http_helper"
+local W = require "tests.lua.http_helper"
 
 local REQUESTS, WORKERS = tonumber(arg and arg[1]) or 100000, 32
 local GUARD_S = 1800

@@ -4,7 +4,7 @@
 -- usage: luajit load.lua [records]     (default 5,000,000)
 
 local tb = require "tokenbatcher"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local RECORDS = tonumber(arg and arg[1]) or 5000000
 local PRODUCERS = 256

@@ -11,13 +11,13 @@
 -- the server reports.
 
 local answers = require "tokenbatcher.backend.openai_answer"
-local backoff = require "tokenbatcher.backoff"
-local errors = require "tokenbatcher.errors"
-local failure = require("tokenbatcher.inference").failure
-local http = require "tokenbatcher.http"
-local parameters = require "tokenbatcher.parameters"
-local scheduler = require "tokenbatcher.scheduler"
-local utf8 = require "tokenbatcher.utf8"
+local backoff = require "tokenbatcher.base.backoff"
+local errors = require "tokenbatcher.base.errors"
+local failure = require("tokenbatcher.batching.run").failure
+local http = require "tokenbatcher.backend.http"
+local parameters = require "tokenbatcher.base.parameters"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+local utf8 = require "tokenbatcher.base.utf8"
 
 local cjson = require("cjson").new()
 

@@ -3,8 +3,8 @@
 -- the input: {tokens = n, text = the first 32 bytes, or a little less where that would
 -- cut a character of UTF-8}. It computes nothing.
 
-local errors = require "tokenbatcher.errors"
-local scheduler = require "tokenbatcher.scheduler"
+local errors = require "tokenbatcher.base.errors"
+local scheduler = require "tokenbatcher.runtime.scheduler"
 
 local TEXT_BYTES = 32
 local DEFAULTS = { base_s = 0.02, per_token_s = 0.00005 }

@@ -6,11 +6,11 @@
 -- pool (src/script/threads.h) is readable, which the loop watches while batches are under
 -- way. Threads start with the first batch, and end when the batcher stops.
 
-local errors = require "tokenbatcher.errors"
-local inference = require "tokenbatcher.inference"
-local scheduler = require "tokenbatcher.scheduler"
-local script_ffi = require "tokenbatcher.script_ffi"
-local tbffi = require "tokenbatcher.ffi"
+local errors = require "tokenbatcher.base.errors"
+local inference = require "tokenbatcher.batching.run"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+local script_ffi = require "tokenbatcher.backend.threads_ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local has_buffer, buffer = pcall(require, "string.buffer")
 local C = script_ffi.lib

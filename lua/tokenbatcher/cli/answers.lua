@@ -4,9 +4,9 @@
 -- entry waits for earlier ones; `held` counts those, so that the reader can stop while
 -- they are too many.
 
-local errors = require "tokenbatcher.errors"
-local json = require "tokenbatcher.cli.json"
-local scheduler = require "tokenbatcher.scheduler"
+local errors = require "tokenbatcher.base.errors"
+local json = require "tokenbatcher.base.json"
+local scheduler = require "tokenbatcher.runtime.scheduler"
 
 local M = {}
 local Answers = {}

@@ -1,13 +1,13 @@
 --- tokenbatcher check: load a script, try its estimator and policy on one record, say
 -- what is missing.
 
-local batcher_class = require "tokenbatcher.batcher"
-local cost = require "tokenbatcher.cost"
+local batcher_class = require "tokenbatcher.batching.batcher"
+local cost = require "tokenbatcher.batching.cost"
 local decode = require "tokenbatcher.cli.decode"
-local errors = require "tokenbatcher.errors"
-local options = require "tokenbatcher.options"
-local policies = require "tokenbatcher.policies"
-local script = require "tokenbatcher.cli.script"
+local errors = require "tokenbatcher.base.errors"
+local options = require "tokenbatcher.core.options"
+local policies = require "tokenbatcher.batching.policies"
+local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
 
 local M = {}

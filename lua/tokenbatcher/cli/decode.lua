@@ -1,9 +1,9 @@
 --- A record from a line of input: by the script's decode, or as JSON.
 
-local errors = require "tokenbatcher.errors"
-local json = require "tokenbatcher.cli.json"
-local scheduler = require "tokenbatcher.scheduler"
-local utf8 = require "tokenbatcher.utf8"
+local errors = require "tokenbatcher.base.errors"
+local json = require "tokenbatcher.base.json"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+local utf8 = require "tokenbatcher.base.utf8"
 
 local M = {}
 

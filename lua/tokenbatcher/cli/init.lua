@@ -2,8 +2,8 @@
 -- 1 some records failed, 2 usage or script error.
 
 local argparse = require "argparse"
-local options = require "tokenbatcher.options"
-local script = require "tokenbatcher.cli.script"
+local options = require "tokenbatcher.core.options"
+local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
 
 local M = {}

@@ -1,8 +1,8 @@
 --- Lines of a file descriptor, read on the loop: waiting for input suspends only the
 -- reading coroutine. Lines of any length; no more than one chunk is read ahead.
 
-local scheduler = require "tokenbatcher.scheduler"
-local tbffi = require "tokenbatcher.ffi"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local M = {}
 local Lines = {}

@@ -1,8 +1,8 @@
 --- tokenbatcher policies: what ships, one line each; or the parameters of one.
 
-local errors = require "tokenbatcher.errors"
-local parameters = require "tokenbatcher.parameters"
-local policies = require "tokenbatcher.policies"
+local errors = require "tokenbatcher.base.errors"
+local parameters = require "tokenbatcher.base.parameters"
+local policies = require "tokenbatcher.batching.policies"
 
 local M = {}
 

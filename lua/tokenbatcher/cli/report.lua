@@ -1,6 +1,6 @@
 --- What people see of a run, on standard error: messages, progress, a summary.
 
-local scheduler = require "tokenbatcher.scheduler"
+local scheduler = require "tokenbatcher.runtime.scheduler"
 
 local M = {}
 local Report = {}

@@ -5,19 +5,19 @@
 -- was read is answered.
 
 local answers = require "tokenbatcher.cli.answers"
-local batcher_class = require "tokenbatcher.batcher"
+local batcher_class = require "tokenbatcher.batching.batcher"
 local decode = require "tokenbatcher.cli.decode"
-local errors = require "tokenbatcher.errors"
-local Future = require "tokenbatcher.future"
+local errors = require "tokenbatcher.base.errors"
+local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.host"
 local lines = require "tokenbatcher.cli.lines"
-local options = require "tokenbatcher.options"
-local recording = require "tokenbatcher.recording"
+local options = require "tokenbatcher.core.options"
+local recording = require "tokenbatcher.batching.recording"
 local report = require "tokenbatcher.cli.report"
-local scheduler = require "tokenbatcher.scheduler"
-local script = require "tokenbatcher.cli.script"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local M = {}
 

@@ -8,7 +8,7 @@ local html = require "tokenbatcher.sim.html"
 local output = require "tokenbatcher.sim.output"
 local plot = require "tokenbatcher.sim.plot"
 local timeline = require "tokenbatcher.sim.timeline"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local BAR_WIDTH = 30
 

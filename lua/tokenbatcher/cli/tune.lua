@@ -1,10 +1,10 @@
 --- tokenbatcher tune: search for settings on one half of the arrivals, judge them on the other.
 
-local errors = require "tokenbatcher.errors"
+local errors = require "tokenbatcher.base.errors"
 local experiment = require "tokenbatcher.sim.experiment"
 local flags = require "tokenbatcher.cli.simulation_flags"
 local search = require "tokenbatcher.sim.search"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local M = { SUMMARY = "Search for good settings over a trace." }
 

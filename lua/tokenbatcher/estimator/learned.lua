@@ -4,7 +4,7 @@
 -- Queued records were charged by older factors, so a batch is compared with what its records
 -- would be charged now; otherwise a deep queue would be corrected over and over.
 
-local errors = require "tokenbatcher.errors"
+local errors = require "tokenbatcher.base.errors"
 
 local KEEP = 0.95 -- about the last 20 batches count
 local FARTHEST = 1000 -- a report that is off by more is none

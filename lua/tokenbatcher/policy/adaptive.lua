@@ -5,7 +5,7 @@
 -- lost already, only throughput helps. Gathering pays off by the busy
 -- share of the device: as long as a when it is always busy, not at all when it is idle.
 
-local service_model = require "tokenbatcher.service_model"
+local service_model = require "tokenbatcher.policy.support.service_model"
 
 local SMOOTH, SPARE = 0.9, 2
 local LEAST_SHARE = 0.85 -- of the target, for a batch (found with tokenbatcher simulate)

@@ -4,7 +4,7 @@
 -- goes when nothing else is left, in batches that take 0.3 x slo_s at most: whoever comes
 -- meanwhile can still be on time.
 
-local service_model = require "tokenbatcher.service_model"
+local service_model = require "tokenbatcher.policy.support.service_model"
 
 local MISFITS = 32 -- so many are passed over, then the batch is closed
 local HOPELESS_SHARE = 0.3

@@ -3,7 +3,7 @@
 -- backlogged keys stay within two largest records and a quantum. The batch ends at the first
 -- record that does not fit, and the next one goes on there.
 
-local round_robin = require "tokenbatcher.round_robin"
+local round_robin = require "tokenbatcher.policy.support.round_robin"
 
 return {
   about = "deficit round robin by cost over key",

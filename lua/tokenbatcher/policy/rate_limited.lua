@@ -2,7 +2,7 @@
 -- than given. A batch is one request, plus what the backend reports in info.requests.
 -- `inner` decides who goes; it is asked when there is room, with what is left as its budget.
 
-local sliding_minute = require "tokenbatcher.sliding_minute"
+local sliding_minute = require "tokenbatcher.policy.support.sliding_minute"
 
 return {
   forbids_bisect = true, -- a batch would become many requests

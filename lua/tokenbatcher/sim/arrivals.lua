@@ -9,9 +9,9 @@
 -- key k is chosen as often as 1/k says), timeout=D (seconds; default none). D is a number,
 -- lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to). For sources, see trace.lua.
 
-local errors = require "tokenbatcher.errors"
+local errors = require "tokenbatcher.base.errors"
 local random = require "tokenbatcher.sim.random"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local floor, max, min = math.floor, math.max, math.min
 

@@ -2,12 +2,12 @@
 -- share: arrivals, service model, knobs; a variant is a policy and the settings of one row.
 
 local arrivals = require "tokenbatcher.sim.arrivals"
-local cost = require "tokenbatcher.cost"
-local Engine = require "tokenbatcher.sim.engine"
-local errors = require "tokenbatcher.errors"
+local cost = require "tokenbatcher.batching.cost"
+local Engine = require "tokenbatcher.sim.replay"
+local errors = require "tokenbatcher.base.errors"
 local measure = require "tokenbatcher.sim.measure"
-local options = require "tokenbatcher.options"
-local script = require "tokenbatcher.cli.script"
+local options = require "tokenbatcher.core.options"
+local script = require "tokenbatcher.script.load"
 local service = require "tokenbatcher.sim.service"
 local trace = require "tokenbatcher.sim.trace"
 

@@ -3,7 +3,7 @@
 -- told apart.
 
 local formats = require "tokenbatcher.sim.formats"
-local json = require "tokenbatcher.cli.json"
+local json = require "tokenbatcher.base.json"
 
 local M = {}
 

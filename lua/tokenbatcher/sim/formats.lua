@@ -6,7 +6,7 @@
 -- in our recordings, key, priority, timeout_us. It returns true; false for a line that is no arrival;
 -- or nil and what is wrong. A line of CSV is read where it is: no string is made of it.
 
-local json = require "tokenbatcher.cli.json"
+local json = require "tokenbatcher.base.json"
 
 local byte, floor, max = string.byte, math.floor, math.max
 

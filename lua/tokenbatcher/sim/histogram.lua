@@ -4,7 +4,7 @@
 -- mantissa.
 
 local bit = require "bit"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local rshift = bit.rshift
 

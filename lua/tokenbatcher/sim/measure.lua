@@ -1,6 +1,6 @@
 --- What came of a simulated run: one row, with the same fields in the same order every time.
 
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local C = tbffi.lib
 

@@ -1,7 +1,7 @@
 --- Rows of simulated runs as JSON and CSV, with fields in a fixed order and numbers in a fixed
 -- form: the same rows give the same bytes.
 
-local json = require "tokenbatcher.cli.json"
+local json = require "tokenbatcher.base.json"
 local measure = require "tokenbatcher.sim.measure"
 
 local M = {}

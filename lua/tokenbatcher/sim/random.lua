@@ -3,7 +3,7 @@
 -- that is used more does not shift another.
 
 local bit = require "bit"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local bxor, lshift, rol, tobit = bit.bxor, bit.lshift, bit.rol, bit.tobit
 local floor, log, sqrt, cos, exp = math.floor, math.log, math.sqrt, math.cos, math.exp

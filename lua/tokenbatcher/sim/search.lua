@@ -4,9 +4,9 @@
 -- of the best are tried there, too. The second half is left for judging what was found.
 
 local experiment = require "tokenbatcher.sim.experiment"
-local options = require "tokenbatcher.options"
-local parameters = require "tokenbatcher.parameters"
-local policies = require "tokenbatcher.policies"
+local options = require "tokenbatcher.core.options"
+local parameters = require "tokenbatcher.base.parameters"
+local policies = require "tokenbatcher.batching.policies"
 local random = require "tokenbatcher.sim.random"
 
 local M = {}

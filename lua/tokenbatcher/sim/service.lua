@@ -8,7 +8,7 @@
 -- padded (records x the largest), records, max_tokens (the largest), output_tokens (the sum),
 -- max_output_tokens (the largest).
 
-local errors = require "tokenbatcher.errors"
+local errors = require "tokenbatcher.base.errors"
 local fit = require "tokenbatcher.sim.fit"
 
 local M = {}

@@ -6,7 +6,7 @@
 -- for all of the same reason in it.
 
 local gnuplot = require "tokenbatcher.sim.gnuplot"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local C = tbffi.lib
 

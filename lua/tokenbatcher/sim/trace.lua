@@ -7,7 +7,7 @@
 -- its answer, or will have none; is_done: there will be no more.
 
 local formats = require "tokenbatcher.sim.formats"
-local tbffi = require "tokenbatcher.ffi"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local floor = math.floor
 

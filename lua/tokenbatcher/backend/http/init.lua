@@ -1,0 +1,196 @@
+--- HTTP from any coroutine, suspending only it.
+--
+--     local response, err = http.post("http://127.0.0.1:8081/v1/embeddings", {
+--       body = text, headers = { ["Content-Type"] = "application/json" }, timeout_s = 5,
+--     })
+--     if response then print(response.status, response.headers["content-type"], #response.body) end
+--
+-- A response is returned whatever its status, unless fail_on_status is set. Failure is
+-- nil, err with err.code: http_timeout (timeout_s passed), http_connect (no connection: the
+-- name, a refusal, TLS, connect_timeout_s), http_too_large, http_broken (the connection ended
+-- half-way, or what came is not HTTP), http_full (4,096 requests are in flight), and with
+-- fail_on_status http_status. err.was_sent tells whether any of the request went out,
+-- err.status the status where one came, err.response the response behind http_status.
+--
+-- Raised: wrong arguments, a call outside of a coroutine of ours or under the virtual clock,
+-- and `cancelled` in an inference call that has timed out or whose records are all settled.
+
+local errors = require "tokenbatcher.base.errors"
+local parameters = require "tokenbatcher.base.parameters"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+
+local M = {}
+
+local YEAR_S = 31536000
+
+--- What a request may be given, beside the URL.
+M.options = {
+  { name = "body", kind = "string" }, -- http.post only
+  { name = "headers", kind = "table" }, -- name -> a string or a number
+  { name = "timeout_s", kind = "number", default = 60, above = 0, max = YEAR_S, unit = "seconds" },
+  { name = "connect_timeout_s", kind = "number", default = 10, above = 0, max = YEAR_S, unit = "seconds" },
+  { name = "max_response_bytes", kind = "number", default = 64 * 2 ^ 20, min = 0, max = 2 ^ 40, unit = "bytes" },
+  { name = "unix_socket", kind = "string" }, -- a path to connect to, instead of the URL's host
+  { name = "fail_on_status", kind = "boolean", default = false }, -- nil, err unless the status is 2xx
+  { name = "tls_verify", kind = "boolean", default = true },
+  { name = "ca_file", kind = "string" }, -- PEM, instead of the system's certificates
+}
+local GET_OPTIONS = { unpack(M.options, 2) }
+
+-- Set by the client itself: a second one would make the request ambiguous.
+local OURS = { ["content-length"] = true, ["transfer-encoding"] = true, expect = true }
+
+--- A URL for messages: without credentials and query.
+local function shown(url)
+  return (url:gsub("^(%w+:/*)[^/]*@", "%1"):gsub("[?#].*", ""))
+end
+M.shown = shown
+
+-- The same for what is no URL: its credentials may be anywhere before the last "@".
+local function shown_bad(text)
+  if not text:find("@", 1, true) then return errors.show(shown(text)) end
+  return "a text with credentials (not shown)"
+end
+
+--- Raise unless it is an http or https URL, as far as can be seen here.
+function M.check_url(who, url)
+  if type(url) ~= "string" then errors.misuse(("%s: the URL must be a string, got a %s"):format(who, type(url))) end
+  if url:find "[%c ]" then
+    errors.misuse(("%s: the URL holds a space or a control character: %s"):format(who, shown_bad(url)))
+  end
+  if not url:lower():find "^https?://" then
+    errors.misuse(("%s: the URL must begin with http:// or https://, got %s"):format(who, shown_bad(url)))
+  end
+end
+
+-- Values stay out of messages: they may be secret.
+local function header_line(who, name, value)
+  if type(name) ~= "string" or not name:find "^[%w!#$%%&'*+%-.^_`|~]+$" then
+    errors.misuse(("%s: %s is not a header's name"):format(who, errors.show(name)))
+  end
+  if OURS[name:lower()] then errors.misuse(("%s: the header '%s' is set by the client itself"):format(who, name)) end
+  if type(value) == "number" then value = ("%.14g"):format(value) end
+  if type(value) ~= "string" then
+    errors.misuse(("%s: the header '%s' must be a string or a number, got a %s"):format(who, name, type(value)))
+  end
+  if value:find "[%z\1-\8\10-\31\127]" then
+    errors.misuse(("%s: the header '%s' holds a line break or another control character"):format(who, name))
+  end
+  return value:find "%S" and name .. ": " .. value or name .. ";" -- libcurl's way to say "empty"
+end
+
+local function header_lines(who, headers)
+  local lines, seen = {}, {}
+  for name, value in pairs(headers or {}) do
+    lines[#lines + 1] = header_line(who, name, value)
+    if seen[name:lower()] then errors.misuse(("%s: the header '%s' is given twice"):format(who, name:lower())) end
+    seen[name:lower()] = true
+  end
+  if not seen["user-agent"] then lines[#lines + 1] = "User-Agent: tokenbatcher" end
+  table.sort(lines)
+  return table.concat(lines, "\n") .. "\n"
+end
+
+--- Raise unless they are headers that a request may have.
+function M.check_headers(who, headers)
+  header_lines(who, headers)
+end
+
+local function check_place(who)
+  if scheduler.pump and scheduler.pump.is_virtual then
+    errors.misuse(who .. " needs the real clock: nothing can be sent under the virtual one")
+  end
+  scheduler.require_suspend(who)
+  if not scheduler.pump.attach then
+    errors.misuse(who .. " needs the libev loop; inside nginx use its cosockets (ngx.socket.tcp, resty.http)")
+  end
+end
+
+--- "Content-Type: a\r\n" lines as a table by lower-case name; of several, joined by ", ".
+local function parse_headers(text)
+  local headers = {}
+  for name, value in text:gmatch "([^:\r\n]+):[ \t]*([^\r\n]*)" do
+    name, value = name:lower(), value:gsub("%s+$", "")
+    headers[name] = headers[name] and headers[name] .. ", " .. value or value
+  end
+  return headers
+end
+
+-- libcurl quotes a proxy of the environment as it is, credentials included.
+local function without_credentials(text)
+  return (text:gsub("'[^']*@", "'...@"))
+end
+
+local function failed(code, message, raw)
+  local err = errors.new(code, message)
+  err.was_sent = raw ~= nil and raw.was_sent
+  if raw and raw.status > 0 then err.status = raw.status end
+  return nil, err
+end
+
+local function refused(who, url, refusal, C)
+  if refusal == C.TB_HTTP_EURL then errors.misuse(("%s: not a URL: %s"):format(who, shown_bad(url))) end
+  if refusal == C.TB_HTTP_EOPTION then
+    errors.misuse(who .. ": libcurl does not take an option: is ca_file or unix_socket too long?")
+  end
+  if refusal == C.TB_HTTP_EFULL then
+    return failed("http_full", ("%d requests are in flight already"):format(C.TB_HTTP_CAPACITY))
+  end
+  error(who .. ": out of memory", 0)
+end
+
+local CODES = { TB_HTTP_TIMEOUT = "http_timeout", TB_HTTP_CONNECT = "http_connect",
+  TB_HTTP_TOO_LARGE = "http_too_large", TB_HTTP_BROKEN = "http_broken", TB_HTTP_NO_MEMORY = "http_broken" }
+local code_of -- outcome -> code
+
+local function codes(C)
+  local list = {}
+  for name, code in pairs(CODES) do list[tonumber(C[name])] = code end
+  return list
+end
+
+local function perform(who, method, url, given)
+  M.check_url(who, url)
+  local p = parameters.read(who, method == "GET" and GET_OPTIONS or M.options, given)
+  p.url, p.header_lines = url, header_lines(who, p.headers) -- C reads them: they stay referenced
+  check_place(who)
+  local C = require("tokenbatcher.backend.http.http_ffi").lib
+  code_of = code_of or codes(C)
+  local request = require("tokenbatcher.core.ffi").new "tb_http_request"
+  request.url, request.headers, request.unix_socket, request.ca_file = p.url, p.header_lines, p.unix_socket, p.ca_file
+  request.timeout_us, request.connect_timeout_ms = math.ceil(p.timeout_s * 1e6), math.ceil(p.connect_timeout_s * 1e3)
+  request.max_response_bytes = p.max_response_bytes
+  request.flags = (method == "POST" and C.TB_HTTP_POST_METHOD or 0) + (p.tls_verify and 0 or C.TB_HTTP_NO_VERIFY)
+  if p.body then request.body, request.body_size = p.body, #p.body end
+  local raw, refusal = require("tokenbatcher.backend.http.client").current():perform(request)
+  if not raw then return refused(who, url, refusal, C) end
+  local what = method .. " " .. shown(url) .. ": "
+  if raw.outcome ~= C.TB_HTTP_DONE then
+    return failed(code_of[raw.outcome], what .. without_credentials(raw.error), raw)
+  end
+  local response = { status = raw.status, headers = parse_headers(raw.headers), body = raw.body }
+  if raw.retry_after_s > 0 then response.retry_after_s = raw.retry_after_s end
+  if not p.fail_on_status or raw.status >= 200 and raw.status < 300 then return response end
+  local _, err = failed("http_status", what .. "status " .. raw.status, raw)
+  err.response = response
+  return nil, err
+end
+
+--- GET. @param url string  http:// or https://  @param opts table|nil  see M.options
+-- @return response {status, headers, body}, or nil and an err. Redirects are not followed.
+-- response.retry_after_s is there where a Retry-After header asks for more than 0 seconds.
+function M.get(url, opts)
+  return perform("http.get", "GET", url, opts)
+end
+
+--- POST. The same, with a body ("" by default), sent without a Content-Type unless given.
+function M.post(url, opts)
+  return perform("http.post", "POST", url, opts)
+end
+
+--- Load the library now, to learn early that libcurl is missing. Raises.
+function M.load()
+  require "tokenbatcher.backend.http.client"
+end
+
+return M

@@ -1,0 +1,299 @@
+--- One batch through the inference function: call it, judge what it returns, settle
+-- every future, bisect if asked to. It never pairs by anything but position, and a
+-- record that has settled meanwhile (cancelled, timed out) is simply passed over.
+--
+-- A run is {batcher, id, records, futures, ids, costs, size, reason, started, over,
+-- fn, on_error}; `over` is set when the core has closed the batch (timeout, stop).
+
+local errors = require "tokenbatcher.base.errors"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+local tbffi = require "tokenbatcher.core.ffi"
+local C = tbffi.lib
+
+local M = {}
+
+local COMPLETED, FAILED, EXPIRED = tonumber(C.TB_COMPLETED), tonumber(C.TB_FAILED), tonumber(C.TB_EXPIRED)
+local DEADLINE = "the record's deadline passed before it was handed to inference_fn"
+
+local Failure = {}
+
+--- What inference_fn returns in the place of a result to fail that record alone.
+-- @param reason any  usually a string; becomes the err's message and cause
+function M.failure(reason)
+  return setmetatable({ reason = reason }, Failure)
+end
+
+function M.is_failure(value)
+  return getmetatable(value) == Failure
+end
+
+function M.reason_of(failure)
+  return failure.reason
+end
+
+local function failure_err(failure)
+  local reason = failure.reason
+  if reason == nil then return errors.new("inference_failed", "inference_fn failed this record") end
+  return errors.new("inference_failed", errors.message_of(reason), reason)
+end
+
+-- Is there a number above n among the keys? One step of next() for a plain list.
+local function reaches_beyond(results, n)
+  if results[n + 1] ~= nil then return true end
+  if rawget(results, n) == nil then return false end -- a metatable answers
+  local key = next(results, n)
+  while key ~= nil and not (type(key) == "number" and key > n) do key = next(results, key) end
+  return key ~= nil
+end
+
+-- Positions 1..n hold no nil, and there is nothing behind them.
+local function is_list_of(results, n)
+  for i = 1, n do
+    if results[i] == nil then return false end
+  end
+  return not reaches_beyond(results, n)
+end
+
+-- Bounded, since a metatable may have an answer for every position.
+local function count_of(results, n)
+  local count, limit = 0, math.max(n + 1, #results)
+  while count < limit and results[count + 1] ~= nil do count = count + 1 end
+  for key in pairs(results) do
+    if type(key) == "number" and key > count + 1 then return nil, count + 1 end
+  end
+  return count
+end
+
+--- What is wrong with the results of a batch of n records. nil: nothing.
+local function complaint(results, second, n)
+  local batch = (" for a batch of %d record%s"):format(n, n == 1 and "" or "s")
+  if type(results) ~= "table" or getmetatable(results) == Failure then
+    local what = results == nil and "nil" or "a " .. type(results)
+    if getmetatable(results) == Failure then what = "a single failure" end
+    local why = second ~= nil and ": " .. errors.message_of(second) or " (a list of results is expected)"
+    return "inference_fn returned " .. what .. batch .. why
+  end
+  if is_list_of(results, n) then return nil end
+  local count, hole = count_of(results, n)
+  if count then return ("inference_fn returned %d results"):format(count) .. batch end
+  return ("inference_fn returned a list with a hole at position %d"):format(hole) .. batch
+end
+
+--- Fail the records first..last of a run that have not settled, each with its own err.
+local function fail_range(run, first, last, message, cause, traceback)
+  local now = scheduler.now_us()
+  for i = first, last do
+    local future = run.futures[i]
+    if not future._state then
+      C.tb_settle(run.batcher._handle, run.ids[i], FAILED, now)
+      run.failed = run.failed + 1
+      run.batcher:settle(future, nil, errors.new("inference_failed", message, cause, traceback))
+    end
+  end
+end
+
+-- Where a whole batch succeeds, the core completes what is left in one call
+-- (tb_batch_finish); a half of it (`partial`) is told record by record.
+local function settle_one(run, future, id, result, now)
+  local handle = run.batcher._handle
+  if getmetatable(result) == Failure then
+    C.tb_settle(handle, id, FAILED, now)
+    run.failed = run.failed + 1
+    run.batcher:settle(future, nil, failure_err(result))
+  else
+    run.batcher:settle(future, result, nil)
+    if run.partial then C.tb_settle(handle, id, COMPLETED, now) end
+  end
+end
+
+-- positions[i] is the place in the run of results[i]; nil: i itself.
+local function settle_results(run, positions, results, n)
+  local now, futures, ids = scheduler.now_us(), run.futures, run.ids
+  for i = 1, n do
+    local at = positions and positions[i] or i
+    local future = futures[at]
+    if not future._state then settle_one(run, future, ids[at], results[i], now) end
+  end
+end
+
+local function make_info(run, attempt, records, costs, cost, deadline)
+  local info = run.info
+  info.id, info.size, info.cost, info.costs = run.id, #records, cost, costs
+  info.reason, info.attempt, info.deadline = run.reason, attempt, deadline
+  info.timeout_at = run.timeout_s > 0 and scheduler.now_us() / 1e6 + run.timeout_s or nil
+  return info
+end
+
+-- xpcall's handler: keeps the traceback of where it was raised.
+local raised_at
+local function remember_traceback(value)
+  raised_at = debug.traceback(errors.text(value), 2)
+  return value
+end
+
+--- Call inference_fn. @return results, or nil, message, cause, traceback
+local function call(run, records, info, n)
+  local ok, results, second = xpcall(run.fn, remember_traceback, records, info)
+  if not ok then
+    local traceback = errors.is_err(results) and results.traceback or raised_at
+    raised_at = nil
+    return nil, errors.message_of(results), results, traceback
+  end
+  local message = complaint(results, second, n)
+  if message then return nil, message, second end
+  return results
+end
+
+-- The batch was closed while the call ran: its answer is ignored, an error is not kept
+-- silent, unless all it says is that the call was called off.
+local function report_late(run, message, cause)
+  if errors.is_err(cause) and cause.code == "cancelled" then return end
+  if message then run.batcher:_warn("an abandoned inference call failed: " .. message) end
+end
+
+-- --- bisecting ----------------------------------------------------------
+
+-- Those of positions[first..last] that still want an answer. A record past its
+-- deadline fails here, between two calls.
+local function still_wanted(run, positions, first, last)
+  local wanted, now = {}, scheduler.now_us()
+  for i = first, last do
+    local at = positions[i]
+    local future = run.futures[at]
+    if not future._state then
+      local deadline = future._deadline_us
+      if deadline and deadline <= now then
+        C.tb_settle(run.batcher._handle, run.ids[at], EXPIRED, now)
+        run.batcher:settle(future, nil, errors.new("deadline", DEADLINE))
+      else
+        wanted[#wanted + 1] = at
+      end
+    end
+  end
+  return wanted
+end
+
+local function cost_of(run, costs)
+  local sum, largest = 0, 0
+  for _, cost in ipairs(costs) do
+    sum, largest = sum + cost, math.max(largest, cost)
+  end
+  return run.is_padded and largest * #costs or sum
+end
+
+-- Every attempt has an info of its own; what backends put into those adds up.
+local function add_usage(sum, usage)
+  if type(usage) ~= "table" then return sum end
+  sum = sum or {}
+  for name, value in pairs(usage) do
+    if type(value) == "number" then sum[name] = (sum[name] or 0) + value end
+  end
+  return sum
+end
+
+local function remember_info(run)
+  local before = run.info
+  run.earlier_requests = (run.earlier_requests or 0) + (tonumber(rawget(before, "requests")) or 1)
+  run.earlier_usage = add_usage(run.earlier_usage, rawget(before, "usage"))
+  run.info = {}
+end
+
+--- What the backend reported of the whole batch. @return usage or nil, requests or nil
+function M.totals(run)
+  local usage, requests = rawget(run.info, "usage"), rawget(run.info, "requests") -- a user's code has had it
+  if not run.earlier_requests then return usage, requests end
+  return add_usage(run.earlier_usage, usage), run.earlier_requests + (tonumber(requests) or 1)
+end
+
+local function attempt_half(run, positions)
+  local records, costs, deadline = {}, {}, nil
+  for i, at in ipairs(positions) do
+    records[i], costs[i] = run.records[at], run.costs[at]
+    local due = run.futures[at]._deadline_us
+    if due and (not deadline or due < deadline) then deadline = due end
+  end
+  run.attempt = run.attempt + 1
+  remember_info(run)
+  C.tb_batch_retry(run.batcher._handle, run.id, scheduler.now_us())
+  local info = make_info(run, run.attempt, records, costs, cost_of(run, costs),
+    deadline and deadline / 1e6)
+  return call(run, records, info, #records)
+end
+
+-- The records at `positions` failed together: halve them, left half first. A record
+-- that fails alone is the culprit.
+local function bisect(run, positions, failed)
+  local n = #positions
+  if n == 1 then
+    return fail_range(run, positions[1], positions[1], failed.message, failed.cause, failed.traceback)
+  end
+  local middle = math.ceil(n / 2)
+  for half = 1, 2 do
+    local wanted = half == 1 and still_wanted(run, positions, 1, middle)
+      or still_wanted(run, positions, middle + 1, n)
+    if #wanted > 0 then
+      local results, message, cause, traceback = attempt_half(run, wanted)
+      if run.over then return report_late(run, message, cause) end
+      if results then
+        settle_results(run, wanted, results, #wanted)
+      else
+        bisect(run, wanted, { message = message, cause = cause, traceback = traceback })
+        if run.over then return end
+      end
+    end
+  end
+end
+
+local function bisect_all(run, failed)
+  local positions = {}
+  for i = 1, run.size do positions[i] = i end
+  run.partial, run.attempt = true, 1
+  bisect(run, positions, failed)
+end
+
+-- --- the whole batch ----------------------------------------------------
+
+local function copy(list)
+  local out = {}
+  for i = 1, #list do out[i] = list[i] end
+  return out
+end
+
+--- The body of the coroutine that runs a batch.
+function M.body(run)
+  local records, costs = run.records, run.costs
+  local may_bisect = run.on_error == "bisect" and run.size > 1
+  if may_bisect then records, costs = copy(records), copy(costs) end -- its lists are inference_fn's to change
+  local results, message, cause, traceback = call(run, records,
+    make_info(run, 1, records, costs, run.cost, run.deadline), run.size)
+  if run.over then return report_late(run, message, cause) end
+  if results then
+    settle_results(run, nil, results, run.size)
+  elseif may_bisect then
+    bisect_all(run, { message = message, cause = cause, traceback = traceback })
+  else
+    fail_range(run, 1, run.size, message, cause, traceback)
+  end
+end
+
+--- Have all of its records settled while it runs?
+function M.is_unwanted(run)
+  for i = 1, run.size do
+    if not run.futures[i]._state then return false end
+  end
+  return true
+end
+
+--- Every record of the run that is still unsettled fails with this code.
+function M.close(run, code, message)
+  run.over = true
+  for i = 1, run.size do
+    local future = run.futures[i]
+    if not future._state then
+      run.failed = run.failed + 1
+      run.batcher:settle(future, nil, errors.new(code, message))
+    end
+  end
+end
+
+return M

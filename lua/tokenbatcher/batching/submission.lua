@@ -1,0 +1,285 @@
+--- How records come in: batcher:submit, :try_submit and :submit_batch. Checks what the
+-- producer gave, asks for the cost, hands id and cost to the core, keeps record and future
+-- by slot, and lets the producer wait in line when the queue is full.
+
+local cost = require "tokenbatcher.batching.cost"
+local errors = require "tokenbatcher.base.errors"
+local Future = require "tokenbatcher.runtime.future"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+local tbffi = require "tokenbatcher.core.ffi"
+
+local C, SLOTS = tbffi.lib, tbffi.SLOTS
+
+local M = {}
+
+local submission = tbffi.new "tb_submission"
+local culprit = tbffi.new "uint32_t[1]"
+
+local SUBMIT_OPTIONS = {
+  TokenBatcher = { "estimated_tokens", "estimated_cost", "priority", "timeout_s", "key" },
+  DynamicBatcher = { "estimated_cost", "priority", "timeout_s", "key" },
+}
+local IS_SUBMIT_OPTION = {}
+for class, names in pairs(SUBMIT_OPTIONS) do
+  IS_SUBMIT_OPTION[class] = {}
+  for _, name in ipairs(names) do IS_SUBMIT_OPTION[class][name] = true end
+end
+
+local function bad_submit_option(self, name)
+  local known = SUBMIT_OPTIONS[self._class]
+  errors.misuse(("submit: unknown option '%s'; did you mean '%s'?"):format(errors.text(name),
+    errors.nearest(errors.text(name), known)))
+end
+
+-- Priority, timeout and key of a call, checked, into `submission`.
+local function read_submit_options(self, opts)
+  if type(opts) ~= "table" then errors.misuse("submit: options must be a table, got a " .. type(opts)) end
+  local is_known = IS_SUBMIT_OPTION[self._class]
+  for name in pairs(opts) do
+    if not is_known[name] then bad_submit_option(self, name) end
+  end
+  local priority, timeout_s, key = opts.priority, opts.timeout_s, opts.key
+  if priority ~= nil and (type(priority) ~= "number" or priority ~= priority) then
+    errors.misuse("submit: priority must be a number, got " .. errors.show(priority))
+  end
+  if key ~= nil and type(key) ~= "string" then
+    errors.misuse("submit: key must be a string, got " .. errors.show(key))
+  end
+  if timeout_s ~= nil and not (type(timeout_s) == "number" and timeout_s > 0) then
+    errors.misuse("submit: timeout_s must be a number of seconds above 0, got " .. errors.show(timeout_s))
+  end
+end
+
+local function timeout_us_of(opts)
+  local timeout_s = opts and opts.timeout_s
+  if not timeout_s or timeout_s >= 1e9 then return timeout_s and 1e15 or 0 end
+  return math.max(1, math.floor(timeout_s * 1e6 + 0.5))
+end
+
+local function cost_of(self, record, opts)
+  if opts then
+    local tokens = opts.estimated_tokens
+    if tokens ~= nil then return cost.checked(tokens, "estimated_tokens") end
+    local given = opts.estimated_cost
+    if given ~= nil then return cost.checked(given, "estimated_cost") end
+  end
+  return cost.estimate(self, record)
+end
+
+-- The same for the i-th record of a list, whose costs may be lists.
+local function cost_in_list(self, record, opts, i)
+  local list = opts and opts.estimated_tokens
+  if list and list[i] ~= nil then return cost.checked(list[i], "estimated_tokens", i) end
+  list = opts and opts.estimated_cost
+  if list and list[i] ~= nil then return cost.checked(list[i], "estimated_cost", i) end
+  return cost.estimate(self, record, i)
+end
+
+local function require_accepting(self, name)
+  scheduler.check_submit(name)
+  if scheduler.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
+  if self._accepting then return end
+  local state = C.tb_state(self._handle) == C.TB_DRAINING and "stopping" or "stopped"
+  errors.raise("not_running", ("%s is %s: call start() before submit()"):format(tostring(self), state))
+end
+
+-- What the caller is told when the core refused; `i`: which record of a list is at fault.
+local function refusal(self, code, i)
+  local record = i and ("record %d"):format(i) or "the record"
+  if code == C.TB_EFULL then
+    return errors.new("queue_full", ("%s: the queue is full (max_queue_size = %d%s)"):format(tostring(self),
+      self._config.max_queue_size, self._config.max_queue_cost > 0
+        and (", max_queue_cost = %.0f"):format(self._config.max_queue_cost) or ""))
+  elseif code == C.TB_EOVERSIZE then
+    local limit = math.min(self._config.target_batch_cost, self._max_record_cost)
+    return errors.new("oversize", ("%s: %s alone costs more than %s = %.0f"):format(tostring(self), record,
+      limit == self._max_record_cost and "the policy allows" or "target_batch_cost", limit))
+  end
+  error(("%s: %s"):format(tostring(self), tbffi.text(C.tb_error_text(code))), 0)
+end
+
+local function enlist(self, record, id, now, timeout_us)
+  local future = Future.new(self, id)
+  local slot = id % SLOTS
+  if timeout_us > 0 then future._deadline_us = now + timeout_us end
+  self._records[slot], self._futures[slot] = record, future
+  self.unsettled = self.unsettled + 1
+  return future
+end
+
+-- Hand one record to the core; `flags` may let it wait in line.
+local function hand_in(self, record, cost_value, opts, flags, now)
+  if self._recording then self._recording:arrival(now, cost_value, opts) end
+  if cost_value > self._max_record_cost then
+    C.tb_refuse(self._handle, 1)
+    return nil, C.TB_EOVERSIZE
+  end
+  local timeout_us = timeout_us_of(opts)
+  local key = opts and opts.key
+  submission.key = key and self._keys:take(key) or 0
+  submission.cost, submission.timeout_us, submission.flags = cost_value, timeout_us, flags
+  submission.priority = opts and opts.priority or 0
+  local id = C.tb_submit(self._handle, submission, now)
+  if id < 0 then
+    if key then self._keys:give(submission.key) end
+    return nil, id
+  end
+  local future = enlist(self, record, id, now, timeout_us)
+  if key then future._key, self._is_keyed = submission.key, true end
+  return future
+end
+
+-- Suspend until the record, which waits in line, is queued or settled.
+local function wait_in_line(future)
+  future._admission = scheduler.current()
+  scheduler.suspend "submit"
+  future._admission = nil
+  if future._refused then return Future.outcome(future) end
+  return future
+end
+
+-- A submit may wait for room if the option says so and the code may suspend; the
+-- batcher's own inference function never waits for itself.
+local function may_wait(self)
+  return self._may_wait and scheduler.can_suspend() and scheduler.current().owner ~= self
+end
+
+local function check_record(record)
+  if record == nil then errors.misuse("submit: the record is nil") end
+end
+
+--- Hand in a record.
+-- @param record any  any value but nil
+-- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, key
+-- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, not_running.
+function M.submit(self, record, opts)
+  if record == nil then check_record(record) end
+  if not (self._accepting and scheduler.task) or scheduler.context then require_accepting(self, "submit") end
+  if opts ~= nil then read_submit_options(self, opts) end
+  local value = cost_of(self, record, opts)
+  local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
+  local now = scheduler.now_us()
+  if not scheduler.task then scheduler.notify() end
+  local future, code = hand_in(self, record, value, opts, waits and C.TB_MAY_WAIT or 0, now)
+  if not future then return nil, refusal(self, code) end
+  if waits and C.tb_waiting(self._handle) > 0 then return wait_in_line(future) end
+  return future
+end
+
+--- Like submit, but never suspends and never overtakes those who wait.
+function M.try_submit(self, record, opts)
+  check_record(record)
+  require_accepting(self, "try_submit")
+  if opts ~= nil then read_submit_options(self, opts) end
+  local value = cost_of(self, record, opts)
+  scheduler.notify()
+  local future, code = hand_in(self, record, value, opts, 0, scheduler.now_us())
+  if not future then return nil, refusal(self, code) end
+  return future
+end
+
+--- For a program that hands in records from outside of all coroutines (engine.lua): never
+-- suspends, but the record itself may take a place in the line.
+-- @param flags number  TB_MAY_WAIT or 0
+-- @param submitted_us number  when the producer called; 0: now
+-- @return future, or nil, err and the core's code. Raises bad_cost, not_running.
+function M.enter(self, record, opts, flags, submitted_us)
+  require_accepting(self)
+  local value = cost_of(self, record, opts)
+  scheduler.notify()
+  submission.submitted_us = submitted_us
+  local future, code = hand_in(self, record, value, opts, flags, scheduler.now_us())
+  submission.submitted_us = 0
+  if future then return future end
+  return nil, refusal(self, code), code
+end
+
+local BATCH_OPTIONS = { estimated_tokens = true, estimated_cost = true }
+
+-- Every record's cost, in a C array.
+local function batch_costs(self, records, opts)
+  local n = #records
+  for name in pairs(BATCH_OPTIONS) do
+    local list = opts and opts[name]
+    if list ~= nil and (type(list) ~= "table" or #list ~= n) then
+      errors.misuse(("submit_batch: %s must be a list of %d costs, one for each record, got %s"):format(name, n,
+        type(list) == "table" and #list .. " of them" or errors.show(list)))
+    end
+  end
+  local out = tbffi.new("double[?]", math.max(1, n))
+  for i = 1, n do out[i - 1] = cost_in_list(self, records[i], opts, i) end
+  return out, n
+end
+
+local function check_records(records)
+  if type(records) ~= "table" then
+    errors.misuse("submit_batch: a list of records is needed, got a " .. type(records))
+  end
+  local n = #records
+  for key in pairs(records) do
+    if type(key) ~= "number" or key < 1 or key > n or key % 1 ~= 0 then
+      errors.misuse(("submit_batch: records must be a list without holes, but it has the key %s")
+        :format(errors.show(key)))
+    end
+  end
+  for i = 1, n do
+    if records[i] == nil then errors.misuse(("submit_batch: record %d is nil"):format(i)) end
+  end
+end
+
+-- All are accepted: hand them in one after the other; the last one ends the call.
+local function hand_in_all(self, records, values, n, opts, flags)
+  local futures, now = {}, scheduler.now_us()
+  for i = 1, n do
+    local more = i < n and C.TB_MORE or 0
+    local future, code = hand_in(self, records[i], values[i - 1], opts, flags + more, now)
+    if not future then -- memory ran out half-way: take back what is in
+      for j = 1, i - 1 do futures[j]:cancel() end
+      return nil, code
+    end
+    futures[i] = future
+  end
+  return futures
+end
+
+-- May these be handed in as one call? 0, or what refuses all of them, and which one is at fault.
+local function check_batch(self, values, n, flags)
+  for i = 0, n - 1 do
+    if values[i] > self._max_record_cost then
+      C.tb_refuse(self._handle, n)
+      return C.TB_EOVERSIZE, i + 1
+    end
+  end
+  local code = C.tb_submit_check(self._handle, values, n, flags, culprit)
+  return code, culprit[0] + 1
+end
+
+--- Hand in many records as one call: all are checked first, and on a bad one nothing is
+-- enqueued. When the queue is full they enter one by one as room appears (on_full = "wait"),
+-- or none does (queue_full).
+-- @param opts table|nil  as for submit; estimated_tokens and estimated_cost are lists
+-- @return list of futures, or nil and an err when no record has entered. (stop{timeout_s} may
+-- end the wait half-way: the futures of those that did not enter are settled as `stopped`.)
+function M.submit_batch(self, records, opts)
+  check_records(records)
+  require_accepting(self, "submit_batch")
+  if opts ~= nil then read_submit_options(self, opts) end
+  local values, n = batch_costs(self, records, opts)
+  if n == 0 then return {} end
+  local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0
+  local code, at_fault = check_batch(self, values, n, flags)
+  if code ~= 0 then
+    if self._recording then self._recording:refused(scheduler.now_us(), values, n, opts) end
+    return nil, refusal(self, code, at_fault)
+  end
+  scheduler.notify()
+  local futures, failed = hand_in_all(self, records, values, n, opts, flags)
+  if not futures then return nil, refusal(self, failed) end
+  if C.tb_waiting(self._handle) > 0 then
+    wait_in_line(futures[n])
+    if futures[1]._refused then return Future.outcome(futures[1]) end -- none has entered
+  end
+  return futures
+end
+
+return M

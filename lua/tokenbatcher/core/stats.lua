@@ -1,0 +1,48 @@
+--- The snapshot behind batcher.stats.
+
+local tbffi = require "tokenbatcher.core.ffi"
+local C = tbffi.lib
+
+local M = {}
+
+local COUNTERS = {
+  "total_submitted", "total_completed", "total_batches", "total_batch_cost", "total_failed",
+  "total_cancelled", "total_expired", "total_rejected", "total_oversize", "queue_size", "queue_cost",
+  "waiting_submits", "prefetched_batches", "prefetched_records", "running_batches", "running_records",
+}
+local PARTS = { "count", "mean", "p50", "p90", "p99", "max" }
+
+local function summary(from, scale)
+  local out = {}
+  for _, part in ipairs(PARTS) do
+    out[part] = part == "count" and from.count or from[part] * scale
+  end
+  return out
+end
+
+local function ratio(a, b)
+  return b > 0 and a / b or 0
+end
+
+--- @param batcher table  @return table  a copy; times in seconds
+function M.read(batcher, now_us)
+  local raw, out = tbffi.new "tb_stats", {}
+  C.tb_stats_read(batcher._handle, raw, now_us)
+  for _, name in ipairs(COUNTERS) do out[name] = raw[name] end
+  out.avg_batch_size = ratio(raw.total_batch_records, raw.total_batches)
+  out.avg_batch_cost = ratio(raw.total_batch_cost, raw.total_batches)
+  out.busy_time_s, out.idle_time_s = raw.busy_us / 1e6, raw.idle_us / 1e6
+  out.utilization = ratio(raw.busy_us, raw.busy_us + raw.idle_us)
+  out.padding_ratio = ratio(raw.padded_cost, raw.sum_cost)
+  out.policy_errors, out.policy_overruled = batcher._policy_errors, batcher._policy_overruled
+  out.dispatched = {}
+  for i = 0, C.TB_REASONS - 1 do
+    out.dispatched[tbffi.text(C.tb_reason_name(i))] = raw.dispatched[i]
+  end
+  out.wait_s, out.service_s = summary(raw.wait_us, 1e-6), summary(raw.service_us, 1e-6)
+  out.latency_s = summary(raw.latency_us, 1e-6)
+  out.batch_size, out.batch_cost = summary(raw.batch_size, 1), summary(raw.batch_cost, 1)
+  return out
+end
+
+return M

@@ -1,0 +1,142 @@
+--- A future: the answer to one record, or the result of one coroutine. It settles once.
+
+local errors = require "tokenbatcher.base.errors"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+
+local M = {}
+
+--- @class tokenbatcher.Future
+local Future = {}
+Future.__index = Future
+
+-- Four fields, so that a future is one small table that never grows:
+--   _state    false: pending; "done": it has a value; "failed": it has an err
+--   _held     while pending, who waits: a task, a function, or a list of those;
+--             afterwards the value or the err
+--   _batcher  whom to ask to cancel the record; false for a coroutine's
+--   _id       the record's id
+-- Records with a deadline and producers in line add fields of their own (batcher.lua).
+
+--- @param batcher table|false  @param id number|false
+function M.new(batcher, id)
+  return setmetatable({ _state = false, _held = nil, _batcher = batcher, _id = id }, Future)
+end
+
+-- A list of waiters is marked, since a task is a table, too.
+local function add_waiter(future, waiter)
+  local held = future._held
+  if held == nil then
+    future._held = waiter
+  elseif type(held) == "table" and held.is_list then
+    held[#held + 1] = waiter
+  else
+    future._held = { is_list = true, held, waiter }
+  end
+end
+
+local function drop_waiter(future, waiter)
+  local held = future._held
+  if held == waiter then
+    future._held = nil
+    return
+  end
+  for i = 1, #held do
+    if held[i] == waiter then return table.remove(held, i) end
+  end
+end
+
+local function notify(waiter, future)
+  if type(waiter) == "function" then waiter(future) else scheduler.wake(waiter, true) end
+end
+
+--- Settle it with a value, or with nil and an err. Settling twice changes nothing.
+-- @return boolean  whether it did
+function M.settle(future, value, err)
+  if future._state then return false end
+  local held = future._held
+  if err == nil then
+    future._state, future._held = "done", value
+  else
+    future._state, future._held = "failed", err
+  end
+  if held == nil then return true end
+  if type(held) == "table" and held.is_list then
+    for i = 1, #held do notify(held[i], future) end
+  else
+    notify(held, future)
+  end
+  return true
+end
+
+--- What await returns, of a future that has settled.
+local function outcome(future)
+  if future._state == "failed" then return nil, future._held end
+  return future._held
+end
+M.outcome = outcome
+
+--- Call fn(future) when it settles, or now. fn must be short and must not raise.
+function M.on_settled(future, fn)
+  if future._state then fn(future) else add_waiter(future, fn) end
+end
+
+-- Longer times would leave what a clock of ours can hold.
+local LONGEST_S = 1e9
+
+local function await_until(future, timeout_s)
+  local task = scheduler.current()
+  local timer
+  if timeout_s then timer = scheduler.await_timer(scheduler.now_us() + math.min(timeout_s, LONGEST_S) * 1e6) end
+  add_waiter(future, task)
+  scheduler.suspend "await"
+  if timer then scheduler.cancel_timer(timer) end
+  if not future._state then drop_waiter(future, task) end
+end
+
+--- Wait for the answer. May be called by many, and again.
+-- @param timeout_s number|nil  seconds, >= 0; the future stays as it is when they pass
+-- @return any result, or nil and an err (code await_timeout when the time passed)
+function Future:await(timeout_s)
+  if not self._batcher then self.awaited = true end
+  if self._state then return outcome(self) end
+  if timeout_s ~= nil and not (type(timeout_s) == "number" and timeout_s >= 0) then
+    errors.misuse("await: timeout_s must be a number of seconds >= 0, got " .. errors.show(timeout_s))
+  end
+  if timeout_s == math.huge then timeout_s = nil end
+  scheduler.require_suspend "await"
+  await_until(self, timeout_s)
+  if self._state then return outcome(self) end
+  if not self._batcher and self._held == nil then self.awaited = false end -- nobody has seen it
+  return nil, errors.new("await_timeout", ("no answer within %.14g s"):format(timeout_s))
+end
+
+--- Cancel the record. A coroutine's future cannot be cancelled.
+-- @return boolean  whether that changed anything
+function Future:cancel()
+  if self._state or not self._batcher then return false end
+  return self._batcher:cancel_record(self)
+end
+
+--- @return boolean
+function Future:done()
+  return self._state ~= false
+end
+
+--- Wait for all. @param futures table  a list
+-- @return table results, table errors  by the same indices (nil where there is none)
+function M.gather(futures)
+  if type(futures) ~= "table" then errors.misuse("gather: a list of futures is needed, got a " .. type(futures)) end
+  for i = 1, #futures do
+    if getmetatable(futures[i]) ~= Future then
+      errors.misuse(("gather: element %d is not a future but a %s"):format(i, type(futures[i])))
+    end
+  end
+  local results, errs = {}, {}
+  for i = 1, #futures do results[i], errs[i] = futures[i]:await() end
+  return results, errs
+end
+
+scheduler.new_future = M.new
+scheduler.settle = M.settle
+
+return M

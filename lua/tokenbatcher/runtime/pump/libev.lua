@@ -1,0 +1,95 @@
+--- The real clock: CLOCK_MONOTONIC, and a libev loop to wait on.
+
+local tbffi = require "tokenbatcher.core.ffi"
+local C = tbffi.lib
+
+local M = {}
+
+local INBOX = 1024
+local EVENTS = 16
+
+local function add_attach(pump, ev)
+  --- End waits while the descriptor is readable; its owner looks into it after each wait.
+  -- @return true, or nil and a message
+  function pump.attach(fd)
+    local code = C.tb_ev_attach(ev, fd)
+    if code ~= 0 then return nil, tbffi.text(C.tb_error_text(code)) end
+    return true
+  end
+
+  function pump.detach(fd) C.tb_ev_detach(ev, fd) end
+end
+
+--- @return table  now() microseconds; wait(deadline); wake(); arm(deadline); fd();
+-- external() whether something but time may still happen; watch(fd, fn); signal(n, fn);
+-- attach(fd), detach(fd); close()
+function M.new()
+  local ev = tbffi.driver(INBOX)
+  local events = tbffi.new("tb_ev_event[?]", EVENTS)
+  local readable, on_signal = {}, {} -- fd -> fn, signal number -> fn
+  local watching, poking = 0, false
+
+  local function dispatch()
+    repeat
+      local n = C.tb_ev_poll(ev, events, EVENTS)
+      for i = 0, n - 1 do
+        local kind, value = events[i].kind, events[i].value
+        if kind == C.TB_EV_SIGNAL then
+          on_signal[value](value)
+        else
+          local fn = readable[value]
+          readable[value], watching = nil, watching - 1
+          fn(value)
+        end
+      end
+    until n < EVENTS
+  end
+
+  local pump = {}
+  add_attach(pump, ev)
+
+  function pump.now() return tonumber(C.tb_ev_now()) end
+
+  -- Fractions of a microsecond are rounded up: never early.
+  function pump.wait(deadline)
+    poking = false
+    C.tb_ev_wait(ev, deadline and math.ceil(deadline) or tbffi.NEVER)
+    if watching > 0 or next(on_signal) then dispatch() end
+  end
+
+  function pump.wake()
+    if poking then return end
+    poking = true
+    C.tb_ev_wake(ev)
+  end
+
+  function pump.arm(deadline)
+    C.tb_ev_arm(ev, deadline and math.ceil(deadline) or tbffi.NEVER)
+  end
+
+  function pump.fd() return C.tb_ev_fd(ev) end
+
+  --- Gives the descriptors back; nothing may be called any more.
+  function pump.close() tbffi.close_driver(ev) end
+
+  function pump.external() return watching > 0 end
+
+  --- Call fn(fd) once, when fd is readable. @return true, or nil and a message
+  function pump.watch(fd, fn)
+    local code = C.tb_ev_watch(ev, fd)
+    if code ~= 0 then return nil, tbffi.text(C.tb_error_text(code)) end
+    readable[fd], watching = fn, watching + 1
+    return true
+  end
+
+  --- Call fn(signum) at each such signal from now on.
+  function pump.signal(signum, fn)
+    local known = on_signal[signum]
+    on_signal[signum] = fn
+    return known or C.tb_ev_signal(ev, signum) == 0
+  end
+
+  return pump
+end
+
+return M

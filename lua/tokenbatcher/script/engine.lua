@@ -1,0 +1,195 @@
+--- The Lua half of an engine for C programs (include/tokenbatcher_engine.h): a script's
+-- batcher on a loop that the host owns. src/script/bridge.c calls what new() returns, from
+-- outside of all coroutines, and calls the host back itself: nothing here does.
+--
+-- A record has an id of the C half's: slot + generation, below 2^53.
+
+local batcher_class = require "tokenbatcher.batching.batcher"
+local errors = require "tokenbatcher.base.errors"
+local Future = require "tokenbatcher.runtime.future"
+local scheduler = require "tokenbatcher.runtime.scheduler"
+local script = require "tokenbatcher.script.load"
+local submission = require "tokenbatcher.batching.submission"
+local tbffi = require "tokenbatcher.core.ffi"
+
+local C, SLOTS = tbffi.lib, tbffi.SLOTS
+
+local M = {}
+
+-- Of include/tokenbatcher_engine.h.
+local ESCRIPT, EINPUT = -101, -102
+
+-- A batch dispatched in one turn runs in the next: worth no way through the host's loop.
+local TURNS = 8
+
+local CODES = { bad_cost = tonumber(C.TB_ECOST), not_running = tonumber(C.TB_ENOTRUNNING) }
+
+--- Run a function of the script's on one value. @return value, or nil and a message
+local function convert(name, fn, ...)
+  scheduler.context = name .. " function"
+  local ok, value, message = pcall(fn, ...)
+  scheduler.context = nil
+  if not ok then return nil, name .. " raised: " .. errors.message_of(value) end
+  if value == nil then
+    return nil, name .. " returned nil" .. (message ~= nil and ": " .. errors.message_of(message) or "")
+  end
+  return value
+end
+
+-- What is wrong with a result, or nil and the bytes.
+local function bytes_of(self, future, result)
+  local encode = self.encode
+  if not encode then
+    if type(result) == "string" then return nil, result end
+    return ("the result is a %s; a script without 'encode' must answer with strings"):format(type(result))
+  end
+  local bytes, message = convert("encode", encode, future._bytes_from, result)
+  if message then return message end
+  if type(bytes) == "string" then return nil, bytes end
+  return ("encode returned a %s, not a string"):format(type(bytes))
+end
+
+local function definition_of(path)
+  local definition, message = script.load(path)
+  if not definition then return nil, message end
+  return script.build(definition, {}, {})
+end
+
+-- Start is a coroutine's to call; it has run when step() returns.
+local function start(batcher)
+  local starting = scheduler.spawn(function()
+    local ok, err = pcall(batcher.start, batcher)
+    return not ok and errors.text(err) or nil
+  end)
+  scheduler.step()
+  return Future.outcome(starting)
+end
+
+-- What C knows. `finished` are futures to be told of, from `first` to `last`; `live` is
+-- future by slot, until C has been told; `ids` to `tracebacks` are what take() has filled.
+local Engine = {}
+Engine.__index = Engine
+
+local function new_engine(batcher, made)
+  local self = setmetatable({
+    batcher = batcher, decode = made.decode, encode = made.encode, is_stopped = false,
+    fd = scheduler.host().fd(), live = {}, finished = {}, first = 1, last = 0, opts = {},
+    ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
+  }, Engine)
+  self.on_settled = function(future)
+    self.last = self.last + 1
+    self.finished[self.last] = future
+    scheduler.notify()
+  end
+  return self
+end
+
+local function watch(self, future, id)
+  future._engine_id = id
+  self.live[id % SLOTS] = future
+  Future.on_settled(future, self.on_settled)
+  return 0
+end
+
+-- Who called from another thread learns of it by an answer.
+local function refuse(self, id, submitted_us, code, message, name)
+  if submitted_us == 0 then return code, message end
+  local future = Future.new(false, false)
+  Future.settle(future, nil, errors.new(name, message))
+  return watch(self, future, id)
+end
+
+--- @param tokens number|nil  @param submitted_us number  0: called from the loop's own thread
+-- @return 0, or a code and a message
+function Engine:submit(id, bytes, tokens, priority, timeout_s, key, submitted_us)
+  local record, opts = bytes, self.opts
+  if self.decode then
+    local message
+    record, message = convert("decode", self.decode, bytes)
+    if message then return refuse(self, id, submitted_us, EINPUT, message, "bad_input") end
+  end
+  opts.estimated_tokens, opts.priority, opts.timeout_s, opts.key = tokens, priority, timeout_s, key
+  local flags = submitted_us > 0 and self.batcher._may_wait and C.TB_MAY_WAIT or 0
+  local ok, future, err, code = pcall(submission.enter, self.batcher, record, opts, flags, submitted_us)
+  if ok and future then
+    if self.encode then future._bytes_from = record end
+    return watch(self, future, id)
+  end
+  if ok then return refuse(self, id, submitted_us, code, err.message, err.code) end
+  err = future -- bad_cost and not_running are raised
+  local name = errors.is_err(err) and err.code or "bad_input"
+  return refuse(self, id, submitted_us, CODES[name] or ESCRIPT, errors.message_of(err), name)
+end
+
+--- One turn. @return number of records to take, number waiting in line, is it stopped, a
+-- message when a coroutine of the script's has failed
+function Engine:turn()
+  local ok, err = pcall(scheduler.step, TURNS)
+  local message = not ok and (errors.is_err(err) and err.traceback or errors.text(err)) or nil
+  return self.last - self.first + 1, C.tb_waiting(self.batcher._handle), self.is_stopped, message
+end
+
+local function put_answer(self, i, future)
+  local result, err = Future.outcome(future)
+  local message, bytes
+  if err == nil then message, bytes = bytes_of(self, future, result) end
+  self.ids[i], self.texts[i] = future._engine_id, bytes or false
+  self.codes[i] = err and err.code or message and "bad_output" or false
+  self.messages[i] = err and err.message or message or false
+  self.tracebacks[i] = err and err.traceback or false
+end
+
+--- Up to `max` answers, into the lists. @return their number
+function Engine:take(max)
+  local n = math.min(max, self.last - self.first + 1)
+  for i = 1, n do
+    local future = self.finished[self.first]
+    self.finished[self.first], self.first = nil, self.first + 1
+    self.live[future._engine_id % SLOTS] = nil
+    put_answer(self, i, future)
+  end
+  if self.first > self.last then self.first, self.last = 1, 0 end
+  return n
+end
+
+--- @return boolean  whether it changed anything
+function Engine:cancel(id)
+  local future = self.live[id % SLOTS]
+  return future ~= nil and future._engine_id == id and future:cancel()
+end
+
+--- @param timeout_s number  below 0: none
+function Engine:stop(timeout_s)
+  scheduler.spawn(function()
+    self.batcher:stop { timeout_s = timeout_s >= 0 and timeout_s or nil }
+    self.is_stopped = true
+  end)
+end
+
+--- Fail at once what has no answer.
+function Engine:abandon()
+  if self.batcher._attached then self.batcher:abandon(scheduler.now_us()) end
+end
+
+--- Fill the tb_stats at this address. @return policy_errors, policy_overruled
+function Engine:stats(address)
+  local batcher = self.batcher
+  C.tb_stats_read(batcher._handle, tbffi.at("tb_stats *", address), batcher:_now())
+  return batcher._policy_errors, batcher._policy_overruled
+end
+
+--- @param path string  the script
+-- @param log function  log(level, text), for whom the script names nobody
+-- @return table  an engine, with the methods and lists that src/script/bridge.c knows; or nil and a message
+function M.new(path, log)
+  local made, message = definition_of(path)
+  if not made then return nil, message end
+  if made.options.log == nil then made.options.log = log end
+  local ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
+  if not ok then return nil, path .. ": " .. errors.text(batcher) end
+  message = start(batcher)
+  if message then return nil, path .. ": " .. message end
+  return new_engine(batcher, made)
+end
+
+return M

@@ -1,0 +1,193 @@
+--- Loads a script for `run` and `check`. A script returns the options of a batcher, plus
+-- optional decode(line) and encode(record, result, err); or
+-- {options = {name = {help, default}}, setup = function(opt) return that table end},
+-- and then the command line knows --name, typed by its default.
+
+local errors = require "tokenbatcher.base.errors"
+local options = require "tokenbatcher.core.options"
+
+local M = {}
+
+local TYPES = { number = true, string = true, boolean = true }
+local OURS = { "decode", "encode" } -- beside the options of the batcher
+-- Flags of the command line itself, which no script may take.
+local TAKEN = { help = true, input = true, output = true, record = true, sample = true, set = true, unordered = true }
+
+local function read_file(path)
+  local file, message = io.open(path, "rb")
+  if not file then return nil, message end
+  local text, problem = file:read "*a"
+  file:close()
+  if not text then return nil, path .. ": " .. (problem or "cannot be read") end
+  if text:sub(1, 1) == "\27" then return nil, path .. ": is bytecode; a script must be text" end
+  return text
+end
+
+local function run_file(path)
+  local text, message = read_file(path)
+  if not text then return nil, message end
+  local chunk
+  chunk, message = load((text:gsub("^#[^\n]*", "")), "@" .. path, "t")
+  if not chunk then return nil, message end
+  local ok, value = pcall(chunk)
+  if ok then return value end
+  return nil, type(value) == "string" and value or ("%s: raised %s"):format(path, errors.text(value))
+end
+
+-- --- the script's own options ---------------------------------------------
+
+local function declared_option(path, name, spec)
+  if type(name) ~= "string" or not name:find "^%a[%w_]*$" then
+    return nil, ("%s: a script option's name must be a word, got %s"):format(path, errors.show(name))
+  end
+  local flag = "--" .. name:gsub("_", "-")
+  if TAKEN[name] then
+    return nil, ("%s: script option '%s' clashes with the command line's own %s; give it another name")
+      :format(path, name, flag)
+  end
+  if type(spec) ~= "table" or type(spec[1]) ~= "string" or not TYPES[type(spec[2])] then
+    return nil, ("%s: script option '%s' must be {help, default} with a default that is a number, a "
+      .. "string or a boolean"):format(path, name)
+  end
+  return { name = name, flag = flag, help = spec[1], default = spec[2] }
+end
+
+local function declared_options(path, specs)
+  local list = {}
+  if specs == nil then return list end
+  if type(specs) ~= "table" then return nil, path .. ": 'options' must be a table, got a " .. type(specs) end
+  local names = {}
+  for name in pairs(specs) do names[#names + 1] = name end
+  table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
+  for _, name in ipairs(names) do
+    local option, message = declared_option(path, name, specs[name])
+    if not option then return nil, message end
+    list[#list + 1] = option
+  end
+  return list
+end
+
+-- What stands beside 'setup' would be ignored: most likely it belongs into its table.
+local function check_shape(path, value)
+  if value.setup == nil then
+    if value.options == nil then return true end
+    return nil, path .. ": 'options' needs a 'setup' function that makes the table from them"
+  end
+  if not options.is_callable(value.setup) then
+    return nil, path .. ": 'setup' must be a function, got a " .. type(value.setup)
+  end
+  for name in pairs(value) do
+    if name ~= "setup" and name ~= "options" then
+      return nil, ("%s: '%s' stands beside 'setup'; it belongs into the table that 'setup' returns")
+        :format(path, errors.text(name))
+    end
+  end
+  return true
+end
+
+--- @return table {path, declared = list of {name, flag, help, default}, value}, or nil, message
+function M.load(path)
+  local value, message = run_file(path)
+  if message then return nil, message end
+  if type(value) ~= "table" then
+    return nil, ("%s: a script must return a table of options, got %s"):format(path,
+      value == nil and "nil" or "a " .. type(value))
+  end
+  local ok
+  ok, message = check_shape(path, value)
+  if not ok then return nil, message end
+  local declared
+  declared, message = declared_options(path, value.options)
+  if not declared then return nil, message end
+  return { path = path, declared = declared, value = value }
+end
+
+-- The script's own options: what was given, defaults for the rest. A script that was
+-- reloaded may declare others than when the command line was read.
+local function option_values(definition, given)
+  local values, is_declared = {}, {}
+  for _, option in ipairs(definition.declared) do
+    local value = given[option.name]
+    if value == nil then value = option.default end
+    if type(value) ~= type(option.default) then
+      return nil, ("%s: %s is a %s now, but was given as a %s"):format(definition.path, option.flag,
+        type(option.default), type(value))
+    end
+    values[option.name], is_declared[option.name] = value, true
+  end
+  for name in pairs(given) do
+    if not is_declared[name] then
+      return nil, ("%s: the option '%s', which was given, is no longer there"):format(definition.path, name)
+    end
+  end
+  return values
+end
+
+-- --- the batcher's options ------------------------------------------------
+
+local function call_setup(definition, given)
+  local values, message = option_values(definition, given)
+  if not values then return nil, message end
+  if not definition.value.setup then return definition.value end
+  local ok, made = pcall(definition.value.setup, values)
+  if not ok then return nil, ("%s: 'setup' raised: %s"):format(definition.path, errors.message_of(made)) end
+  if type(made) ~= "table" then
+    return nil, ("%s: 'setup' must return a table of options, got %s"):format(definition.path,
+      made == nil and "nil" or "a " .. type(made))
+  end
+  return made
+end
+
+local function check_functions(path, made)
+  for _, name in ipairs(OURS) do
+    local fn = made[name]
+    if fn ~= nil and not options.is_callable(fn) then
+      return nil, ("%s: '%s' must be a function, got a %s"):format(path, name, type(fn))
+    end
+  end
+  return true
+end
+
+-- Names that are nobody's, with the nearest of all names that a script may use.
+local function check_names(path, made)
+  local unknown = {}
+  for name in pairs(made) do
+    if not options.by_name[name] and name ~= "decode" and name ~= "encode" then
+      unknown[#unknown + 1] = errors.text(name)
+    end
+  end
+  if #unknown == 0 then return true end
+  table.sort(unknown)
+  local known = { unpack(OURS) }
+  for name in pairs(options.by_name) do known[#known + 1] = name end
+  table.sort(known)
+  return nil, ("%s: unknown option '%s'; did you mean '%s'?"):format(path, unknown[1],
+    errors.nearest(unknown[1], known))
+end
+
+--- The batcher's options, and decode and encode.
+-- @param given table  name -> value of the script's own options that were given
+-- @param overrides table  a list of {option, value} set on the command line; the last wins
+-- @return table {options, decode, encode}, or nil and a message
+function M.build(definition, given, overrides)
+  local made, message = call_setup(definition, given)
+  if not made then return nil, message end
+  local ok
+  ok, message = check_functions(definition.path, made)
+  if ok then ok, message = check_names(definition.path, made) end
+  if not ok then return nil, message end
+  local out = { options = {}, decode = made.decode, encode = made.encode }
+  for name, value in pairs(made) do
+    if name ~= "decode" and name ~= "encode" then out.options[name] = value end
+  end
+  for _, pair in ipairs(overrides) do
+    -- the name that was set wins over the pair's other name in the script
+    local entry = options.by_name[pair[1]]
+    out.options[entry.name] = nil
+    if entry.token_name then out.options[entry.token_name] = nil end
+    out.options[pair[1]] = pair[2]
+  end
+  return out
+end
+
+return M

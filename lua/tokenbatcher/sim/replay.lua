@@ -1,0 +1,342 @@
+--- One simulated run: arrivals through the real core and the real policy, on a clock that jumps
+-- from event to event. What batcher.lua, the scheduler and a device are to a program, this loop
+-- is to a simulation; who goes when is decided by the same code.
+--
+-- The line of producers that wait for room (on_full = "wait") is the rest of the trace: only its
+-- first is handed to the core, so that memory does not grow with the line. There is no table,
+-- closure or future per record: what is known of one is in arrays by its slot.
+
+local Decision = require "tokenbatcher.batching.decision"
+local Fairness = require "tokenbatcher.sim.fairness"
+local Histogram = require "tokenbatcher.sim.histogram"
+local Keys = require "tokenbatcher.core.keys"
+local random = require "tokenbatcher.sim.random"
+local tbffi = require "tokenbatcher.core.ffi"
+
+local C, SLOTS = tbffi.lib, tbffi.SLOTS
+local ceil, huge, min = math.ceil, math.huge, math.min
+
+local M = {}
+local Engine = {}
+Engine.__index = Engine
+
+-- Of the core's clock: a submission at 0 would mean "now".
+local ORIGIN_US = 1e6
+local EVENTS, BATCH_SLOTS = 64, tonumber(C.TB_MAX_BATCHES)
+local COMPLETED, FAILED = tonumber(C.TB_COMPLETED), tonumber(C.TB_FAILED)
+local ADMITTED, DRAINED = tonumber(C.TB_EVENT_ADMITTED), tonumber(C.TB_EVENT_DRAINED)
+local EXPIRED, TIMED_OUT = tonumber(C.TB_EVENT_EXPIRED), tonumber(C.TB_EVENT_BATCH_TIMED_OUT)
+local MAY_WAIT, OVERSIZE, FULL = tonumber(C.TB_MAY_WAIT), tonumber(C.TB_EOVERSIZE), tonumber(C.TB_EFULL)
+local NO_TIMEOUT = tonumber(C.TB_NO_TIMEOUT)
+local SECONDS_MAX = 1e9
+
+local events = tbffi.new("tb_event[?]", EVENTS)
+local submission = tbffi.new "tb_submission"
+local batch = tbffi.new "tb_batch"
+local ids = { capacity = 0 }
+
+-- --- what is known of records and batches -----------------------------------------
+
+local function grown(array, from, to)
+  local out = tbffi.new("double[?]", to)
+  for i = 0, from - 1 do out[i] = array[i] end
+  return out
+end
+
+-- Room for what is known of a record, by its slot.
+local function reserve_slot(self, slot)
+  local had = self.slots
+  if slot < had then return end
+  local want = math.max(1024, 2 * had, slot + 1)
+  self.arrived_us, self.cost_of = grown(self.arrived_us, had, want), grown(self.cost_of, had, want)
+  self.output_of, self.key_of = grown(self.output_of, had, want), grown(self.key_of, had, want)
+  self.slots = want
+end
+
+local function reserve_ids(n)
+  if n <= ids.capacity then return end
+  ids.capacity = math.max(n, 2 * ids.capacity)
+  ids.array = tbffi.new("double[?]", ids.capacity)
+end
+
+-- The running batch in a slot of the core: {id, n, end_us, arrived_us[], ...}
+local function new_run()
+  return { id = 0, n = 0, end_us = huge, capacity = 0, arrived_us = nil, failed = false }
+end
+
+-- --- the batcher that a decision sees ---------------------------------------------------
+
+local function new_batcher(self, handle)
+  local records = setmetatable({}, { __index = function(_, slot)
+    return { cost = self.cost_of[slot], output_tokens = self.output_of[slot] }
+  end })
+  return {
+    _handle = handle, _keys = self.keys, _records = records, _policy_errors = 0, _policy_overruled = 0,
+    _warn = function(_, text) self.warnings[#self.warnings + 1] = text end,
+  }
+end
+
+--- @param spec table  config (tb_config), policy (as resolved: see policies.resolve), source, service {text,
+-- seconds}, slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), timeline (or nil: see timeline.lua)
+function M.new(spec)
+  local handle = tbffi.batcher(spec.config)
+  if not handle then error("out of memory", 0) end
+  local self = setmetatable({
+    handle = handle, source = spec.source, service = spec.service, seconds = spec.service.seconds,
+    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), warnings = {}, timeline = spec.timeline,
+    fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
+    max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
+    slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil,
+    runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false,
+    records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
+    fairness = Fairness.new(),
+  }, Engine)
+  for at = 0, BATCH_SLOTS - 1 do self.runs[at] = false end
+  self.slot_count = spec.config.max_concurrent_batches
+  self.batcher = new_batcher(self, handle)
+  if spec.policy.in_core then return self end
+  self.decision = Decision.new(self.batcher, spec.policy)
+  self.max_cost = self.decision.resolved.module and self.decision.policy.max_record_cost or huge
+  return self
+end
+
+-- --- arrivals ---------------------------------------------------------------------
+
+local function refused(self)
+  self.source:answered(self.now - ORIGIN_US)
+end
+
+local function submit(self, at_us)
+  local source = self.source
+  local cost, key = source.cost, source.key
+  self.records = self.records + 1
+  if cost > self.max_cost then
+    C.tb_refuse(self.handle, 1)
+    return refused(self)
+  end
+  local key_id = key and self.keys:take(key) or 0
+  submission.cost, submission.priority, submission.key = cost, source.priority, key_id
+  submission.timeout_us, submission.submitted_us, submission.flags = source.timeout_us, at_us, self.flags
+  local id = C.tb_submit(self.handle, submission, self.now)
+  if id < 0 then
+    if key then self.keys:give(key_id) end
+    if id ~= FULL and id ~= OVERSIZE then error(tbffi.text(C.tb_error_text(id)), 0) end
+    return refused(self)
+  end
+  self.queued = self.queued + 1
+  local slot = id % SLOTS
+  if slot >= self.slots then reserve_slot(self, slot) end
+  self.arrived_us[slot], self.cost_of[slot] = at_us, cost
+  self.output_of[slot], self.key_of[slot] = source.output, key_id
+  if key then self.fairness:arrived(key_id) end
+end
+
+-- Hand in what has arrived, until one has to wait for room.
+local function feed(self)
+  local source, handle = self.source, self.handle
+  while not self.is_blocked do
+    local at_us = source.at_us + ORIGIN_US
+    if at_us > self.now then return end
+    submit(self, at_us)
+    source:take()
+    self.is_blocked = C.tb_waiting(handle) > 0
+  end
+end
+
+-- --- batches ------------------------------------------------------------------------
+
+-- When a batch that starts now is over: like the virtual clock, at the first whole microsecond.
+local function end_of_service(self, output, largest_output)
+  local seconds = self.seconds(batch.sum, batch.size * batch.largest, batch.size, batch.largest, output, largest_output)
+  if type(seconds) ~= "number" or not (seconds >= 0 and seconds <= SECONDS_MAX) then
+    error(("the service time of a batch must be a number of seconds from 0 to 1e9; %s gave %s for %d records, "
+      .. "%.0f tokens"):format(self.service.text, tostring(seconds), batch.size, batch.sum), 0)
+  end
+  local straggle = self.straggle
+  if straggle and self.luck:uniform() < straggle.p then seconds = min(SECONDS_MAX, seconds * straggle.factor) end
+  return ceil(self.now + seconds * 1e6)
+end
+
+local function leave_queue(self, slot, cost)
+  local key = self.key_of[slot]
+  if key == 0 then return end
+  self.keys:give(key)
+  self.fairness:left(key, cost)
+end
+
+local function run_of(self, id, n)
+  local at = id % BATCH_SLOTS
+  local run = self.runs[at]
+  if not run then
+    run = new_run()
+    self.runs[at] = run
+  end
+  if n > run.capacity then
+    run.capacity = math.max(64, 2 * n)
+    run.arrived_us = tbffi.new("double[?]", run.capacity)
+  end
+  return run
+end
+
+local function dispatch(self, id)
+  C.tb_batch_read(self.handle, id, batch, nil, nil, 0)
+  local n, now = batch.size, self.now
+  reserve_ids(n)
+  local array = ids.array
+  C.tb_batch_read(self.handle, id, batch, array, nil, n)
+  local run = run_of(self, id, n)
+  local arrived, run_arrived, output_of, wait = self.arrived_us, run.arrived_us, self.output_of, self.wait
+  local output, largest_output = 0, 0
+  for i = 0, n - 1 do
+    local slot = array[i] % SLOTS
+    local at, out = arrived[slot], output_of[slot]
+    run_arrived[i] = at
+    wait:add(now - at)
+    output = output + out
+    if out > largest_output then largest_output = out end
+    leave_queue(self, slot, self.cost_of[slot])
+  end
+  self.fairness:dispatched()
+  self.queued = self.queued - n
+  run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, n * batch.largest, batch.cost
+  run.started_us, run.end_us = now, end_of_service(self, output, largest_output)
+  run.reason, run.failed = batch.reason, self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
+  if run.end_us < self.next_end_us then self.next_end_us = run.end_us end
+end
+
+local function next_end(self)
+  local at_us, runs = huge, self.runs
+  for at = 0, self.slot_count - 1 do
+    local run = runs[at]
+    if run and run.end_us < at_us then at_us = run.end_us end
+  end
+  self.next_end_us = at_us
+end
+
+-- A batch is over; tell the policy.
+local function close(self, run, failed)
+  run.end_us = huge
+  next_end(self)
+  self.last_us = self.now
+  local source = self.source
+  for _ = 1, run.n do source:answered(self.now - ORIGIN_US) end
+  if self.timeline then
+    self.timeline:batch(run.started_us - ORIGIN_US, self.now - ORIGIN_US, run.n, run.reason)
+  end
+  local decision = self.decision
+  if decision and decision.on_complete then
+    decision:complete {
+      size = run.n, cost = run.cost, padded = run.padded, failed = failed and run.n or 0, requests = nil, usage = nil,
+      service_s = (self.now - run.started_us) / 1e6, now = self.now / 1e6,
+    }
+  end
+end
+
+local function finish(self, run)
+  local now = self.now
+  C.tb_batch_finish(self.handle, run.id, run.failed and FAILED or COMPLETED, now)
+  if not run.failed then
+    local arrived, latency, slo_us, good = run.arrived_us, self.latency, self.slo_us, 0
+    for i = 0, run.n - 1 do
+      local took_us = now - arrived[i]
+      latency:add(took_us)
+      if took_us <= slo_us then good = good + 1 end
+    end
+    self.good = self.good + good
+  end
+  close(self, run, run.failed)
+end
+
+local function finish_due(self)
+  while self.next_end_us <= self.now do
+    local runs = self.runs
+    for at = 0, self.slot_count - 1 do
+      local run = runs[at]
+      if run and run.end_us <= self.now then finish(self, run) end
+    end
+  end
+end
+
+-- --- the turn -------------------------------------------------------------------------
+
+local function take_event(self, kind, id)
+  if kind == EXPIRED then
+    leave_queue(self, id % SLOTS, 0)
+    self.queued = self.queued - 1
+    self.source:answered(self.now - ORIGIN_US)
+    self.is_blocked = C.tb_waiting(self.handle) > 0
+  elseif kind == ADMITTED then
+    self.is_blocked = false
+    feed(self)
+  elseif kind == TIMED_OUT then
+    close(self, self.runs[id % BATCH_SLOTS], true)
+  elseif kind == DRAINED then
+    self.is_ended = true
+  end
+end
+
+local function pull_events(self)
+  local handle = self.handle
+  repeat
+    local n = C.tb_poll(handle, events, EVENTS, self.now)
+    for i = 0, n - 1 do take_event(self, events[i].kind, events[i].id) end
+  until n == 0 or self.is_ended
+end
+
+local function next_batch(self)
+  if self.decision then return self.decision:form(self.now) end
+  return C.tb_form(self.handle, self.now)
+end
+
+local function turn(self)
+  pull_events(self)
+  local id = next_batch(self)
+  while id ~= 0 do
+    dispatch(self, id)
+    pull_events(self)
+    id = next_batch(self)
+  end
+  if self.decision then self.decision:end_turn() end
+  if self.timeline then self.timeline:queued(self.now - ORIGIN_US, self.queued) end
+end
+
+-- All has arrived: what is queued goes without lingering, as at the end of a run.
+local function drain(self)
+  self.is_draining = true
+  C.tb_stop(self.handle, NO_TIMEOUT, self.now)
+end
+
+-- When something happens next: an arrival, the end of a batch, or what the core asks for.
+local function next_time(self)
+  local at = self.next_end_us
+  if not self.is_blocked then at = min(at, self.source.at_us + ORIGIN_US) end
+  local core = tonumber(C.tb_next(self.handle))
+  if core >= 0 and core < at then at = core <= self.now and self.now + 1 or core end
+  return at
+end
+
+--- The whole run. Raises what the source raises, and a bad service time.
+-- @param progress function|nil  (records so far), told now and then
+function Engine:run(progress)
+  C.tb_start(self.handle, self.now)
+  local tell_at = progress and 0 or huge
+  while not self.is_ended do
+    finish_due(self)
+    feed(self)
+    if self.source.is_done and not self.is_draining and not self.is_blocked then drain(self) end
+    turn(self)
+    if not self.is_ended then self.now = math.max(next_time(self), self.now) end
+    if self.records >= tell_at then
+      progress(self.records)
+      tell_at = self.records + 20000
+    end
+  end
+  return self
+end
+
+--- Seconds from the first arrival to the last answer.
+function Engine:span_s()
+  return (self.last_us - ORIGIN_US) / 1e6
+end
+
+return M
