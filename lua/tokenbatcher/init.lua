@@ -12,13 +12,17 @@
 -- Misuse raises at the caller's line; failure returns nil, err (see errors.lua).
 
 local batcher = require "tokenbatcher.batching.batcher"
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local estimators = require "tokenbatcher.batching.estimators"
 local Future = require "tokenbatcher.runtime.future"
+local host = require "tokenbatcher.runtime.host"
 local inference = require "tokenbatcher.batching.run"
+local loop = require "tokenbatcher.runtime.loop"
 local options = require "tokenbatcher.core.options"
 local policies = require "tokenbatcher.batching.policies"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local spawn = require "tokenbatcher.runtime.spawn"
+local tasks = require "tokenbatcher.runtime.tasks"
 
 --- @class tokenbatcher
 local M = {
@@ -57,15 +61,15 @@ end
 -- @return what fn returns
 function M.run(fn, opts)
   require_function(fn, "run")
-  return scheduler.run(fn, pump_of(opts))
+  return loop.run(fn, pump_of(opts))
 end
 
 --- Run fn(...) in a coroutine. @return future of its result
 function M.spawn(fn, ...)
   require_function(fn, "spawn")
-  if scheduler.context then errors.misuse("spawn cannot be called inside a " .. scheduler.context) end
-  if not scheduler.pump then scheduler.host() end
-  return scheduler.spawn(fn, ...)
+  if tasks.context() then errors.misuse("spawn cannot be called inside a " .. tasks.context()) end
+  if not clock.pump then loop.outside() end
+  return spawn.spawn(fn, ...)
 end
 
 --- Suspend the running coroutine. @param s number  seconds, >= 0; 0: until the next turn
@@ -73,13 +77,13 @@ function M.sleep(s)
   if type(s) ~= "number" or not (s >= 0 and s < 1e9) then
     errors.misuse("sleep: a number of seconds >= 0 is needed, got " .. errors.show(s))
   end
-  scheduler.require_suspend("sleep", 2)
-  scheduler.sleep_until(scheduler.now_us() + s * 1e6)
+  tasks.require_suspend "sleep"
+  tasks.sleep_until(clock.now_us() + s * 1e6)
 end
 
 --- Seconds, monotonic, of any origin; within a virtual run its clock.
 function M.now()
-  return scheduler.now_us() / 1e6
+  return clock.now_us() / 1e6
 end
 
 --- Start a batcher, call fn(batcher), stop it. If fn raises, queued records are cancelled,
@@ -87,7 +91,7 @@ end
 function M.with(b, fn)
   if not batcher.is_batcher(b) then errors.misuse("with: a batcher is needed, got a " .. type(b)) end
   require_function(fn, "with")
-  scheduler.require_suspend("with", 2)
+  tasks.require_suspend "with"
   b:start()
   local results = { n = 0 }
   local function keep(ok, ...)
@@ -103,26 +107,26 @@ function M.with(b, fn)
   b:stop()
   if results.ok then return unpack(results, 1, results.n) end
   if errors.is_err(results[1]) then results[1].traceback = results[1].traceback or traceback end
-  scheduler.remember_traceback(results[1], traceback)
+  host.remember_traceback(results[1], traceback)
   error(results[1], 0)
 end
 
 --- For a host that owns the loop: a descriptor that polls readable when there is work, or
 -- the next deadline has come.
 function M.fd()
-  return scheduler.host().fd()
+  return loop.outside().fd()
 end
 
 --- When step() is needed next, on the clock of now(): seconds, or nil.
 function M.next_deadline()
-  scheduler.host()
-  local at = scheduler.next_us()
+  loop.outside()
+  local at = loop.next_us()
   return at and at / 1e6
 end
 
 --- One turn of the loop; never blocks.
 function M.step()
-  scheduler.step()
+  loop.step()
 end
 
 --- In nginx: how long an exiting worker waits for what its batchers still hold (default 30).
@@ -130,11 +134,11 @@ end
 -- time what is left fails (`stopped`), so that no worker stays for ever.
 -- @param s number  seconds
 function M.exit_timeout(s)
-  if not scheduler.nginx then errors.misuse "exit_timeout is for nginx workers; elsewhere stop{timeout_s} does it" end
+  if not host.pump then errors.misuse "exit_timeout is for nginx workers; elsewhere stop{timeout_s} does it" end
   if type(s) ~= "number" or not (s >= 0 and s < 1e9) then
     errors.misuse("exit_timeout: a number of seconds >= 0 is needed, got " .. errors.show(s))
   end
-  scheduler.nginx.exit_timeout_s = s
+  host.pump.set_exit_timeout(s)
 end
 
 -- tb.policy.NAME and the like load a small file on first use.

@@ -7,19 +7,23 @@
 -- @return function(files, is_skipped, report)  see the end
 
 local errors = require "tokenbatcher.base.errors"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local host = require "tokenbatcher.runtime.host"
+local loop = require "tokenbatcher.runtime.loop"
 local tb = require "tokenbatcher"
 
-local host = scheduler.nginx
+local pump = host.pump
 local now, activity = 0, 0
 
-for _, name in ipairs { "resume", "start", "wake" } do
-  local original = host[name]
-  host[name] = function(...)
+local function count(object, name)
+  local original = object[name]
+  object[name] = function(...)
     activity = activity + 1
     return original(...)
   end
 end
+count(host, "resume")
+count(host, "start")
+count(pump, "wake")
 
 local turn_of_nginx_semaphore = require("ngx.semaphore").new(0)
 local function go_on() turn_of_nginx_semaphore:post(1) end
@@ -43,7 +47,7 @@ end
 
 local stuck = 0 -- how often in a row the pump had nothing to wait for
 
-local real = { now = host.now, let_run = host.let_run, idle = host.idle }
+local real = { now = pump.now, let_run = pump.let_run, idle = pump.idle }
 local virtual = { let_run = until_quiet }
 
 function virtual.now() return now end
@@ -60,7 +64,7 @@ function virtual.idle(at)
 end
 
 local function use(clock)
-  for name, fn in pairs(clock) do host[name] = fn end
+  for name, fn in pairs(clock) do pump[name] = fn end
 end
 use(virtual)
 
@@ -88,7 +92,7 @@ local function all_done(list)
   for i = 1, #list do
     if not list[i]:done() then return false end
   end
-  return scheduler.unsettled() == 0
+  return loop.unsettled() == 0
 end
 
 -- How often in a row nothing could go on before that is a deadlock: the pump, too, waits
@@ -100,19 +104,19 @@ local function wait_for_all(main)
   stuck = 0
   while not (main:done() and main._state == "failed") and not all_done(spawned) do
     until_quiet()
-    idle = not scheduler.is_busy() and idle + 1 or 0
+    idle = not loop.is_busy() and idle + 1 or 0
     if stuck > PATIENCE or idle > PATIENCE then return not all_done(spawned) end
   end
 end
 
 -- Those who still sleep end, so that the next run begins with nothing.
 local function clean_up()
-  scheduler.abandon_batchers()
+  loop.abandon()
   local jumps = 0
   repeat
     until_quiet()
     jumps = jumps + 1
-  until not scheduler.is_busy() or jumps > 20000
+  until not loop.is_busy() or jumps > 20000
   assert(jumps <= 20000, "somebody sleeps for ever")
   until_quiet()
 end
@@ -127,7 +131,7 @@ tb.run = function(fn, opts)
   local is_deadlock = wait_for_all(main)
   local list = spawned
   spawned = nil
-  now = host.now()
+  now = pump.now()
   use(virtual)
   clean_up()
   main.awaited = false

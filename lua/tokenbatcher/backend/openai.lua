@@ -12,11 +12,12 @@
 
 local answers = require "tokenbatcher.backend.openai_answer"
 local backoff = require "tokenbatcher.base.backoff"
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local failure = require("tokenbatcher.batching.run").failure
 local http = require "tokenbatcher.backend.http"
 local parameters = require "tokenbatcher.base.parameters"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local tasks = require "tokenbatcher.runtime.tasks"
 local utf8 = require "tokenbatcher.base.utf8"
 
 local cjson = require("cjson").new()
@@ -141,7 +142,8 @@ local function limits_of(self, info)
   local limit = info.deadline
   if info.timeout_at and (not limit or info.timeout_at < limit) then limit = info.timeout_at end
   local p = self.p
-  return { first_s = p.backoff_s, most_s = p.backoff_max_s, longest_asked_s = p.retry_after_max_s, limit = limit }
+  return { first_s = p.backoff_s, most_s = p.backoff_max_s, longest_asked_s = p.retry_after_max_s,
+    left_s = limit and limit - clock.now_us() / 1e6 }
 end
 
 --- Send, and again while the server says later. @return response of status 2xx, or nil, err
@@ -158,7 +160,7 @@ local function send(self, body, info)
     end
     local wait_s, why = backoff.wait_s(attempt, backoff.asked_s(response), limits_of(self, info))
     if not wait_s then return nil, status_err(self, response, why) end
-    scheduler.sleep_until(scheduler.now_us() + wait_s * 1e6)
+    tasks.sleep_until(clock.now_us() + wait_s * 1e6)
     attempt = attempt + 1
   end
 end

@@ -3,8 +3,9 @@
 -- the input: {tokens = n, text = the first 32 bytes, or a little less where that would
 -- cut a character of UTF-8}. It computes nothing.
 
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local tasks = require "tokenbatcher.runtime.tasks"
 
 local TEXT_BYTES = 32
 local DEFAULTS = { base_s = 0.02, per_token_s = 0.00005 }
@@ -38,8 +39,8 @@ return function(given)
   local base_s = given and given.base_s or DEFAULTS.base_s
   local per_token_s = given and given.per_token_s or DEFAULTS.per_token_s
   return function(records, info)
-    scheduler.require_suspend("simulated", 1)
-    scheduler.sleep_until(scheduler.now_us() + (base_s + per_token_s * info.cost) * 1e6)
+    tasks.require_suspend "simulated"
+    tasks.sleep_until(clock.now_us() + (base_s + per_token_s * info.cost) * 1e6)
     local results = {}
     for i = 1, #records do results[i] = { tokens = info.costs[i], text = text_of(records[i]) } end
     return results

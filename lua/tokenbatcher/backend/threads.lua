@@ -6,9 +6,10 @@
 -- pool (src/script/threads.h) is readable, which the loop watches while batches are under
 -- way. Threads start with the first batch, and end when the batcher stops.
 
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local inference = require "tokenbatcher.batching.run"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local tasks = require "tokenbatcher.runtime.tasks"
 local script_ffi = require "tokenbatcher.backend.threads_ffi"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -67,7 +68,7 @@ local function check_script(path)
 end
 
 local function check_clock()
-  if scheduler.pump and scheduler.pump.is_virtual then
+  if clock.pump and clock.pump.is_virtual then
     bad 'they need the real clock and cannot run under clock = "virtual"'
   end
 end
@@ -93,14 +94,14 @@ local function take_all(self)
       local answer = { is_ok = answers[i].is_ok == 1, bytes = script_ffi.take_bytes(answers[i]) }
       local task = self.tasks[job]
       self.tasks[job] = nil
-      scheduler.wake(task, answer)
+      tasks.wake(task, answer)
     end
   until n < ANSWERS
 end
 
 -- Have take_all() called when there are answers, as long as a batch is under way.
 local function watch(self)
-  local pump = scheduler.pump
+  local pump = clock.pump
   if self.watched_by == pump then return end
   if not pump.watch then bad "they need the libev loop: tokenbatcher.run, or step()" end
   local ok, message = pump.watch(C.tb_threads_fd(self.pool), function()
@@ -124,12 +125,12 @@ end
 -- Hand bytes to a worker; suspends until its answer has come.
 local function perform(self, bytes)
   watch(self)
-  local task = scheduler.task
+  local task = tasks.waiter()
   local job = C.tb_threads_submit(self.pool, bytes, #bytes)
   if job < 0 then error("threads: no thread can be started, or too many batches wait for one", 0) end
   self.tasks[job], self.may_rest = task, false
   task.on_abandon = function() give_up(self, job, task) end
-  local answer = scheduler.suspend "threads"
+  local answer = tasks.suspend(task, "threads")
   task.on_abandon = nil
   return answer
 end
@@ -160,7 +161,7 @@ end
 
 function Threads:__call(records, info)
   check_clock()
-  scheduler.require_suspend("threads", 1)
+  tasks.require_suspend "threads"
   return read(perform(self, encode_batch(records, info)), info)
 end
 

@@ -2,10 +2,9 @@
 --
 -- Exponential backoff with full jitter: a random time up to first_s, 2 first_s, 4 first_s
 -- ... most_s. A Retry-After header is a least: the wait is that and a random time up to
--- first_s, so that callers do not come back all at once. No wait ends after `limit`.
+-- first_s, so that callers do not come back all at once. No wait ends after the time that is left.
 
 local bit = require "bit"
-local scheduler = require "tokenbatcher.runtime.scheduler"
 
 local M = {}
 
@@ -14,8 +13,8 @@ local state -- of the generator, made on first use
 -- xorshift32. math.random starts with the same numbers in every process, and is the program's.
 local function random()
   if not state then
-    local address = tonumber(tostring({}):match "0x(%x+)" or "1", 16)
-    state = bit.bor(bit.bxor(bit.tobit(address), bit.tobit(scheduler.now_us())), 1)
+    local address = tonumber(tostring({}):match "0x(%x+)" or "1", 16) -- another in each process
+    state = bit.bor(bit.bxor(bit.tobit(address), bit.rol(bit.tobit(address / 2 ^ 12), 16)), 1)
   end
   state = bit.bxor(state, bit.lshift(state, 13))
   state = bit.bxor(state, bit.rshift(state, 17))
@@ -33,10 +32,10 @@ end
 
 --- @param attempt number  0 for the first wait
 -- @param asked_s number|nil  by the server
--- @param limits table  {first_s, most_s, longest_asked_s, limit (on tb.now()'s clock, or nil)}
+-- @param limits table  {first_s, most_s, longest_asked_s, left_s (until the deadline, or nil)}
 -- @return number seconds, or nil and why there is no use in waiting
 function M.wait_s(attempt, asked_s, limits)
-  local left_s = limits.limit and limits.limit - scheduler.now_us() / 1e6 or math.huge
+  local left_s = limits.left_s or math.huge
   if left_s <= 0 then return nil, "the deadline has come" end
   if not asked_s then return random() * math.min(limits.first_s * 2 ^ attempt, limits.most_s, left_s) end
   if asked_s > limits.longest_asked_s then

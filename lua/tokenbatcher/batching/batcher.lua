@@ -4,16 +4,19 @@
 -- future of every record that is not dispatched yet (_records, _futures), and by batch
 -- the runs (_runs, see inference.lua). What the core decides is pulled in turn().
 
+local clock = require "tokenbatcher.runtime.clock"
 local Decision = require "tokenbatcher.batching.decision"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
+local host = require "tokenbatcher.runtime.host"
 local inference = require "tokenbatcher.batching.run"
 local Keys = require "tokenbatcher.core.keys"
+local loop = require "tokenbatcher.runtime.loop"
 local options = require "tokenbatcher.core.options"
 local Recording = require "tokenbatcher.batching.recording"
-local scheduler = require "tokenbatcher.runtime.scheduler"
 local stats = require "tokenbatcher.core.stats"
 local submission = require "tokenbatcher.batching.submission"
+local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
@@ -50,7 +53,7 @@ meta.__tostring = function(self)
 end
 
 function Batcher:_now()
-  return self._attached and scheduler.now_us() or 0
+  return self._attached and clock.now_us() or 0
 end
 
 -- Functions and the like, in fields of their own for the hot paths.
@@ -109,15 +112,15 @@ end
 --- Warn; a log function that raises is ignored.
 function Batcher:_warn(text)
   if self._log then
-    scheduler.call(self._log, "warn", text)
-  elseif not scheduler.host_log("warn", tostring(self) .. ": " .. text) then
+    host.call(self._log, "warn", text)
+  elseif not host.log("warn", tostring(self) .. ": " .. text) then
     io.stderr:write(tostring(self), ": ", text, "\n")
   end
 end
 
 local function forbid_in_estimator(self, name)
-  if scheduler.context then
-    errors.misuse(("%s: %s cannot be called inside a %s"):format(tostring(self), name, scheduler.context))
+  if host.context then
+    errors.misuse(("%s: %s cannot be called inside a %s"):format(tostring(self), name, host.context))
   end
 end
 
@@ -148,7 +151,7 @@ end
 -- The recording that `values` ask for: the one in use, a new one, or false. A file that cannot
 -- be written raises.
 local function new_recording(self, values)
-  local now, current = scheduler.now_us(), self._recording
+  local now, current = clock.now_us(), self._recording
   if not values.record then return false end
   if current and current.name == values.record then
     current:resume(now)
@@ -172,13 +175,13 @@ end
 function Batcher:start()
   forbid_in_estimator(self, "start")
   if C.tb_state(self._handle) ~= C.TB_STOPPED then errors.misuse(tostring(self) .. " is already running") end
-  local is_driven, reason = scheduler.is_driven()
+  local is_driven, reason = loop.can_start()
   if not is_driven then errors.misuse(tostring(self) .. ": start " .. reason) end
   if self._decision == nil then adopt_decision(self, new_decision(self, self._values)) end
   self._recording = new_recording(self, self._values)
-  C.tb_start(self._handle, scheduler.now_us())
+  C.tb_start(self._handle, clock.now_us())
   self._accepting, self._attached, self._drained = true, true, Future.new(false, false)
-  scheduler.attach(self)
+  loop.attach(self)
   return self
 end
 
@@ -205,25 +208,24 @@ function Batcher:stop(opts)
   local timeout_us = stop_timeout_us(opts)
   forbid_in_estimator(self, "stop")
   if not self._attached then return end
-  local task = scheduler.current()
-  if task and task.owner == self then
+  if tasks.owner() == self then
     errors.misuse(tostring(self) .. ": stop called from its own inference function would wait for itself")
   end
-  local can, reason = scheduler.can_suspend()
+  local can, reason = tasks.can_suspend()
   if not can and self.unsettled > 0 then errors.misuse("stop cannot wait here: " .. reason) end
   self._accepting = false
   local drained = self._drained
-  C.tb_stop(self._handle, timeout_us, scheduler.now_us())
-  scheduler.notify()
-  if can then drained:await() else self:turn(scheduler.now_us()) end
+  C.tb_stop(self._handle, timeout_us, clock.now_us())
+  clock.notify()
+  if can then drained:await() else self:turn(clock.now_us()) end
 end
 
 --- Everything queued now is due at once.
 function Batcher:flush()
   forbid_in_estimator(self, "flush")
   if not self._attached then return end
-  C.tb_flush(self._handle, scheduler.now_us())
-  scheduler.notify()
+  C.tb_flush(self._handle, clock.now_us())
+  clock.notify()
 end
 
 --- Change any options while running, all or none. For an option whose default is none,
@@ -246,7 +248,7 @@ function Batcher:set(given)
   if self._fn ~= former then tell_rest(self, former) end
   adopt_recording(self, recording)
   if given.policy ~= nil then adopt_decision(self, decision) end
-  scheduler.notify()
+  clock.notify()
 end
 
 Batcher.submit, Batcher.try_submit = submission.submit, submission.try_submit
@@ -258,7 +260,7 @@ Batcher.submit_batch = submission.submit_batch
 function Batcher:settle(future, value, err)
   if settle_future(future, value, err) then
     self.unsettled = self.unsettled - 1
-    if future._admission then scheduler.wake(future._admission, true) end
+    if future._admission then tasks.wake(future._admission, true) end
   end
 end
 
@@ -275,10 +277,10 @@ function Batcher:cancel_record(future)
   forbid_in_estimator(self, "cancel")
   local id = future._id
   local slot = id % SLOTS
-  C.tb_cancel(self._handle, id, scheduler.now_us())
+  C.tb_cancel(self._handle, id, clock.now_us())
   if self._futures[slot] == future then forget(self, id) else self._may_have_unwanted = true end
   self:settle(future, nil, errors.new("cancelled", "the record was cancelled"))
-  scheduler.notify()
+  clock.notify()
   return true
 end
 
@@ -308,10 +310,7 @@ local function report(self, run, now)
   end
   -- what a bisected batch used counts some records several times
   if run.observe and usage ~= nil and not run.earlier_requests then
-    local context = scheduler.context
-    scheduler.context = "token_estimator"
-    local ok, err = scheduler.call(run.observe, estimator, run.costs, usage, run.records)
-    scheduler.context = context
+    local ok, err = tasks.guarded("token_estimator", run.observe, estimator, run.costs, usage, run.records)
     if not ok then self:_warn("the estimator's observe raised: " .. errors.message_of(err)) end
   end
 end
@@ -330,7 +329,7 @@ local function call_ended(task, ok, err)
   end
   self._runs[run.id] = nil
   run.over = true
-  local now = scheduler.now_us()
+  local now = clock.now_us()
   C.tb_batch_finish(self._handle, run.id, ok and C.TB_COMPLETED or C.TB_FAILED, now)
   report(self, run, now)
 end
@@ -372,7 +371,7 @@ end
 local function dispatch(self, id)
   local run = read_run(self, id)
   self._runs[id] = run
-  local task = scheduler.start_call(self, inference.body, run, call_ended)
+  local task = tasks.start(inference.body, { n = 1, run }, call_ended, self)
   task.run, run.task = run, task
 end
 
@@ -384,21 +383,21 @@ local function abandon_unwanted(self)
     if inference.is_unwanted(run) then unwanted[#unwanted + 1] = id end
   end
   table.sort(unwanted)
-  for _, id in ipairs(unwanted) do scheduler.call_off(self._runs[id].task) end
+  for _, id in ipairs(unwanted) do tasks.call_off(self._runs[id].task) end
 end
 
 local function close_run(self, id, code, message)
   local run = self._runs[id]
   self._runs[id] = nil
   inference.close(run, code, message)
-  scheduler.abandon(run.task)
-  if self._attached then report(self, run, scheduler.now_us()) end
+  tasks.abandon(run.task)
+  if self._attached then report(self, run, clock.now_us()) end
 end
 
 local handlers = {
   [tonumber(C.TB_EVENT_ADMITTED)] = function(self, id)
     local future = self._futures[id % SLOTS]
-    if future._admission then scheduler.wake(future._admission, true) end
+    if future._admission then tasks.wake(future._admission, true) end
   end,
   [tonumber(C.TB_EVENT_EXPIRED)] = function(self, id)
     self:settle(forget(self, id), nil,
@@ -422,7 +421,7 @@ local handlers = {
   [tonumber(C.TB_EVENT_DRAINED)] = function(self)
     self._attached = false
     if self._recording then self._recording:close() end
-    scheduler.detach(self)
+    loop.detach(self)
     tell_rest(self, self._fn)
     settle_future(self._drained, true)
   end,

@@ -1,7 +1,7 @@
 --- What a record costs: explicit number, estimator, the record's own method, default.
 
 local errors = require "tokenbatcher.base.errors"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local tasks = require "tokenbatcher.runtime.tasks"
 
 local M = {}
 
@@ -31,12 +31,8 @@ M.checked = checked
 
 -- An estimator may read stats and submit elsewhere, but must not suspend.
 local function call(fn, record, source, i)
-  local context = scheduler.context
-  scheduler.context = source
-  local ok, value = scheduler.call(fn, record)
-  local has_yielded = scheduler.context ~= source -- the scheduler clears it when a coroutine is put aside
-  scheduler.context = context
-  if has_yielded then errors.raise("bad_cost", ("the %s suspended, which it must not"):format(named(source, i))) end
+  local ok, value, has_suspended = tasks.guarded(source, fn, record)
+  if has_suspended then errors.raise("bad_cost", ("the %s suspended, which it must not"):format(named(source, i))) end
   if ok and type(value) == "number" and value >= 0 and value <= MAX then return value end
   if ok then return complain("the answer of the " .. named(source, i), value) end
   errors.raise("bad_cost", ("the %s raised: %s"):format(named(source, i), errors.message_of(value)), value)

@@ -5,8 +5,8 @@
 -- queue and the batch are valid during form() only; afterwards they raise.
 
 local errors = require "tokenbatcher.base.errors"
+local host = require "tokenbatcher.runtime.host"
 local no_suspend = require "tokenbatcher.base.no_suspend"
-local scheduler = require "tokenbatcher.runtime.scheduler"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
@@ -311,12 +311,12 @@ local function failed(self, what, err)
     :format(self.name, ERRORS_IN_A_ROW, what, errors.message_of(err)))
 end
 
--- A policy's code may read, and no more: see scheduler.context.
+-- A policy's code may read, and no more: see tasks.context().
 local function as_policy(fn, ...)
-  local context = scheduler.context
-  scheduler.context = "policy"
+  local context = host.context
+  host.context = "policy"
   local ok, value = no_suspend(fn, ...)
-  scheduler.context = context
+  host.context = context
   return ok, value
 end
 

@@ -5,8 +5,8 @@
 -- A run is {batcher, id, records, futures, ids, costs, size, reason, started, over,
 -- fn, on_error}; `over` is set when the core has closed the batch (timeout, stop).
 
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
-local scheduler = require "tokenbatcher.runtime.scheduler"
 local tbffi = require "tokenbatcher.core.ffi"
 local C = tbffi.lib
 
@@ -81,7 +81,7 @@ end
 
 --- Fail the records first..last of a run that have not settled, each with its own err.
 local function fail_range(run, first, last, message, cause, traceback)
-  local now = scheduler.now_us()
+  local now = clock.now_us()
   for i = first, last do
     local future = run.futures[i]
     if not future._state then
@@ -108,7 +108,7 @@ end
 
 -- positions[i] is the place in the run of results[i]; nil: i itself.
 local function settle_results(run, positions, results, n)
-  local now, futures, ids = scheduler.now_us(), run.futures, run.ids
+  local now, futures, ids = clock.now_us(), run.futures, run.ids
   for i = 1, n do
     local at = positions and positions[i] or i
     local future = futures[at]
@@ -120,7 +120,7 @@ local function make_info(run, attempt, records, costs, cost, deadline)
   local info = run.info
   info.id, info.size, info.cost, info.costs = run.id, #records, cost, costs
   info.reason, info.attempt, info.deadline = run.reason, attempt, deadline
-  info.timeout_at = run.timeout_s > 0 and scheduler.now_us() / 1e6 + run.timeout_s or nil
+  info.timeout_at = run.timeout_s > 0 and clock.now_us() / 1e6 + run.timeout_s or nil
   return info
 end
 
@@ -156,7 +156,7 @@ end
 -- Those of positions[first..last] that still want an answer. A record past its
 -- deadline fails here, between two calls.
 local function still_wanted(run, positions, first, last)
-  local wanted, now = {}, scheduler.now_us()
+  local wanted, now = {}, clock.now_us()
   for i = first, last do
     local at = positions[i]
     local future = run.futures[at]
@@ -214,7 +214,7 @@ local function attempt_half(run, positions)
   end
   run.attempt = run.attempt + 1
   remember_info(run)
-  C.tb_batch_retry(run.batcher._handle, run.id, scheduler.now_us())
+  C.tb_batch_retry(run.batcher._handle, run.id, clock.now_us())
   local info = make_info(run, run.attempt, records, costs, cost_of(run, costs),
     deadline and deadline / 1e6)
   return call(run, records, info, #records)

@@ -2,10 +2,12 @@
 -- producer gave, asks for the cost, hands id and cost to the core, keeps record and future
 -- by slot, and lets the producer wait in line when the queue is full.
 
+local clock = require "tokenbatcher.runtime.clock"
 local cost = require "tokenbatcher.batching.cost"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local host = require "tokenbatcher.runtime.host"
+local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
@@ -76,8 +78,8 @@ local function cost_in_list(self, record, opts, i)
 end
 
 local function require_accepting(self, name)
-  scheduler.check_submit(name)
-  if scheduler.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
+  host.check(name)
+  if host.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
   if self._accepting then return end
   local state = C.tb_state(self._handle) == C.TB_DRAINING and "stopping" or "stopped"
   errors.raise("not_running", ("%s is %s: call start() before submit()"):format(tostring(self), state))
@@ -131,8 +133,9 @@ end
 
 -- Suspend until the record, which waits in line, is queued or settled.
 local function wait_in_line(future)
-  future._admission = scheduler.current()
-  scheduler.suspend "submit"
+  local waiter = tasks.waiter()
+  future._admission = waiter
+  tasks.suspend(waiter, "submit")
   future._admission = nil
   if future._refused then return Future.outcome(future) end
   return future
@@ -141,7 +144,7 @@ end
 -- A submit may wait for room if the option says so and the code may suspend; the
 -- batcher's own inference function never waits for itself.
 local function may_wait(self)
-  return self._may_wait and scheduler.can_suspend() and scheduler.current().owner ~= self
+  return self._may_wait and tasks.can_suspend() and tasks.owner() ~= self
 end
 
 local function check_record(record)
@@ -154,12 +157,12 @@ end
 -- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, not_running.
 function M.submit(self, record, opts)
   if record == nil then check_record(record) end
-  if not (self._accepting and scheduler.task) or scheduler.context then require_accepting(self, "submit") end
+  if not (self._accepting and host.task) or host.context then require_accepting(self, "submit") end
   if opts ~= nil then read_submit_options(self, opts) end
   local value = cost_of(self, record, opts)
   local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
-  local now = scheduler.now_us()
-  if not scheduler.task then scheduler.notify() end
+  local now = clock.now_us()
+  if not host.task then clock.notify() end
   local future, code = hand_in(self, record, value, opts, waits and C.TB_MAY_WAIT or 0, now)
   if not future then return nil, refusal(self, code) end
   if waits and C.tb_waiting(self._handle) > 0 then return wait_in_line(future) end
@@ -172,8 +175,8 @@ function M.try_submit(self, record, opts)
   require_accepting(self, "try_submit")
   if opts ~= nil then read_submit_options(self, opts) end
   local value = cost_of(self, record, opts)
-  scheduler.notify()
-  local future, code = hand_in(self, record, value, opts, 0, scheduler.now_us())
+  clock.notify()
+  local future, code = hand_in(self, record, value, opts, 0, clock.now_us())
   if not future then return nil, refusal(self, code) end
   return future
 end
@@ -186,9 +189,9 @@ end
 function M.enter(self, record, opts, flags, submitted_us)
   require_accepting(self)
   local value = cost_of(self, record, opts)
-  scheduler.notify()
+  clock.notify()
   submission.submitted_us = submitted_us
-  local future, code = hand_in(self, record, value, opts, flags, scheduler.now_us())
+  local future, code = hand_in(self, record, value, opts, flags, clock.now_us())
   submission.submitted_us = 0
   if future then return future end
   return nil, refusal(self, code), code
@@ -229,7 +232,7 @@ end
 
 -- All are accepted: hand them in one after the other; the last one ends the call.
 local function hand_in_all(self, records, values, n, opts, flags)
-  local futures, now = {}, scheduler.now_us()
+  local futures, now = {}, clock.now_us()
   for i = 1, n do
     local more = i < n and C.TB_MORE or 0
     local future, code = hand_in(self, records[i], values[i - 1], opts, flags + more, now)
@@ -269,10 +272,10 @@ function M.submit_batch(self, records, opts)
   local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0
   local code, at_fault = check_batch(self, values, n, flags)
   if code ~= 0 then
-    if self._recording then self._recording:refused(scheduler.now_us(), values, n, opts) end
+    if self._recording then self._recording:refused(clock.now_us(), values, n, opts) end
     return nil, refusal(self, code, at_fault)
   end
-  scheduler.notify()
+  clock.notify()
   local futures, failed = hand_in_all(self, records, values, n, opts, flags)
   if not futures then return nil, refusal(self, failed) end
   if C.tb_waiting(self._handle) > 0 then

@@ -6,7 +6,7 @@
 
 local errors = require "tokenbatcher.base.errors"
 local json = require "tokenbatcher.base.json"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local tasks = require "tokenbatcher.runtime.tasks"
 
 local M = {}
 local Answers = {}
@@ -37,14 +37,14 @@ function Answers:settle(entry, result, err)
     self[self.last] = entry
   end
   local head = self[self.first]
-  if self.task and head and head.settled then scheduler.wake(self.task) end
+  if self.task and head and head.settled then tasks.wake(self.task) end
 end
 
 --- The reader suspends here while `limit` answers or more wait for an earlier one.
 function Answers:wait_below(limit)
   while self.held >= limit do
-    self.reader = scheduler.task
-    scheduler.suspend "output"
+    self.reader = tasks.waiter()
+    tasks.suspend(self.reader, "output")
     self.reader = nil
   end
 end
@@ -52,7 +52,7 @@ end
 --- No more entries come; run() returns when all are written.
 function Answers:close()
   self.closing = true
-  if self.task then scheduler.wake(self.task) end
+  if self.task then tasks.wake(self.task) end
 end
 
 -- --- an entry as a line -------------------------------------------------------
@@ -73,9 +73,7 @@ end
 
 -- The script's own encode: a string is the line; any other value is written as JSON.
 local function scripted_line(entry, encode)
-  scheduler.context = "encode function"
-  local ok, line = pcall(encode, entry.record, entry.result, entry.err)
-  scheduler.context = nil
+  local ok, line = tasks.guarded("encode function", encode, entry.record, entry.result, entry.err)
   if not ok then return failure_line(entry, "bad_output", "encode raised: " .. errors.message_of(line)) end
   if line == nil then return failure_line(entry, "bad_output", "encode returned nil") end
   if type(line) ~= "string" then
@@ -130,12 +128,12 @@ end
 --- The body of the writing coroutine: returns after close(), when all is written. Raises
 -- when the output cannot be written.
 function Answers:run()
-  self.task = scheduler.task
+  self.task = tasks.waiter()
   while true do
     write_settled(self)
-    if self.reader then scheduler.wake(self.reader) end
+    if self.reader then tasks.wake(self.reader) end
     if self.closing and self.first > self.last then return end
-    scheduler.suspend "output"
+    tasks.suspend(self.task, "output")
   end
 end
 

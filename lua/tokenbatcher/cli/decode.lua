@@ -2,15 +2,13 @@
 
 local errors = require "tokenbatcher.base.errors"
 local json = require "tokenbatcher.base.json"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local tasks = require "tokenbatcher.runtime.tasks"
 local utf8 = require "tokenbatcher.base.utf8"
 
 local M = {}
 
 local function scripted(decode, line)
-  scheduler.context = "decode function"
-  local ok, value, message = pcall(decode, line)
-  scheduler.context = nil
+  local ok, value, _, message = tasks.guarded("decode function", decode, line)
   if not ok then return nil, "decode raised: " .. errors.message_of(value) end
   if value == nil then
     return nil, "decode returned nil" .. (message ~= nil and ": " .. errors.message_of(message) or "")

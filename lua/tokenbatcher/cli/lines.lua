@@ -1,7 +1,8 @@
 --- Lines of a file descriptor, read on the loop: waiting for input suspends only the
 -- reading coroutine. Lines of any length; no more than one chunk is read ahead.
 
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local clock = require "tokenbatcher.runtime.clock"
+local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local M = {}
@@ -18,18 +19,18 @@ end
 --- Read no more: next() still returns the lines that were read whole, then nil.
 function Lines:interrupt()
   self.ended = true
-  if self.waiting then scheduler.wake(self.waiting) end
+  if self.waiting then tasks.wake(self.waiting) end
 end
 
 -- The next chunk, "" at the end of the input or when interrupted; or nil and a message.
 -- The descriptor may become readable long after an interruption: then nobody waits.
 local function fill(self)
-  self.waiting = scheduler.task
-  local ok, message = scheduler.pump.watch(self.fd, function()
-    if self.waiting then scheduler.wake(self.waiting) end
+  self.waiting = tasks.waiter()
+  local ok, message = clock.pump.watch(self.fd, function()
+    if self.waiting then tasks.wake(self.waiting) end
   end)
   if not ok then return nil, message end
-  scheduler.suspend "read"
+  tasks.suspend(self.waiting, "read")
   self.waiting = nil
   if self.ended then return "" end
   return tbffi.read(self.fd)

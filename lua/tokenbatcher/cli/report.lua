@@ -1,6 +1,6 @@
 --- What people see of a run, on standard error: messages, progress, a summary.
 
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local clock = require "tokenbatcher.runtime.clock"
 
 local M = {}
 local Report = {}
@@ -20,7 +20,7 @@ end
 
 --- The run begins now.
 function Report:start()
-  self.started = scheduler.now_us()
+  self.started = clock.now_us()
 end
 
 --- Take the progress off the terminal.
@@ -42,7 +42,7 @@ end
 
 --- An answer was written: show how far it is, now and then.
 function Report:progress(answers)
-  local now = scheduler.now_us()
+  local now = clock.now_us()
   if now < self.progress_at then return end
   self.progress_at = now + PROGRESS_EVERY_US
   self.has_progress = true
@@ -74,7 +74,7 @@ end
 function Report:summary(answers, batcher)
   local s = batcher.stats
   self:say(("records      %d (%d answered, %d failed) in %.2f s"):format(answers.written,
-    answers.written - answers.failed, answers.failed, elapsed_s(self, scheduler.now_us())))
+    answers.written - answers.failed, answers.failed, elapsed_s(self, clock.now_us())))
   if answers.failed > 0 then failures(self, answers) end
   if s.total_batches == 0 then return end
   self:say(("batches      %d (%s)"):format(s.total_batches, counts(REASONS, s.dispatched)))

@@ -6,6 +6,7 @@
 
 local answers = require "tokenbatcher.cli.answers"
 local batcher_class = require "tokenbatcher.batching.batcher"
+local clock = require "tokenbatcher.runtime.clock"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
@@ -14,7 +15,6 @@ local lines = require "tokenbatcher.cli.lines"
 local options = require "tokenbatcher.core.options"
 local recording = require "tokenbatcher.batching.recording"
 local report = require "tokenbatcher.cli.report"
-local scheduler = require "tokenbatcher.runtime.scheduler"
 local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
 local tbffi = require "tokenbatcher.core.ffi"
@@ -102,7 +102,7 @@ local function reload(job)
 end
 
 local function install_signals(job)
-  local pump = scheduler.pump
+  local pump = clock.pump
   for signum in pairs(END_SIGNALS) do
     pump.signal(signum, function() on_end_signal(job, signum) end)
   end

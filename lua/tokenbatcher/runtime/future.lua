@@ -1,7 +1,8 @@
 --- A future: the answer to one record, or the result of one coroutine. It settles once.
 
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local tasks = require "tokenbatcher.runtime.tasks"
 
 local M = {}
 
@@ -46,7 +47,7 @@ local function drop_waiter(future, waiter)
 end
 
 local function notify(waiter, future)
-  if type(waiter) == "function" then waiter(future) else scheduler.wake(waiter, true) end
+  if type(waiter) == "function" then waiter(future) else tasks.wake(waiter, true) end
 end
 
 --- Settle it with a value, or with nil and an err. Settling twice changes nothing.
@@ -84,13 +85,12 @@ end
 local LONGEST_S = 1e9
 
 local function await_until(future, timeout_s)
-  local task = scheduler.current()
-  local timer
-  if timeout_s then timer = scheduler.await_timer(scheduler.now_us() + math.min(timeout_s, LONGEST_S) * 1e6) end
-  add_waiter(future, task)
-  scheduler.suspend "await"
-  if timer then scheduler.cancel_timer(timer) end
-  if not future._state then drop_waiter(future, task) end
+  local waiter, timer = tasks.waiter(), nil
+  if timeout_s then timer = tasks.await_timer(waiter, clock.now_us() + math.min(timeout_s, LONGEST_S) * 1e6) end
+  add_waiter(future, waiter)
+  tasks.suspend(waiter, "await")
+  if timer then tasks.cancel_timer(timer) end
+  if not future._state then drop_waiter(future, waiter) end
 end
 
 --- Wait for the answer. May be called by many, and again.
@@ -103,7 +103,7 @@ function Future:await(timeout_s)
     errors.misuse("await: timeout_s must be a number of seconds >= 0, got " .. errors.show(timeout_s))
   end
   if timeout_s == math.huge then timeout_s = nil end
-  scheduler.require_suspend "await"
+  tasks.require_suspend "await"
   await_until(self, timeout_s)
   if self._state then return outcome(self) end
   if not self._batcher and self._held == nil then self.awaited = false end -- nobody has seen it
@@ -135,8 +135,5 @@ function M.gather(futures)
   for i = 1, #futures do results[i], errs[i] = futures[i]:await() end
   return results, errs
 end
-
-scheduler.new_future = M.new
-scheduler.settle = M.settle
 
 return M

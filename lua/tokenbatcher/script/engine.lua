@@ -5,11 +5,14 @@
 -- A record has an id of the C half's: slot + generation, below 2^53.
 
 local batcher_class = require "tokenbatcher.batching.batcher"
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local loop = require "tokenbatcher.runtime.loop"
 local script = require "tokenbatcher.script.load"
+local spawn = require "tokenbatcher.runtime.spawn"
 local submission = require "tokenbatcher.batching.submission"
+local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
@@ -26,9 +29,7 @@ local CODES = { bad_cost = tonumber(C.TB_ECOST), not_running = tonumber(C.TB_ENO
 
 --- Run a function of the script's on one value. @return value, or nil and a message
 local function convert(name, fn, ...)
-  scheduler.context = name .. " function"
-  local ok, value, message = pcall(fn, ...)
-  scheduler.context = nil
+  local ok, value, _, message = tasks.guarded(name .. " function", fn, ...)
   if not ok then return nil, name .. " raised: " .. errors.message_of(value) end
   if value == nil then
     return nil, name .. " returned nil" .. (message ~= nil and ": " .. errors.message_of(message) or "")
@@ -57,11 +58,11 @@ end
 
 -- Start is a coroutine's to call; it has run when step() returns.
 local function start(batcher)
-  local starting = scheduler.spawn(function()
+  local starting = spawn.spawn(function()
     local ok, err = pcall(batcher.start, batcher)
     return not ok and errors.text(err) or nil
   end)
-  scheduler.step()
+  loop.step()
   return Future.outcome(starting)
 end
 
@@ -73,13 +74,13 @@ Engine.__index = Engine
 local function new_engine(batcher, made)
   local self = setmetatable({
     batcher = batcher, decode = made.decode, encode = made.encode, is_stopped = false,
-    fd = scheduler.host().fd(), live = {}, finished = {}, first = 1, last = 0, opts = {},
+    fd = loop.outside().fd(), live = {}, finished = {}, first = 1, last = 0, opts = {},
     ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
   }, Engine)
   self.on_settled = function(future)
     self.last = self.last + 1
     self.finished[self.last] = future
-    scheduler.notify()
+    clock.notify()
   end
   return self
 end
@@ -124,7 +125,7 @@ end
 --- One turn. @return number of records to take, number waiting in line, is it stopped, a
 -- message when a coroutine of the script's has failed
 function Engine:turn()
-  local ok, err = pcall(scheduler.step, TURNS)
+  local ok, err = pcall(loop.step, TURNS)
   local message = not ok and (errors.is_err(err) and err.traceback or errors.text(err)) or nil
   return self.last - self.first + 1, C.tb_waiting(self.batcher._handle), self.is_stopped, message
 end
@@ -160,7 +161,7 @@ end
 
 --- @param timeout_s number  below 0: none
 function Engine:stop(timeout_s)
-  scheduler.spawn(function()
+  spawn.spawn(function()
     self.batcher:stop { timeout_s = timeout_s >= 0 and timeout_s or nil }
     self.is_stopped = true
   end)
@@ -168,7 +169,7 @@ end
 
 --- Fail at once what has no answer.
 function Engine:abandon()
-  if self.batcher._attached then self.batcher:abandon(scheduler.now_us()) end
+  if self.batcher._attached then self.batcher:abandon(clock.now_us()) end
 end
 
 --- Fill the tb_stats at this address. @return policy_errors, policy_overruled

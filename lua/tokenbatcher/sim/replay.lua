@@ -1,5 +1,5 @@
 --- One simulated run: arrivals through the real core and the real policy, on a clock that jumps
--- from event to event. What batcher.lua, the scheduler and a device are to a program, this loop
+-- from event to event. What batcher.lua, the loop and a device are to a program, this loop
 -- is to a simulation; who goes when is decided by the same code.
 --
 -- The line of producers that wait for room (on_full = "wait") is the rest of the trace: only its

@@ -378,7 +378,8 @@ describe("http:", function()
       get "/echo"
       local function wait_for_itself() tb.spawn(function() end):await() end
       wait_for_itself()
-      require("tokenbatcher.runtime.scheduler").suspend "a thing that never comes"
+      local tasks = require "tokenbatcher.runtime.tasks"
+      tasks.suspend(tasks.waiter(), "a thing that never comes")
     end)))
   end)
 

@@ -231,13 +231,13 @@ describe("what batchers get wrong, and ours does not:", function()
   end)
 
   it("nothing polls: an idle batcher has nothing to do until its next deadline", virtually(function()
-    local scheduler = require "tokenbatcher.runtime.scheduler"
+    local clock = require "tokenbatcher.runtime.clock"
     local batcher = H.start { batch_timeout_s = 5 }
     tb.sleep(1)
     assert.is_nil(batcher:next_us())
     batcher:submit "a"
     tb.sleep(1)
-    assert.equal(scheduler.now_us() + 4e6, batcher:next_us())
+    assert.equal(clock.now_us() + 4e6, batcher:next_us())
   end))
 
   it("a record larger than the budget neither loops for ever nor evicts good ones", virtually(function()

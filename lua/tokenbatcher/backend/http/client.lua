@@ -1,4 +1,4 @@
---- The HTTP client of one clock: a source of the scheduler (see scheduler.add_source) that
+--- The HTTP client of one clock: a source of the loop (see loop.add_source) that
 -- suspends the task of each request until the library reports it as finished.
 --
 -- When nobody waits for a task any more (its inference call timed out, say), its request is
@@ -6,9 +6,11 @@
 -- it can clean up. A task that then makes another request is never resumed: retrying for
 -- ever, it would keep the loop busy for nobody.
 
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local http_ffi = require "tokenbatcher.backend.http.http_ffi"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local loop = require "tokenbatcher.runtime.loop"
+local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, bytes = http_ffi.lib, http_ffi.bytes
@@ -24,21 +26,21 @@ Client.__index = Client
 
 --- The client of the clock in use; made on first use.
 function M.current()
-  local pump = scheduler.pump
+  local pump = clock.pump
   if pump.http_client then return pump.http_client end
   local handle = http_ffi.client()
   local ok, message = pump.attach(C.tb_http_fd(handle))
   if not ok then error("tokenbatcher: the loop cannot wait for HTTP: " .. message, 0) end
   local client = setmetatable({ handle = handle, pump = pump, tasks = {}, in_flight = 0 }, Client)
   pump.http_client = client
-  scheduler.add_source(client)
+  loop.add_source(client)
   return client
 end
 
 function Client:turn()
   repeat
     local n = C.tb_http_turn(self.handle, ids, MOST_IDS)
-    for i = 0, n - 1 do scheduler.wake(self.tasks[ids[i]], true) end
+    for i = 0, n - 1 do tasks.wake(self.tasks[ids[i]], true) end
   until n < MOST_IDS
 end
 
@@ -58,7 +60,7 @@ end
 
 -- A task's on_abandon and on_unwanted while its request is in flight.
 local function call_off(task)
-  scheduler.wake(task, false)
+  tasks.wake(task, false)
 end
 
 local function raise_cancelled()
@@ -67,7 +69,7 @@ end
 
 -- A task that nobody waits for: its first request tells it so, any other ends it.
 local function refuse_abandoned(task)
-  if task.was_told then scheduler.suspend "http, abandoned" end
+  if task.was_told then tasks.suspend(task, "http, abandoned") end
   task.was_told = true
   raise_cancelled()
 end
@@ -85,13 +87,13 @@ end
 -- @return table {outcome, status, body, headers, error, retry_after_s, was_sent}, or nil and
 -- why it was not started (of tb_http_refusal). Raises `cancelled`.
 function Client:perform(request)
-  local task = scheduler.task
+  local task = tasks.waiter()
   if task.is_abandoned or task.is_unwanted then refuse_abandoned(task) end
   local id = C.tb_http_start(self.handle, request)
   if id < 0 then return nil, id end
   self.tasks[id], self.in_flight = task, self.in_flight + 1
   task.on_abandon, task.on_unwanted = call_off, call_off
-  local is_finished = scheduler.suspend "http"
+  local is_finished = tasks.suspend(task, "http")
   task.on_abandon, task.on_unwanted = nil, nil
   self.tasks[id], self.in_flight = nil, self.in_flight - 1
   local result = is_finished and read(self.handle, id)

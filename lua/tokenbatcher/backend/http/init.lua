@@ -15,9 +15,10 @@
 -- Raised: wrong arguments, a call outside of a coroutine of ours or under the virtual clock,
 -- and `cancelled` in an inference call that has timed out or whose records are all settled.
 
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local parameters = require "tokenbatcher.base.parameters"
-local scheduler = require "tokenbatcher.runtime.scheduler"
+local tasks = require "tokenbatcher.runtime.tasks"
 
 local M = {}
 
@@ -97,11 +98,11 @@ function M.check_headers(who, headers)
 end
 
 local function check_place(who)
-  if scheduler.pump and scheduler.pump.is_virtual then
+  if clock.pump and clock.pump.is_virtual then
     errors.misuse(who .. " needs the real clock: nothing can be sent under the virtual one")
   end
-  scheduler.require_suspend(who)
-  if not scheduler.pump.attach then
+  tasks.require_suspend(who)
+  if not clock.pump.attach then
     errors.misuse(who .. " needs the libev loop; inside nginx use its cosockets (ngx.socket.tcp, resty.http)")
   end
 end

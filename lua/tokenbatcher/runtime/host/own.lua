@@ -1,0 +1,161 @@
+--- Tasks that are coroutines of ours. A task is {fn, arguments, on_end, co, waiting, value,
+-- owner}; see tasks.lua.
+
+local clock = require "tokenbatcher.runtime.clock"
+local errors = require "tokenbatcher.base.errors"
+
+local create, resume, yield, running = coroutine.create, coroutine.resume, coroutine.yield, coroutine.running
+local status = coroutine.status
+
+-- Resumes in one turn, at most: coroutines that keep waking each other must not keep
+-- the loop from its deadlines.
+local RESUMES_PER_TURN = 100000
+
+local M = { task = nil, context = nil, call = pcall }
+
+local ready, ready_first, ready_last = {}, 1, 0
+local waits = {} -- what suspended tasks wait for -> how many do
+
+local function enqueue(task)
+  ready_last = ready_last + 1
+  ready[ready_last] = task
+end
+
+function M.resume(task)
+  enqueue(task)
+  clock.notify()
+end
+
+function M.waiter() return M.task end
+
+function M.owner() return M.task and M.task.owner end
+
+function M.can_suspend()
+  if not M.task then return nil, "outside of a coroutine started by run or spawn" end
+  if running() ~= M.task.co then return nil, "inside a coroutine of the program's own" end
+  return true
+end
+
+function M.suspend(task, what)
+  waits[what] = (waits[what] or 0) + 1
+  yield()
+  waits[what] = waits[what] - 1
+  local value = task.value
+  task.value = nil
+  return value
+end
+
+--- A timer of this instant is served in the next turn anyway.
+function M.rests() return false end
+
+function M.has_resting() return false end
+
+-- coroutine.create takes functions only, and callable tables are functions to us.
+local function function_of(callable)
+  return function(...) return callable(...) end
+end
+
+function M.start(task)
+  local fn = task.fn
+  task.co = create(type(fn) == "function" and fn or function_of(fn))
+  M.resume(task)
+end
+
+--- An error that is about to be raised again was first raised here.
+function M.remember_traceback(value, traceback)
+  if M.task then M.task.raised, M.task.raised_traceback = value, traceback end
+end
+
+local function returned(task, ok, ...)
+  if not ok then
+    local value = (...)
+    local is_remembered = task.raised_traceback and rawequal(task.raised, value)
+    task.traceback = is_remembered and task.raised_traceback or debug.traceback(task.co, errors.text(value))
+  end
+  task.on_end(task, ok, ...)
+end
+
+local function resumed(task, again, ok, ...)
+  M.task, M.context = nil, nil
+  if ok and task.waiting then return end
+  if ok and status(task.co) == "suspended" then
+    -- a bare coroutine.yield() in a user's code: its turn comes again
+    task.waiting = true
+    again(task)
+    return
+  end
+  returned(task, ok, ...)
+end
+
+local function resume_task(task, again)
+  M.task = task
+  local arguments = task.arguments
+  if arguments then
+    task.arguments = nil
+    resumed(task, again, resume(task.co, unpack(arguments, 1, arguments.n)))
+  else
+    resumed(task, again, resume(task.co))
+  end
+end
+
+function M.has_ready()
+  return ready_first <= ready_last
+end
+
+local function run_ready(again)
+  local budget = RESUMES_PER_TURN
+  while ready_first <= ready_last and budget > 0 do
+    local task = ready[ready_first]
+    ready[ready_first] = nil
+    ready_first = ready_first + 1
+    resume_task(task, again)
+    budget = budget - 1
+  end
+  if ready_first > ready_last then ready_first, ready_last = 1, 0 end
+end
+
+--- Wait (not at all if something is ready), wake what is due, run ready coroutines until
+-- none is left, then let every batcher decide once.
+function M.turn(steps, deadline)
+  clock.is_turning = true
+  clock.pump.wait(deadline)
+  steps.sources()
+  local now = clock.pump.now()
+  steps.timers(now)
+  run_ready(steps.again)
+  steps.awaits(now)
+  run_ready(steps.again)
+  steps.decide()
+  clock.is_turning = false
+end
+
+function M.can_start(is_driven)
+  if is_driven or M.task ~= nil then return true end
+  return nil, "must be called within tokenbatcher.run"
+end
+
+--- Any place will do.
+function M.check() end
+
+function M.refuse() end
+
+function M.log() return false end
+
+--- "2 in await, 1 in sleep".
+function M.describe_waiting()
+  local parts = {}
+  for what, n in pairs(waits) do
+    if n > 0 then parts[#parts + 1] = n .. " in " .. what end
+  end
+  table.sort(parts)
+  return table.concat(parts, ", ")
+end
+
+--- Forget all tasks.
+function M.clear()
+  for i = ready_first, ready_last do ready[i] = nil end
+  ready_first, ready_last = 1, 0
+  waits, M.task, M.context = {}, nil, nil
+end
+
+return M

@@ -1,0 +1,231 @@
+--- The loop: turns, until nothing is left. In a turn those that are due are woken and run, then
+-- every batcher decides once. So all that is submitted in one turn is seen by one decision, and
+-- no decision runs a user's code.
+--
+-- Two kinds take part in its turns. A source wakes tasks from outside, such as the HTTP
+-- client; see add_source(). A member is a batcher, from attach to detach: turn(now_us), next_us(),
+-- unsettled (how many records have no answer yet), flush(), abandon(now_us).
+
+local clock = require "tokenbatcher.runtime.clock"
+local errors = require "tokenbatcher.base.errors"
+local host = require "tokenbatcher.runtime.host"
+local spawn = require "tokenbatcher.runtime.spawn"
+local tasks = require "tokenbatcher.runtime.tasks"
+
+local NO_SOURCES = {}
+
+local M = {}
+
+local members = {}
+local is_running = false -- within run()
+local is_driven_on = false -- coroutines or batchers that step() drives are not done
+
+--- A source belongs to the clock in use and takes part in its turns, before anything else:
+-- turn(now_us) wakes tasks; next_us() is when it must be called, microseconds, or nil;
+-- is_busy() whether it may still wake anyone; close() at the end of the run.
+function M.add_source(source)
+  local pump = clock.pump
+  pump.sources = pump.sources or {}
+  pump.sources[#pump.sources + 1] = source
+end
+
+function M.attach(member)
+  members[#members + 1] = member
+end
+
+function M.detach(member)
+  for i = 1, #members do
+    if members[i] == member then
+      table.remove(members, i)
+      return
+    end
+  end
+end
+
+--- Records of all members that have no answer yet.
+function M.unsettled()
+  local n = 0
+  for i = 1, #members do n = n + members[i].unsettled end
+  return n
+end
+
+--- Batchers stop, what they still hold fails.
+function M.abandon()
+  local now = clock.pump.now()
+  for i = #members, 1, -1 do members[i]:abandon(now) end
+end
+
+-- --- a turn ---------------------------------------------------------------------
+
+-- The parts of a turn; host.turn puts them into order.
+local steps = {
+  timers = tasks.fire_sleepers, awaits = tasks.fire_awaits, again = tasks.again,
+  first_timer = tasks.first_sleeper_us,
+}
+
+function steps.wake(task) tasks.wake(task, false) end
+
+function steps.sources()
+  local sources = clock.pump.sources or NO_SOURCES
+  if #sources == 0 then return end
+  local now = clock.pump.now()
+  for i = 1, #sources do sources[i]:turn(now) end
+end
+
+function steps.flush()
+  for i = 1, #members do members[i]:flush() end
+end
+
+function steps.decide()
+  local now = clock.pump.now()
+  local i = 1
+  while members[i] do
+    local member = members[i]
+    member:turn(now)
+    if members[i] == member then i = i + 1 end -- one that has drained detaches itself
+  end
+end
+
+-- May something but time still wake a task?
+local function can_be_woken()
+  if clock.pump.external() then return true end
+  local sources = clock.pump.sources or NO_SOURCES
+  for i = 1, #sources do
+    if sources[i]:is_busy() then return true end
+  end
+  return false
+end
+
+--- The earliest time at which something is to be done, microseconds, or nil.
+function M.next_us()
+  if host.has_ready() then return clock.pump.now() end
+  local at = tasks.next_us()
+  for i = 1, #members do
+    local due = members[i]:next_us()
+    if due and (not at or due < at) then at = due end
+  end
+  local sources = clock.pump.sources or NO_SOURCES
+  for i = 1, #sources do
+    local due = sources[i]:next_us()
+    if due and (not at or due < at) then at = due end
+  end
+  return at
+end
+
+--- Is there anything that a turn may still have to do?
+function M.is_busy()
+  return M.unsettled() > 0 or tasks.timed() > 0 or host.has_resting() or M.next_us() ~= nil
+end
+
+--- Is a batcher allowed to start here? nil and where it is, if not.
+function M.can_start()
+  return host.can_start(is_running or clock.is_turning)
+end
+
+-- --- run ------------------------------------------------------------------------
+
+--- Raise what a coroutine raised, with the traceback of there.
+local function reraise(value, traceback)
+  if type(value) == "string" then error(traceback or value, 0) end
+  if errors.is_err(value) then
+    value.traceback = value.traceback or traceback
+    error(value, 0)
+  end
+  error(errors.new("coroutine_failed", errors.text(value), value, traceback), 0)
+end
+
+local function raise_unawaited()
+  local failure = spawn.unawaited_failure()
+  if failure then reraise(failure.cause, failure.traceback) end
+end
+
+local function raise_deadlock()
+  error(errors.new("deadlock", ("coroutines wait and nothing can wake them (%s; %d records unsettled)")
+    :format(host.describe_waiting(), M.unsettled())), 0)
+end
+
+local function run_loop(main)
+  while true do
+    if spawn.too_many_failures() then return end
+    if main.failed then reraise(main.failed.value, main.failed.traceback) end
+    if spawn.live() == 0 and not host.has_ready() and M.unsettled() == 0 then return end
+    local deadline = M.next_us()
+    if not deadline and not can_be_woken() then raise_deadlock() end
+    host.turn(steps, deadline)
+  end
+end
+
+--- Leave nothing behind: batchers and what they hold; coroutines are dropped.
+local function clean_up()
+  clock.is_turning = true -- settling must not wake a host
+  M.abandon()
+  spawn.clear()
+  tasks.clear() -- last: settling has woken some
+  for _, source in ipairs(clock.pump.sources or NO_SOURCES) do source:close() end
+  clock.pump.close()
+  clock.use(nil)
+  is_running, is_driven_on, clock.is_turning = false, false, false
+end
+
+--- Run fn as a coroutine until it and all it spawned are done and every record has
+-- settled. @param pump table  @return what fn returns
+function M.run(fn, pump)
+  host.refuse "run"
+  if is_running then errors.misuse("run cannot be nested: it is running already") end
+  if clock.is_turning then errors.misuse("run cannot be called from within step") end
+  if is_driven_on then
+    errors.misuse("run cannot begin while coroutines or batchers that step drives are not done: end or stop them first")
+  end
+  is_running = true
+  clock.use(pump)
+  spawn.unawaited_failure()
+  local results
+  local main = spawn.start(fn, nil, function(task, ok, ...)
+    if ok then
+      results = { n = select("#", ...), ... }
+    else
+      task.failed = { value = (...), traceback = task.traceback }
+    end
+  end)
+  local ok, err = pcall(run_loop, main)
+  clean_up()
+  if not ok then error(err, 0) end
+  raise_unawaited()
+  return unpack(results or {}, 1, results and results.n or 0)
+end
+
+-- --- step -----------------------------------------------------------------------
+
+--- The pump of a program that owns the loop, made on first use.
+function M.outside()
+  host.refuse "fd, next_deadline and step"
+  return clock.outside()
+end
+
+--- One turn that never blocks, or up to `most` as long as coroutines are ready. Raises what
+-- a spawned coroutine raised and nobody awaited, once all are done or very many have failed.
+-- @param most number|nil
+function M.step(most)
+  if is_running or clock.is_turning then errors.misuse("step cannot be called from within run or step") end
+  local pump, left = M.outside(), most or 1
+  repeat
+    host.turn(steps, 0)
+    left = left - 1
+  until left < 1 or not host.has_ready()
+  pump.arm(M.next_us())
+  is_driven_on = spawn.live() > 0 or #members > 0 or tasks.timed() > 0
+  if spawn.live() > 0 and not spawn.too_many_failures() then return end
+  raise_unawaited()
+end
+
+-- --- nginx ----------------------------------------------------------------------
+
+if host.pump then
+  clock.use(host.pump)
+  host.pump.drive {
+    turn = function(is_leaving) host.turn(steps, nil, is_leaving) end,
+    is_busy = M.is_busy, next_us = M.next_us, abandon = M.abandon,
+  }
+end
+
+return M
