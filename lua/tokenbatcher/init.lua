@@ -14,13 +14,13 @@
 local batcher = require "tokenbatcher.batching.batcher"
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
-local estimators = require "tokenbatcher.batching.estimators"
+local estimators = require "tokenbatcher.estimator"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
 local inference = require "tokenbatcher.batching.run"
 local loop = require "tokenbatcher.runtime.loop"
 local options = require "tokenbatcher.core.options"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 local spawn = require "tokenbatcher.runtime.spawn"
 local tasks = require "tokenbatcher.runtime.tasks"
 
@@ -46,11 +46,11 @@ local function pump_of(opts)
       errors.misuse(("run: unknown option '%s'; did you mean 'clock'?"):format(errors.text(key)))
     end
   end
-  local clock = opts.clock or "real"
-  if clock ~= "real" and clock ~= "virtual" then
-    errors.misuse('run: clock must be "real" or "virtual", got ' .. errors.show(clock))
+  local which = opts.clock or "real"
+  if which ~= "real" and which ~= "virtual" then
+    errors.misuse('run: clock must be "real" or "virtual", got ' .. errors.show(which))
   end
-  return require("tokenbatcher.runtime.pump." .. (clock == "real" and "libev" or "virtual")).new()
+  return require("tokenbatcher.runtime.pump." .. (which == "real" and "libev" or "virtual")).new()
 end
 
 --- Run fn as a coroutine until it and all it spawned are done and every accepted record

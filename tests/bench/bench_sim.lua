@@ -2,7 +2,7 @@
 -- form that is read from a file.
 
 local experiment = require "tokenbatcher.sim.experiment"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 
 local RECORDS, ROWS = 1000000, 400000
 local SERVICE, ARRIVALS = "0.005 + 0.000001*tokens", "poisson:rate=1000,tokens=lognormal(6,1)"

@@ -1,15 +1,12 @@
---- JSON for the command line: cjson decodes; encoding is ours, with object keys sorted,
+--- JSON: cjson decodes; encoding is ours, with object keys sorted,
 -- so that the same results give the same bytes every time, and with nothing written that
 -- is not JSON (NaN, a string that is not UTF-8).
 
-local cjson = require("cjson").new()
 local utf8 = require "tokenbatcher.base.utf8"
 
 local find, gsub = string.find, string.gsub
 
 local M = {}
-
-cjson.decode_invalid_numbers(false)
 
 local MAX_DEPTH = 1000
 local EXACT = 2 ^ 53
@@ -21,9 +18,20 @@ for code = 0, 31 do
   ESCAPES[char] = ESCAPES[char] or ("\\u%04x"):format(code)
 end
 
---- @return any value (cjson.null for null), or nil and a message
+local decode -- of lua-cjson, loaded when the first text is decoded
+
+local function load_decoder()
+  local ok, cjson = pcall(require, "cjson")
+  if not ok then error("tokenbatcher: JSON is decoded by lua-cjson, which is not installed (Debian: lua-cjson)", 0) end
+  local own = cjson.new()
+  own.decode_invalid_numbers(false)
+  return own.decode
+end
+
+--- @return any value (cjson.null for null), or nil and a message. Raises where lua-cjson is not.
 function M.decode(text)
-  local ok, value = pcall(cjson.decode, text)
+  decode = decode or load_decoder()
+  local ok, value = pcall(decode, text)
   if ok then return value end
   return nil, value
 end
@@ -128,7 +136,7 @@ function append(out, value, depth)
     if n then append_list(out, value, n, depth) else append_object(out, value, depth) end
   elseif kind == "boolean" then
     out[#out + 1] = tostring(value)
-  elseif value == nil or value == cjson.null then
+  elseif value == nil or kind == "userdata" and tostring(value) == "userdata: NULL" then -- cjson.null, ngx.null
     out[#out + 1] = "null"
   else
     complain("a " .. kind .. " has no JSON form")

@@ -6,6 +6,7 @@
 -- string may have `choices`. A default of nil means none, unless the parameter is `required`.
 
 local errors = require "tokenbatcher.base.errors"
+local kinds = require "tokenbatcher.base.kinds"
 
 local M = {}
 
@@ -49,8 +50,7 @@ local function fits(p, value)
   if p.choices then return is_among(value, p.choices) end
   if p.kind == "count" then return number_fits(p, value) and value % 1 == 0 end
   if p.kind == "number" then return number_fits(p, value) end
-  if p.kind == "policy" then return require("tokenbatcher.batching.policies").resolve(value) end
-  if p.kind == "estimator" then return require("tokenbatcher.batching.estimators").resolve(value) end
+  if p.kind == "policy" or p.kind == "estimator" then return kinds.resolve(p.kind, value) end
   return type(value) == p.kind
 end
 

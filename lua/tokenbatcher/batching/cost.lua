@@ -1,11 +1,12 @@
 --- What a record costs: explicit number, estimator, the record's own method, default.
 
 local errors = require "tokenbatcher.base.errors"
+local options = require "tokenbatcher.core.options"
 local tasks = require "tokenbatcher.runtime.tasks"
 
 local M = {}
 
-local MAX = 1e12
+local MAX = options.MAX_COST
 
 -- Of a whole list, which one: the name of the culprit.
 local function named(source, i)

@@ -4,13 +4,20 @@
 -- what was in it.
 
 local errors = require "tokenbatcher.base.errors"
+local kinds = require "tokenbatcher.base.kinds"
 local parameters = require "tokenbatcher.base.parameters"
 
-local M = { names = { "chars", "words", "learned" } }
+local M = { names = {} }
+local load_shipped
+
+--- What ships. @param load function(name) -> its module
+function M.ship(names, load)
+  M.names, load_shipped = names, load
+end
 
 --- For tb.estimator.NAME{...}.
 function M.shipped(name, given)
-  local module = require("tokenbatcher.estimator." .. name)
+  local module = load_shipped(name)
   return module.new(parameters.read("estimator '" .. name .. "'", module.parameters, given), M)
 end
 
@@ -34,5 +41,7 @@ function M.text_of(record, field)
   if type(text) == "string" then return text end
   error(("the record has no text in its field '%s'"):format(field), 0)
 end
+
+kinds.register("estimator", M)
 
 return M

@@ -8,14 +8,22 @@
 -- what new makes may have max_record_cost, above which no record is accepted. fifo and
 -- eager are in the core; their modules serve as `inner` of other policies.
 
-local decision = require "tokenbatcher.batching.decision"
 local errors = require "tokenbatcher.base.errors"
+local kinds = require "tokenbatcher.base.kinds"
 local parameters = require "tokenbatcher.base.parameters"
+local view = require "tokenbatcher.core.view"
 
 local M = {}
 
 --- What ships, in the order of the list that people see.
-M.names = { "fifo", "eager", "length_bucketed", "priority", "fair", "deadline", "adaptive", "rate_limited" }
+M.names = {}
+local load_shipped
+
+--- What ships. @param load function(name) -> its module
+function M.ship(names, load)
+  M.names, load_shipped = names, load
+end
+
 local IN_CORE = { fifo = true, eager = true }
 
 --- Is it decided in C? @return boolean
@@ -32,7 +40,7 @@ end
 
 --- The module of a policy that ships: about, parameters, new.
 function M.module(name)
-  return require("tokenbatcher.policy." .. name)
+  return load_shipped(name)
 end
 
 -- What shipped() has made: function -> Resolved.
@@ -224,7 +232,7 @@ function M.inner(value, former, report)
   end
   local inner = { resolved = made, policy = policy, max_record_cost = made.module and policy.max_record_cost }
   function inner.choose_fifo(queue, batch, tokens)
-    decision.reset(batch)
+    view.reset(batch)
     batch:limit(tokens)
     fifo.form(queue, batch)
   end
@@ -247,5 +255,7 @@ function M.inner(value, former, report)
   end
   return inner
 end
+
+kinds.register("policy", M)
 
 return M

@@ -84,7 +84,7 @@ local function fail_range(run, first, last, message, cause, traceback)
   local now = clock.now_us()
   for i = first, last do
     local future = run.futures[i]
-    if not future._state then
+    if not future.state then
       C.tb_settle(run.batcher._handle, run.ids[i], FAILED, now)
       run.failed = run.failed + 1
       run.batcher:settle(future, nil, errors.new("inference_failed", message, cause, traceback))
@@ -112,7 +112,7 @@ local function settle_results(run, positions, results, n)
   for i = 1, n do
     local at = positions and positions[i] or i
     local future = futures[at]
-    if not future._state then settle_one(run, future, ids[at], results[i], now) end
+    if not future.state then settle_one(run, future, ids[at], results[i], now) end
   end
 end
 
@@ -160,8 +160,8 @@ local function still_wanted(run, positions, first, last)
   for i = first, last do
     local at = positions[i]
     local future = run.futures[at]
-    if not future._state then
-      local deadline = future._deadline_us
+    if not future.state then
+      local deadline = future.deadline_us
       if deadline and deadline <= now then
         C.tb_settle(run.batcher._handle, run.ids[at], EXPIRED, now)
         run.batcher:settle(future, nil, errors.new("deadline", DEADLINE))
@@ -209,7 +209,7 @@ local function attempt_half(run, positions)
   local records, costs, deadline = {}, {}, nil
   for i, at in ipairs(positions) do
     records[i], costs[i] = run.records[at], run.costs[at]
-    local due = run.futures[at]._deadline_us
+    local due = run.futures[at].deadline_us
     if due and (not deadline or due < deadline) then deadline = due end
   end
   run.attempt = run.attempt + 1
@@ -279,7 +279,7 @@ end
 --- Have all of its records settled while it runs?
 function M.is_unwanted(run)
   for i = 1, run.size do
-    if not run.futures[i]._state then return false end
+    if not run.futures[i].state then return false end
   end
   return true
 end
@@ -289,7 +289,7 @@ function M.close(run, code, message)
   run.over = true
   for i = 1, run.size do
     local future = run.futures[i]
-    if not future._state then
+    if not future.state then
       run.failed = run.failed + 1
       run.batcher:settle(future, nil, errors.new(code, message))
     end

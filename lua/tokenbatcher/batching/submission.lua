@@ -11,6 +11,7 @@ local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
+local RUNNING = C.TB_RUNNING
 
 local M = {}
 
@@ -80,9 +81,10 @@ end
 local function require_accepting(self, name)
   host.check(name)
   if host.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
-  if self._accepting then return end
-  local state = C.tb_state(self._handle) == C.TB_DRAINING and "stopping" or "stopped"
-  errors.raise("not_running", ("%s is %s: call start() before submit()"):format(tostring(self), state))
+  local state = C.tb_state(self._handle)
+  if state == C.TB_RUNNING then return end
+  errors.raise("not_running", ("%s is %s: call start() before submit()"):format(tostring(self),
+    state == C.TB_DRAINING and "stopping" or "stopped"))
 end
 
 -- What the caller is told when the core refused; `i`: which record of a list is at fault.
@@ -103,7 +105,7 @@ end
 local function enlist(self, record, id, now, timeout_us)
   local future = Future.new(self, id)
   local slot = id % SLOTS
-  if timeout_us > 0 then future._deadline_us = now + timeout_us end
+  if timeout_us > 0 then future.deadline_us = now + timeout_us end
   self._records[slot], self._futures[slot] = record, future
   self.unsettled = self.unsettled + 1
   return future
@@ -127,17 +129,17 @@ local function hand_in(self, record, cost_value, opts, flags, now)
     return nil, id
   end
   local future = enlist(self, record, id, now, timeout_us)
-  if key then future._key, self._is_keyed = submission.key, true end
+  if key then future.key_number, self._is_keyed = submission.key, true end
   return future
 end
 
 -- Suspend until the record, which waits in line, is queued or settled.
 local function wait_in_line(future)
   local waiter = tasks.waiter()
-  future._admission = waiter
+  future.admission = waiter
   tasks.suspend(waiter, "submit")
-  future._admission = nil
-  if future._refused then return Future.outcome(future) end
+  future.admission = nil
+  if future.refused then return Future.outcome(future) end
   return future
 end
 
@@ -157,7 +159,7 @@ end
 -- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, not_running.
 function M.submit(self, record, opts)
   if record == nil then check_record(record) end
-  if not (self._accepting and host.task) or host.context then require_accepting(self, "submit") end
+  if not (host.task and C.tb_state(self._handle) == RUNNING) or host.context then require_accepting(self, "submit") end
   if opts ~= nil then read_submit_options(self, opts) end
   local value = cost_of(self, record, opts)
   local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
@@ -280,7 +282,7 @@ function M.submit_batch(self, records, opts)
   if not futures then return nil, refusal(self, failed) end
   if C.tb_waiting(self._handle) > 0 then
     wait_in_line(futures[n])
-    if futures[1]._refused then return Future.outcome(futures[1]) end -- none has entered
+    if futures[1].refused then return Future.outcome(futures[1]) end -- none has entered
   end
   return futures
 end

@@ -6,7 +6,7 @@ local cost = require "tokenbatcher.batching.cost"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
 local options = require "tokenbatcher.core.options"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
 
@@ -36,15 +36,15 @@ local function check_cost(batcher, made, record)
   local source = estimator_source(made)
   if source then
     report("ok", ("%s: the sample record costs %.14g"):format(source, value))
-  elseif value ~= batcher._default_cost then
+  elseif value ~= batcher:option "default_cost" then
     report("ok", ("the record's own estimate: the sample record costs %.14g"):format(value))
   else
     report("note", ("no token_estimator: a record costs %.14g (default_token_estimate) unless it has "
       .. "estimate_tokens()"):format(value))
   end
-  if value > batcher._config.target_batch_cost then
+  if value > batcher:option "target_batch_cost" then
     report("note", ("the sample record alone exceeds target_batch_cost = %.0f")
-      :format(batcher._config.target_batch_cost))
+      :format(batcher:option "target_batch_cost"))
   end
   return true
 end

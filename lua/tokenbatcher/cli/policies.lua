@@ -2,7 +2,7 @@
 
 local errors = require "tokenbatcher.base.errors"
 local parameters = require "tokenbatcher.base.parameters"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 
 local M = {}
 

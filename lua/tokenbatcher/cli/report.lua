@@ -1,5 +1,6 @@
 --- What people see of a run, on standard error: messages, progress, a summary.
 
+local stats = require "tokenbatcher.core.stats"
 local clock = require "tokenbatcher.runtime.clock"
 
 local M = {}
@@ -8,7 +9,6 @@ Report.__index = Report
 
 local PROGRESS_EVERY_US = 200000
 local CLEAR_LINE = "\r\27[K"
-local REASONS = { "full", "timeout", "idle", "drain", "policy" }
 local MESSAGE_LIMIT = 200
 
 --- @param shows_progress boolean
@@ -77,10 +77,10 @@ function Report:summary(answers, batcher)
     answers.written - answers.failed, answers.failed, elapsed_s(self, clock.now_us())))
   if answers.failed > 0 then failures(self, answers) end
   if s.total_batches == 0 then return end
-  self:say(("batches      %d (%s)"):format(s.total_batches, counts(REASONS, s.dispatched)))
+  self:say(("batches      %d (%s)"):format(s.total_batches, counts(stats.REASONS, s.dispatched)))
   self:say(("batch size   mean %.1f records, p99 %d"):format(s.avg_batch_size, s.batch_size.p99))
   self:say(("batch cost   mean %.1f of %.0f tokens, p99 %d"):format(s.avg_batch_cost,
-    batcher._config.target_batch_cost, s.batch_cost.p99))
+    batcher:option "target_batch_cost", s.batch_cost.p99))
   self:say(("utilization  %.1f %%"):format(100 * s.utilization))
   self:say(("latency      p50 %.1f ms, p99 %.1f ms"):format(1e3 * s.latency_s.p50, 1e3 * s.latency_s.p99))
 end

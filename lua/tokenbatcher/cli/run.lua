@@ -51,7 +51,7 @@ end
 
 local function read_all(job)
   while true do
-    job.answers:wait_below(job.batcher._config.max_queue_size)
+    job.answers:wait_below(job.batcher:option "max_queue_size")
     local line, message = job.lines:next()
     if message then error(("cannot read %s: %s"):format(job.input_name, message), 0) end
     if not line then return end

@@ -1,7 +1,7 @@
 --- Flags that simulate and tune share, and what their values must be.
 
 local experiment = require "tokenbatcher.sim.experiment"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 
 local M = {}
 

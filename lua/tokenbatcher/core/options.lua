@@ -2,6 +2,7 @@
 -- bounds, units, sentences. Validation, --help and the README's table come from it.
 
 local errors = require "tokenbatcher.base.errors"
+local kinds = require "tokenbatcher.base.kinds"
 local tbffi = require "tokenbatcher.core.ffi"
 local C = tbffi.lib
 
@@ -50,6 +51,9 @@ for i = 0, C.tb_option_count() - 1 do
   M.by_name[entry.name] = entry
   if entry.token_name then M.by_name[entry.token_name] = entry end
 end
+
+--- The largest cost there is.
+M.MAX_COST = M.by_name.default_cost.max
 
 --- Names that a class knows, in table order. DynamicBatcher has no token names.
 local function known_names(class)
@@ -124,7 +128,7 @@ local function is_unset(entry, value)
 end
 
 local function resolve_policy(class, entry, value)
-  local resolved, message = require("tokenbatcher.batching.policies").resolve(value)
+  local resolved, message = kinds.resolve("policy", value)
   if resolved then return entry, resolved end
   return fail(class, ("option '%s' must be a policy: %s"):format(entry.name, message))
 end
@@ -190,7 +194,7 @@ function M.defaults()
   local config, values = tbffi.new "tb_config", {}
   C.tb_config_init(config)
   for _, entry in ipairs(M.list) do values[entry.name] = entry.default end
-  values.resolved_policy = require("tokenbatcher.batching.policies").resolve(values.policy)
+  values.resolved_policy = kinds.resolve("policy", values.policy)
   return config, values
 end
 
@@ -218,7 +222,7 @@ function M.parse(name, text)
   end
   if entry.kind == "function" then return fail("--set", ("option '%s' is a function"):format(name)) end
   local value = text
-  if entry.kind == "policy" then return require("tokenbatcher.batching.policies").parse(text) end
+  if entry.kind == "policy" then return kinds.parse("policy", text) end
   if entry.kind ~= "choice" and entry.kind ~= "string" then value = tonumber(text) or text end
   if text == "none" and entry.default == nil then value = false end
   local ok, message = check_one("--set", name, value, tbffi.new "tb_config")

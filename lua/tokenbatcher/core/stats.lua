@@ -10,6 +10,11 @@ local COUNTERS = {
   "total_cancelled", "total_expired", "total_rejected", "total_oversize", "queue_size", "queue_cost",
   "waiting_submits", "prefetched_batches", "prefetched_records", "running_batches", "running_records",
 }
+
+--- Why a batch went: the names in the core's order, so that REASONS[reason + 1] is its name.
+M.REASONS = {}
+for i = 1, tonumber(C.TB_REASONS) do M.REASONS[i] = tbffi.text(C.tb_reason_name(i - 1)) end
+
 local PARTS = { "count", "mean", "p50", "p90", "p99", "max" }
 
 local function summary(from, scale)
@@ -24,20 +29,19 @@ local function ratio(a, b)
   return b > 0 and a / b or 0
 end
 
---- @param batcher table  @return table  a copy; times in seconds
-function M.read(batcher, now_us)
+--- @param handle cdata  the core's batcher  @return table  a copy; times in seconds
+function M.read(handle, now_us)
   local raw, out = tbffi.new "tb_stats", {}
-  C.tb_stats_read(batcher._handle, raw, now_us)
+  C.tb_stats_read(handle, raw, now_us)
   for _, name in ipairs(COUNTERS) do out[name] = raw[name] end
   out.avg_batch_size = ratio(raw.total_batch_records, raw.total_batches)
   out.avg_batch_cost = ratio(raw.total_batch_cost, raw.total_batches)
   out.busy_time_s, out.idle_time_s = raw.busy_us / 1e6, raw.idle_us / 1e6
   out.utilization = ratio(raw.busy_us, raw.busy_us + raw.idle_us)
   out.padding_ratio = ratio(raw.padded_cost, raw.sum_cost)
-  out.policy_errors, out.policy_overruled = batcher._policy_errors, batcher._policy_overruled
   out.dispatched = {}
-  for i = 0, C.TB_REASONS - 1 do
-    out.dispatched[tbffi.text(C.tb_reason_name(i))] = raw.dispatched[i]
+  for i, name in ipairs(M.REASONS) do
+    out.dispatched[name] = raw.dispatched[i - 1]
   end
   out.wait_s, out.service_s = summary(raw.wait_us, 1e-6), summary(raw.service_us, 1e-6)
   out.latency_s = summary(raw.latency_us, 1e-6)

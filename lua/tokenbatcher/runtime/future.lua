@@ -11,16 +11,16 @@ local Future = {}
 Future.__index = Future
 
 -- Four fields, so that a future is one small table that never grows:
---   _state    false: pending; "done": it has a value; "failed": it has an err
+--   state     false: pending; "done": it has a value; "failed": it has an err
 --   _held     while pending, who waits: a task, a function, or a list of those;
 --             afterwards the value or the err
 --   _batcher  whom to ask to cancel the record; false for a coroutine's
---   _id       the record's id
--- Records with a deadline and producers in line add fields of their own (batcher.lua).
+--   id        the record's id
+-- Records with a deadline and producers in line add fields of their own (submission.lua).
 
 --- @param batcher table|false  @param id number|false
 function M.new(batcher, id)
-  return setmetatable({ _state = false, _held = nil, _batcher = batcher, _id = id }, Future)
+  return setmetatable({ state = false, _held = nil, _batcher = batcher, id = id }, Future)
 end
 
 -- A list of waiters is marked, since a task is a table, too.
@@ -53,12 +53,12 @@ end
 --- Settle it with a value, or with nil and an err. Settling twice changes nothing.
 -- @return boolean  whether it did
 function M.settle(future, value, err)
-  if future._state then return false end
+  if future.state then return false end
   local held = future._held
   if err == nil then
-    future._state, future._held = "done", value
+    future.state, future._held = "done", value
   else
-    future._state, future._held = "failed", err
+    future.state, future._held = "failed", err
   end
   if held == nil then return true end
   if type(held) == "table" and held.is_list then
@@ -71,14 +71,14 @@ end
 
 --- What await returns, of a future that has settled.
 local function outcome(future)
-  if future._state == "failed" then return nil, future._held end
+  if future.state == "failed" then return nil, future._held end
   return future._held
 end
 M.outcome = outcome
 
 --- Call fn(future) when it settles, or now. fn must be short and must not raise.
 function M.on_settled(future, fn)
-  if future._state then fn(future) else add_waiter(future, fn) end
+  if future.state then fn(future) else add_waiter(future, fn) end
 end
 
 -- Longer times would leave what a clock of ours can hold.
@@ -90,7 +90,7 @@ local function await_until(future, timeout_s)
   add_waiter(future, waiter)
   tasks.suspend(waiter, "await")
   if timer then tasks.cancel_timer(timer) end
-  if not future._state then drop_waiter(future, waiter) end
+  if not future.state then drop_waiter(future, waiter) end
 end
 
 --- Wait for the answer. May be called by many, and again.
@@ -98,14 +98,14 @@ end
 -- @return any result, or nil and an err (code await_timeout when the time passed)
 function Future:await(timeout_s)
   if not self._batcher then self.awaited = true end
-  if self._state then return outcome(self) end
+  if self.state then return outcome(self) end
   if timeout_s ~= nil and not (type(timeout_s) == "number" and timeout_s >= 0) then
     errors.misuse("await: timeout_s must be a number of seconds >= 0, got " .. errors.show(timeout_s))
   end
   if timeout_s == math.huge then timeout_s = nil end
   tasks.require_suspend "await"
   await_until(self, timeout_s)
-  if self._state then return outcome(self) end
+  if self.state then return outcome(self) end
   if not self._batcher and self._held == nil then self.awaited = false end -- nobody has seen it
   return nil, errors.new("await_timeout", ("no answer within %.14g s"):format(timeout_s))
 end
@@ -113,13 +113,13 @@ end
 --- Cancel the record. A coroutine's future cannot be cancelled.
 -- @return boolean  whether that changed anything
 function Future:cancel()
-  if self._state or not self._batcher then return false end
+  if self.state or not self._batcher then return false end
   return self._batcher:cancel_record(self)
 end
 
 --- @return boolean
 function Future:done()
-  return self._state ~= false
+  return self.state ~= false
 end
 
 --- Wait for all. @param futures table  a list

@@ -169,14 +169,14 @@ end
 
 --- Fail at once what has no answer.
 function Engine:abandon()
-  if self.batcher._attached then self.batcher:abandon(clock.now_us()) end
+  self.batcher:abandon(clock.now_us())
 end
 
 --- Fill the tb_stats at this address. @return policy_errors, policy_overruled
 function Engine:stats(address)
   local batcher = self.batcher
   C.tb_stats_read(batcher._handle, tbffi.at("tb_stats *", address), batcher:_now())
-  return batcher._policy_errors, batcher._policy_overruled
+  return batcher._policy.errors, batcher._policy.overruled
 end
 
 --- @param path string  the script

@@ -1,10 +1,15 @@
---- Loads a script for `run` and `check`. A script returns the options of a batcher, plus
+--- script: scripts, and what runs them for others: engines in C programs, worker threads. It knows
+-- all rooms below, and no command line.
+--
+-- This file loads a script, for `run`, `check` and engines. A script returns the options of a batcher, plus
 -- optional decode(line) and encode(record, result, err); or
 -- {options = {name = {help, default}}, setup = function(opt) return that table end},
 -- and then the command line knows --name, typed by its default.
 
 local errors = require "tokenbatcher.base.errors"
 local options = require "tokenbatcher.core.options"
+require "tokenbatcher.estimator" -- a script names
+require "tokenbatcher.policy" -- what ships
 
 local M = {}
 

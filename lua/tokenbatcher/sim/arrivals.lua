@@ -10,6 +10,7 @@
 -- lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to). For sources, see trace.lua.
 
 local errors = require "tokenbatcher.base.errors"
+local options = require "tokenbatcher.core.options"
 local random = require "tokenbatcher.sim.random"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -18,7 +19,7 @@ local floor, max, min = math.floor, math.max, math.min
 local M = {}
 
 M.default_records = 100000
-local MAX_COST = 1e12
+local MAX_COST = options.MAX_COST
 local KINDS = { "closed", "constant", "gamma", "poisson" }
 local NEEDED = { poisson = "rate", gamma = "rate", constant = "rate", closed = "clients" }
 local COMMON = { "keys", "output", "timeout", "tokens" }

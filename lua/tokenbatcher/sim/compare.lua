@@ -3,6 +3,7 @@
 -- has no latency, and no dash is the best.
 
 local output = require "tokenbatcher.sim.output"
+local REASONS = require("tokenbatcher.core.stats").REASONS
 
 local M = {}
 
@@ -20,7 +21,7 @@ end
 
 local function reasons(row)
   local parts = {}
-  for _, name in ipairs { "full", "timeout", "idle", "drain", "policy" } do
+  for _, name in ipairs(REASONS) do
     if row.dispatched[name] > 0 then parts[#parts + 1] = ("%s %d"):format(name, row.dispatched[name]) end
   end
   return table.concat(parts, ", ")

@@ -7,12 +7,13 @@
 -- or nil and what is wrong. A line of CSV is read where it is: no string is made of it.
 
 local json = require "tokenbatcher.base.json"
+local options = require "tokenbatcher.core.options"
 
 local byte, floor, max = string.byte, math.floor, math.max
 
 local M = {}
 
-local MAX_COST = 1e12
+local MAX_COST = options.MAX_COST
 local MAX_FRACTION = 20 -- digits of a fraction of a second; hundreds would overflow
 M.VERSION = 1
 

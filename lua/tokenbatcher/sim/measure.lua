@@ -1,5 +1,6 @@
 --- What came of a simulated run: one row, with the same fields in the same order every time.
 
+local stats = require "tokenbatcher.core.stats"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C = tbffi.lib
@@ -8,8 +9,7 @@ local M = {}
 
 -- Fields in the order of output; a list has its own fields behind its name.
 local SPREAD = { "mean", "p50", "p90", "p99", "max" }
-local REASONS = {}
-for i = 0, C.TB_REASONS - 1 do REASONS[i + 1] = tbffi.text(C.tb_reason_name(i)) end
+local REASONS = stats.REASONS
 M.FIELDS = {
   "policy", "settings", "records", "completed", "failed", "rejected", "expired", "batches", "throughput", "goodput",
   { "latency_s", SPREAD }, { "wait_s", SPREAD }, "utilization", { "batch_size", SPREAD }, { "batch_cost", SPREAD },
@@ -44,7 +44,7 @@ function M.row(engine, policy, settings)
     utilization = ratio(s.busy_us, s.busy_us + s.idle_us), batch_size = of_summary(s.batch_size),
     batch_cost = of_summary(s.batch_cost), padding_ratio = ratio(s.padded_cost, s.sum_cost),
     fairness = engine.fairness:index(), dispatched = dispatched,
-    policy_errors = engine.batcher._policy_errors, policy_overruled = engine.batcher._policy_overruled,
+    policy_errors = engine.policy.errors, policy_overruled = engine.policy.overruled,
     latency_curve = engine.latency:curve(200),
   }
 end

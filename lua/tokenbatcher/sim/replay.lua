@@ -64,15 +64,16 @@ local function new_run()
   return { id = 0, n = 0, end_us = huge, capacity = 0, arrived_us = nil, failed = false }
 end
 
--- --- the batcher that a decision sees ---------------------------------------------------
+-- --- what a decision may know of it -----------------------------------------------------
 
-local function new_batcher(self, handle)
-  local records = setmetatable({}, { __index = function(_, slot)
-    return { cost = self.cost_of[slot], output_tokens = self.output_of[slot] }
-  end })
+local function port_of(self)
+  local keys, counts = self.keys, self.policy
   return {
-    _handle = handle, _keys = self.keys, _records = records, _policy_errors = 0, _policy_overruled = 0,
-    _warn = function(_, text) self.warnings[#self.warnings + 1] = text end,
+    record = function(slot) return { cost = self.cost_of[slot], output_tokens = self.output_of[slot] } end,
+    key_name = function(number) return keys:name(number) end,
+    key_number = function(name) return keys:id(name) end,
+    count = function(what) counts[what] = counts[what] + 1 end,
+    warn = function(text) self.warnings[#self.warnings + 1] = text end,
   }
 end
 
@@ -83,7 +84,8 @@ function M.new(spec)
   if not handle then error("out of memory", 0) end
   local self = setmetatable({
     handle = handle, source = spec.source, service = spec.service, seconds = spec.service.seconds,
-    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), warnings = {}, timeline = spec.timeline,
+    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), warnings = {},
+    policy = { errors = 0, overruled = 0 }, timeline = spec.timeline,
     fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
     slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil,
@@ -93,9 +95,8 @@ function M.new(spec)
   }, Engine)
   for at = 0, BATCH_SLOTS - 1 do self.runs[at] = false end
   self.slot_count = spec.config.max_concurrent_batches
-  self.batcher = new_batcher(self, handle)
   if spec.policy.in_core then return self end
-  self.decision = Decision.new(self.batcher, spec.policy)
+  self.decision = Decision.new(handle, port_of(self), spec.policy)
   self.max_cost = self.decision.resolved.module and self.decision.policy.max_record_cost or huge
   return self
 end

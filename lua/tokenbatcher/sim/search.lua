@@ -6,7 +6,7 @@
 local experiment = require "tokenbatcher.sim.experiment"
 local options = require "tokenbatcher.core.options"
 local parameters = require "tokenbatcher.base.parameters"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 local random = require "tokenbatcher.sim.random"
 
 local M = {}

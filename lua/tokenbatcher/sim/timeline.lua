@@ -6,6 +6,7 @@
 -- for all of the same reason in it.
 
 local gnuplot = require "tokenbatcher.sim.gnuplot"
+local stats = require "tokenbatcher.core.stats"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C = tbffi.lib
@@ -18,10 +19,9 @@ local BINS, FIRST_WIDTH_US, BATCHES_MAX = 1000, 1000, 1500
 local WIDTH, PANEL_HEIGHT = 1100, 210
 M.MAX_RUNS = 6 -- in one picture
 
-local REASONS, COLOURS = {}, {
+local REASONS, COLOURS = stats.REASONS, {
   full = "#0072b2", timeout = "#e69f00", idle = "#56b4e9", drain = "#999999", policy = "#009e73",
 }
-for i = 0, C.TB_REASONS - 1 do REASONS[i] = tbffi.text(C.tb_reason_name(i)) end
 
 local function new_bins()
   return { depth = tbffi.new("double[?]", BINS), size = tbffi.new("double[?]", BINS * C.TB_REASONS) }
@@ -129,7 +129,7 @@ local function panels(self, number, label, depth, size)
       local name = ("bars%d_%d"):format(number, reason)
       out[#out + 1] = gnuplot.block(name, rows)
       plots[#plots + 1] = ("$%s using 1:3:1:2:(0):3 with boxxyerror fs solid 0.7 border lw 0.5 lc rgb '%s' title '%s'")
-        :format(name, COLOURS[REASONS[reason]], REASONS[reason])
+        :format(name, COLOURS[REASONS[reason + 1]], REASONS[reason + 1])
     end
   end
   local what = self.batches and "batch size" or ("largest batch in %.3g s"):format(self.width_us / 1e6)

@@ -311,7 +311,7 @@ describe("guards:", function()
         if entry.kind == "choice" then
           values = entry.choices
         elseif entry.kind == "policy" then
-          values = require("tokenbatcher.batching.policies").names
+          values = require("tokenbatcher.policy").names
         elseif entry.kind ~= "function" and entry.kind ~= "string" then
           values = { entry.min, math.min(entry.max, 1000), entry.default }
         end

@@ -155,7 +155,7 @@ describe("X4: batcher:set under load", function()
 
     it("reads the file anew at each set, also when it was given with parameters", H.virtually(function()
       local text = "return function(p) return { name = p.word, form = function(_, batch) batch:add(%s) end } end"
-      local policies = require "tokenbatcher.batching.policies"
+      local policies = require "tokenbatcher.policy"
       cli.file("mine.lua", text:format "1")
       local policy = policies.parse(cli.path "mine.lua" .. ":word=x")
       local batcher, calls = H.start { policy = policy, batch_timeout_s = 0.01 }

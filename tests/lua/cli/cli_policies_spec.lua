@@ -2,7 +2,7 @@
 -- says of a policy of one's own.
 
 local cli = dofile "tests/lua/cli_helper.lua"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 
 local function assert_has(text, ...)
   for _, part in ipairs { ... } do

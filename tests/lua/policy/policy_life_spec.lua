@@ -356,7 +356,7 @@ return function(p)
   local n = p.n
   return { form = function(_, batch) for i = 1, n do batch:add(i) end end }
 end]]
-    local policies = require "tokenbatcher.batching.policies"
+    local policies = require "tokenbatcher.policy"
     local policy = policies.parse(path .. ":n=1")
     for _ = 1, 3 do
       local batcher, calls = H.start { policy = policy }

@@ -1,7 +1,7 @@
 -- Section 5: what a scripted policy sees, what it may do, and when it is asked.
 
 local tb = require "tokenbatcher"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 local H = require "tests.lua.helper"
 local virtually = H.virtually
 

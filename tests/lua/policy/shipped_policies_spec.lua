@@ -1,7 +1,7 @@
 -- What ships (the table of section 5): each policy does what its description promises.
 
 local tb = require "tokenbatcher"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 local H = require "tests.lua.helper"
 local virtually = H.virtually
 

@@ -3,7 +3,7 @@
 
 local experiment = require "tokenbatcher.sim.experiment"
 local output = require "tokenbatcher.sim.output"
-local policies = require "tokenbatcher.batching.policies"
+local policies = require "tokenbatcher.policy"
 local random = require "tokenbatcher.sim.random"
 local H = dofile "tests/lua/helper.lua"
 local tb = require "tokenbatcher"

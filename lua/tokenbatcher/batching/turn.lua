@@ -1,0 +1,247 @@
+--- A turn of a batcher: pull what the core has to say, hand over the batches that it forms, settle
+-- what has ended. The core knows ids; here they become records and futures again.
+
+local clock = require "tokenbatcher.runtime.clock"
+local errors = require "tokenbatcher.base.errors"
+local Future = require "tokenbatcher.runtime.future"
+local host = require "tokenbatcher.runtime.host"
+local inference = require "tokenbatcher.batching.run"
+local loop = require "tokenbatcher.runtime.loop"
+local REASONS = require("tokenbatcher.core.stats").REASONS
+local tasks = require "tokenbatcher.runtime.tasks"
+local tbffi = require "tokenbatcher.core.ffi"
+
+local C, SLOTS = tbffi.lib, tbffi.SLOTS
+local settle_future = Future.settle
+
+local M = {}
+
+local EVENTS = 64
+local events = tbffi.new("tb_event[?]", EVENTS)
+local batch = tbffi.new "tb_batch"
+local capacity, ids, costs = 0, nil, nil -- where a batch is read into
+
+local function reserve(n)
+  if n <= capacity then return end
+  capacity = math.max(n, 2 * capacity)
+  ids, costs = tbffi.new("double[?]", capacity), tbffi.new("double[?]", capacity)
+end
+
+-- An inference function that is a callable table may want to know that it rests.
+function M.tell_rest(self, fn)
+  if type(fn) ~= "table" or not errors.is_callable(fn.on_stop) then return end
+  local ok, err = pcall(fn.on_stop, fn)
+  if not ok then self:_warn("inference_fn's on_stop raised: " .. errors.message_of(err)) end
+end
+
+--- Raise inside an estimator and the like. @param name string  of the call
+function M.forbid_in_estimator(self, name)
+  if host.context then
+    errors.misuse(("%s: %s cannot be called inside a %s"):format(tostring(self), name, host.context))
+  end
+end
+
+--- Settle a future of ours; counts it.
+local function settle(self, future, value, err)
+  if settle_future(future, value, err) then
+    self.unsettled = self.unsettled - 1
+    if future.admission then tasks.wake(future.admission, true) end
+  end
+end
+
+M.settle = settle
+
+local function forget(self, id)
+  local slot = id % SLOTS
+  local future = self._futures[slot]
+  self._records[slot], self._futures[slot] = nil, nil
+  if future.key_number then self._keys:give(future.key_number) end
+  return future
+end
+
+--- Called by future:cancel().
+function M.cancel_record(self, future)
+  M.forbid_in_estimator(self, "cancel")
+  local id = future.id
+  local slot = id % SLOTS
+  C.tb_cancel(self._handle, id, clock.now_us())
+  if self._futures[slot] == future then forget(self, id) else self._may_have_unwanted = true end
+  settle(self, future, nil, errors.new("cancelled", "the record was cancelled"))
+  clock.notify()
+  return true
+end
+
+--- Cancel every record that is not dispatched yet, in the order of their ids.
+function M.cancel_queued(self)
+  local list = {}
+  for _, future in pairs(self._futures) do list[#list + 1] = future end
+  table.sort(list, function(a, b) return a.id < b.id end)
+  for _, future in ipairs(list) do future:cancel() end
+end
+
+-- --- the turn -----------------------------------------------------------
+
+-- Tell the recording, and the policy and the estimator of then, how a batch went (X4).
+local function report(self, run, now)
+  if self._recording then self._recording:ended(run, now) end
+  local usage, requests = inference.totals(run)
+  local decision, estimator = run.decision, run.estimator
+  if decision and decision.on_complete then
+    decision:complete {
+      size = run.size, cost = run.cost, padded = run.padded, failed = run.failed, usage = usage,
+      requests = requests, service_s = (now - run.started_us) / 1e6, now = now / 1e6,
+    }
+  end
+  -- what a bisected batch used counts some records several times
+  if run.observe and usage ~= nil and not run.earlier_requests then
+    local ok, err = tasks.guarded("token_estimator", run.observe, estimator, run.costs, usage, run.records)
+    if not ok then self:_warn("the estimator's observe raised: " .. errors.message_of(err)) end
+  end
+end
+
+local function call_ended(task, ok, err)
+  local run = task.run
+  local self = run.batcher
+  if run.over then
+    if not ok then self:_warn("an abandoned inference call raised: " .. errors.message_of(err)) end
+    return
+  end
+  if not ok then -- memory ran out, at the least: nothing of the batch may be left unsettled
+    for i = 1, run.size do
+      settle(self, run.futures[i], nil, errors.new("inference_failed", errors.message_of(err), err, task.traceback))
+    end
+  end
+  self._runs[run.id] = nil
+  run.over = true
+  local now = clock.now_us()
+  C.tb_batch_finish(self._handle, run.id, ok and C.TB_COMPLETED or C.TB_FAILED, now)
+  report(self, run, now)
+end
+
+-- Read a batch that the core has formed into a run.
+local function read_run(self, id)
+  C.tb_batch_read(self._handle, id, batch, nil, nil, 0)
+  local n = batch.size
+  reserve(n)
+  C.tb_batch_read(self._handle, id, batch, ids, costs, n)
+  local all_records, all_futures = self._records, self._futures
+  local run_records, run_futures, run_ids, run_costs = {}, {}, {}, {}
+  for i = 1, n do
+    local record_id = ids[i - 1]
+    local slot = record_id % SLOTS
+    run_records[i], run_futures[i] = all_records[slot], all_futures[slot]
+    run_ids[i], run_costs[i] = record_id, costs[i - 1]
+    all_records[slot], all_futures[slot] = nil, nil
+  end
+  if self._is_keyed then
+    for i = 1, n do
+      local key = run_futures[i].key_number
+      if key then self._keys:give(key) end
+    end
+  end
+  local deadline = tonumber(batch.deadline_us)
+  return {
+    batcher = self, id = id, size = n, cost = batch.cost, reason = REASONS[batch.reason + 1],
+    deadline = deadline >= 0 and deadline / 1e6 or nil,
+    tokens = batch.sum, padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
+    records = run_records, futures = run_futures, ids = run_ids, costs = run_costs,
+    info = {}, over = false, fn = self._fn, on_error = self._values.on_error,
+    decision = self._decision, estimator = self._estimator, observe = self._observe,
+    is_padded = self._config.cost_model == C.TB_COST_PADDED,
+    timeout_s = tonumber(self._config.inference_timeout_us) / 1e6,
+  }
+end
+
+local function dispatch(self, id)
+  local run = read_run(self, id)
+  self._runs[id] = run
+  local task = tasks.start(inference.body, { n = 1, run }, call_ended, self)
+  task.run, run.task = run, task
+end
+
+-- Call off what runs for records that have all been cancelled.
+local function abandon_unwanted(self)
+  self._may_have_unwanted = false
+  local unwanted = {}
+  for id, run in pairs(self._runs) do
+    if inference.is_unwanted(run) then unwanted[#unwanted + 1] = id end
+  end
+  table.sort(unwanted)
+  for _, id in ipairs(unwanted) do tasks.call_off(self._runs[id].task) end
+end
+
+local function close_run(self, id, code, message)
+  local run = self._runs[id]
+  self._runs[id] = nil
+  inference.close(run, code, message)
+  tasks.abandon(run.task)
+  if C.tb_state(self._handle) ~= C.TB_STOPPED then report(self, run, clock.now_us()) end
+end
+
+local handlers = {
+  [tonumber(C.TB_EVENT_ADMITTED)] = function(self, id)
+    local future = self._futures[id % SLOTS]
+    if future.admission then tasks.wake(future.admission, true) end
+  end,
+  [tonumber(C.TB_EVENT_EXPIRED)] = function(self, id)
+    settle(self, forget(self, id), nil,
+      errors.new("deadline", "the record's deadline passed before it was handed to inference_fn"))
+  end,
+  [tonumber(C.TB_EVENT_STOPPED)] = function(self, id)
+    settle(self, forget(self, id), nil, errors.new("stopped", tostring(self) .. " was stopped"))
+  end,
+  [tonumber(C.TB_EVENT_REFUSED)] = function(self, id)
+    local future = forget(self, id)
+    future.refused = true
+    settle(self, future, nil, errors.new("stopped", tostring(self) .. " was stopped"))
+  end,
+  [tonumber(C.TB_EVENT_BATCH_TIMED_OUT)] = function(self, id)
+    close_run(self, id, "inference_timeout",
+      ("inference_fn did not answer within inference_timeout_s = %.14g s"):format(self._runs[id].timeout_s))
+  end,
+  [tonumber(C.TB_EVENT_BATCH_STOPPED)] = function(self, id)
+    close_run(self, id, "stopped", tostring(self) .. " was stopped")
+  end,
+  [tonumber(C.TB_EVENT_DRAINED)] = function(self)
+    if self._recording then self._recording:close() end
+    loop.detach(self)
+    M.tell_rest(self, self._fn)
+    settle_future(self._drained, true)
+  end,
+}
+
+local function pull_events(self, now)
+  repeat
+    local n = C.tb_poll(self._handle, events, EVENTS, now)
+    for i = 0, n - 1 do handlers[events[i].kind](self, events[i].id) end
+  until n < EVENTS
+end
+
+-- The next batch, as the policy or the core decides; 0: none goes now.
+local function next_batch(self, now)
+  if self._decision then return self._decision:form(now) end
+  return C.tb_form(self._handle, now)
+end
+
+--- Pull what the core has to say at `now`. Runs no user code: inference calls begin as
+-- coroutines, in the next turn.
+function M.turn(self, now)
+  if self._may_have_unwanted then abandon_unwanted(self) end
+  pull_events(self, now)
+  local id = next_batch(self, now)
+  while id ~= 0 do
+    dispatch(self, id)
+    pull_events(self, now)
+    id = next_batch(self, now)
+  end
+  if self._decision then self._decision:end_turn() end
+end
+
+--- The run ended: what is left fails now.
+function M.abandon(self, now)
+  if C.tb_state(self._handle) == C.TB_STOPPED then return end
+  C.tb_stop(self._handle, 0, now)
+  pull_events(self, now)
+end
+
+return M
