@@ -2,6 +2,7 @@
  */
 #include "client.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,7 @@ static bool append(struct tb__http_bytes *bytes, const char *data, size_t size)
         bytes->data = grown;
         bytes->room = room;
     }
+    assert(bytes->room - bytes->size >= size);
     memcpy(bytes->data + bytes->size, data, size);
     bytes->size += size;
     return true;
@@ -35,6 +37,7 @@ static bool append(struct tb__http_bytes *bytes, const char *data, size_t size)
 static size_t keep(struct tb__http_slot *slot, struct tb__http_bytes *bytes, const char *data,
                    size_t size)
 {
+    assert(bytes->size <= bytes->limit);
     if (size > bytes->limit - bytes->size) {
         slot->excess = bytes->excess;
         return 0;
@@ -48,7 +51,8 @@ static size_t keep(struct tb__http_slot *slot, struct tb__http_bytes *bytes, con
 
 static size_t on_body(char *data, size_t unit, size_t size, void *user)
 {
-    (void)unit; /* always 1 */
+    assert(unit == 1); /* as libcurl says */
+    (void)unit;
     struct tb__http_slot *slot = user;
     return size ? keep(slot, &slot->body, data, size) : 0;
 }
@@ -168,6 +172,8 @@ static CURLcode set_asked(struct tb__http_slot *slot, const tb_http_request *req
 /* 0, or one of tb_http_refusal; tb__http_clean() is the caller's either way. */
 int tb__http_set_up(struct tb__http_slot *slot, const tb_http_request *request)
 {
+    assert(slot->state == TB__HTTP_NEW);
+    assert(!slot->header_list);
     if (!is_url(request->url)) {
         return TB_HTTP_EURL;
     }
@@ -188,6 +194,7 @@ int tb__http_set_up(struct tb__http_slot *slot, const tb_http_request *request)
 
 void tb__http_clean(struct tb__http_slot *slot)
 {
+    assert(slot->easy);
     curl_easy_reset(slot->easy);
     curl_slist_free_all(slot->header_list);
     free(slot->body.data);
@@ -257,6 +264,7 @@ static const char *error_text(const struct tb__http_slot *slot)
 
 void tb__http_describe(struct tb__http_slot *slot, tb_http_response *out)
 {
+    assert(slot->state == TB__HTTP_REPORTED);
     long status = 0, sent = 0;
     curl_off_t retry_after_s = 0;
     curl_easy_getinfo(slot->easy, CURLINFO_RESPONSE_CODE, &status);
