@@ -9,6 +9,26 @@
  *     tb_http_turn(http, ids, max)           what has finished
  *     tb_http_read(http, id, &response), tb_http_release(http, id)
  *
+ * A whole one, that asks once and prints what came:
+ *
+ *     tb_http_request request = {
+ *         .url = "http://127.0.0.1:8000/health", .timeout_us = 2000000,
+ *         .max_response_bytes = 65536};
+ *     double id = tb_http_start(http, &request), done = 0;
+ *     while (id > 0 && tb_http_turn(http, &done, 1) == 0) {
+ *         struct pollfd wait = {tb_http_fd(http), POLLIN, 0};
+ *         poll(&wait, 1, 1);           a real pump sleeps until tb_http_next()
+ *     }
+ *     tb_http_response response;
+ *     if (id > 0 && tb_http_read(http, done, &response) && response.outcome == TB_HTTP_DONE) {
+ *         fwrite(response.body, 1, response.body_size, stdout);
+ *     }
+ *     tb_http_release(http, done);
+ *
+ * STATES. A request is in flight, then finished, then reported (its id came out of a turn:
+ * it can be read, as often as one likes), then released. It may be released at any time.
+ * One that is never released keeps its response and its place for ever.
+ *
  * The descriptor is an epoll set that holds the sockets in use, so any loop can wait on
  * it: `make` builds a library of its own from this, which needs libcurl and no other part
  * of ours.
@@ -19,7 +39,7 @@
  * the environment (http_proxy, https_proxy, no_proxy).
  *
  * THREADS. A client belongs to one thread: every call is from it, and none from a signal
- * handler. Clients share nothing. No function blocks: name look-ups run in threads of
+ * handler or beneath another. Clients share nothing. No function blocks: name look-ups run in threads of
  * libcurl, and one whose request is released is left behind.
  *
  * TIME. CLOCK_MONOTONIC in microseconds, read here; libcurl reads its own clock, too.
@@ -58,11 +78,7 @@ enum { TB_HTTP_CAPACITY = 4096 };
  * BROKEN: the connection ended half-way, or what came is not HTTP.
  * NO_MEMORY: it ran out; the rest of the client goes on. */
 enum tb_http_outcome {
-    TB_HTTP_DONE = 0,
-    TB_HTTP_TIMEOUT,
-    TB_HTTP_CONNECT,
-    TB_HTTP_TOO_LARGE,
-    TB_HTTP_BROKEN,
+    TB_HTTP_DONE = 0, TB_HTTP_TIMEOUT, TB_HTTP_CONNECT, TB_HTTP_TOO_LARGE, TB_HTTP_BROKEN,
     TB_HTTP_NO_MEMORY
 };
 
@@ -72,18 +88,12 @@ enum tb_http_outcome {
  * EMEMORY: no memory.
  * EOPTION: libcurl does not take an option: a CA file or a socket's path. */
 enum tb_http_refusal {
-    TB_HTTP_EFULL = -1,
-    TB_HTTP_EURL = -2,
-    TB_HTTP_EMEMORY = -3,
-    TB_HTTP_EOPTION = -4
+    TB_HTTP_EFULL = -1, TB_HTTP_EURL = -2, TB_HTTP_EMEMORY = -3, TB_HTTP_EOPTION = -4
 };
 
 /* POST_METHOD: a POST with `body`; without it a GET, and the body is not sent.
  * NO_VERIFY: accept any certificate: for tests. */
-enum tb_http_flag {
-    TB_HTTP_POST_METHOD = 1,
-    TB_HTTP_NO_VERIFY = 2
-};
+enum tb_http_flag { TB_HTTP_POST_METHOD = 1, TB_HTTP_NO_VERIFY = 2 };
 
 /* What to ask for. All is copied by tb_http_start(), so it may be on the caller's stack.
  * Strings end with NUL; NULL: none.
@@ -142,8 +152,10 @@ typedef struct tb_http tb_http;
 enum { TB_HTTP_ABI = 1 };
 int tb_http_abi(void);
 
-/* A client, the caller's until tb_http_free(). NULL: no memory or no descriptors; nothing
- * is kept then. */
+/* A client, the caller's until tb_http_free(). One does for a program: connections are kept
+ * alive within a client and shared by its requests. The first in a process sets libcurl up
+ * (some milliseconds), which is not thread-safe in old libcurl: make it before threads
+ * start. NULL: no memory or no descriptors; nothing is kept then. */
 tb_http *tb_http_new(void);
 
 /* Ends what is in flight, closes all connections and the descriptor, frees every response.
@@ -167,14 +179,17 @@ double tb_http_start(tb_http *http, const tb_http_request *request);
 /* Moves every transfer on; writes the ids of up to `max` requests that have finished and
  * were not reported, in the order in which they finished. Returns their number; if it is
  * `max` there may be more: call again, or tb_http_next() says at once. What has arrived by
- * now is taken before timeouts are served. */
+ * now is taken before timeouts are served. Cost: one system call when nothing has come; a
+ * copy of what came otherwise; O(requests in flight) when a deadline is due. Enters no code
+ * of the caller's. */
 uint32_t tb_http_turn(tb_http *http, double *ids, uint32_t max);
 
 /* What came, into the caller's *response. 1; or 0: there is no such request (any more), or
  * it has not been reported as finished, and *response is unchanged. */
 int tb_http_read(tb_http *http, double id, tb_http_response *response);
 
-/* Forget a request in any state; the pointers of its response die. One in flight is
+/* Forget a request in any state, also one of which nothing has come; from anywhere but a
+ * signal handler, between any two other calls here, any number of times; the pointers of its response die. One in flight is
  * cancelled and its connection closed, and it will not be reported.
  * 1; or 0: there is no such request (any more). */
 int tb_http_release(tb_http *http, double id);

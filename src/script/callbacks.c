@@ -1,25 +1,27 @@
-/* records.c - see engine.h. The lock is held for a few assignments, and never across a
+/* callbacks.c - who is to be called back, by id; and records of other threads on their way
+ * to the loop's. See engine.h. The lock is held for a few assignments, and never across a
  * call into Lua, a callback or the wake-up of the loop. */
 #include "engine.h"
 
-#include "tokenbatcher_ev.h"
+#include "../base/clock.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOTS_MAX = 1 << TB_SLOT_BITS, SLOTS_FIRST = 64 };
-
 static const double COST_MAX = 1e12;
 
-bool tb__records_open(struct tb__records *records)
+bool tb__callbacks_open(struct tb__callbacks *callbacks)
 {
-    return pthread_mutex_init(&records->lock, NULL) == 0;
+    tb__slots_open(&callbacks->waiting, sizeof(struct tb__callback), TB_SLOT_BITS);
+    return pthread_mutex_init(&callbacks->lock, NULL) == 0;
 }
 
-void tb__records_close(struct tb__records *records)
+void tb__callbacks_close(struct tb__callbacks *callbacks)
 {
-    pthread_mutex_destroy(&records->lock);
-    free(records->slots);
+    pthread_mutex_destroy(&callbacks->lock);
+    assert(!callbacks->first);
+    tb__slots_close(&callbacks->waiting);
 }
 
 int tb__options_check(const tb_submit_options *options)
@@ -30,81 +32,44 @@ int tb__options_check(const tb_submit_options *options)
     return options->priority == options->priority ? TB_OK : TB_ERECORD;
 }
 
-static bool grow(struct tb__records *records)
-{
-    if (records->capacity == SLOTS_MAX) return false;
-    uint32_t capacity = records->capacity ? records->capacity * 2 : SLOTS_FIRST;
-    struct tb__slot *slots = realloc(records->slots, capacity * sizeof *slots);
-    if (!slots) return false;
-    memset(slots + records->capacity, 0, (capacity - records->capacity) * sizeof *slots);
-    records->slots = slots;
-    records->capacity = capacity;
-    return true;
-}
-
 /* Under the lock. */
-static int64_t add(struct tb__records *records, tb_engine_callback *callback, void *user)
+static int64_t add(struct tb__callbacks *callbacks, tb_engine_callback *callback, void *user)
 {
-    if (records->is_closed) return TB_ENOTRUNNING;
-    uint32_t at;
-    if (records->free_first) {
-        at = records->free_first - 1;
-        records->free_first = records->slots[at].next_free;
-    } else {
-        if (records->used == records->capacity && !grow(records)) return TB_ENOMEM;
-        at = records->used++;
-    }
-    struct tb__slot *slot = &records->slots[at];
-    /* 2^29 - 1 of them, then from 1 again: ids stay exact in a Lua number */
-    slot->generation = slot->generation % ((1u << 29) - 1) + 1;
+    if (callbacks->is_closed) return TB_ENOTRUNNING;
+    struct tb__callback *slot = tb__slots_take(&callbacks->waiting);
+    if (!slot) return TB_ENOMEM;
     slot->callback = callback;
     slot->user = user;
-    slot->is_used = true;
-    records->unanswered++;
-    return (int64_t)slot->generation << TB_SLOT_BITS | at;
+    return tb__slots_id(&callbacks->waiting, slot);
 }
 
-int64_t tb__record_add(struct tb__records *records, tb_engine_callback *callback, void *user)
+int64_t tb__callback_add(struct tb__callbacks *callbacks, tb_engine_callback *callback, void *user)
 {
-    pthread_mutex_lock(&records->lock);
-    int64_t id = add(records, callback, user);
-    pthread_mutex_unlock(&records->lock);
+    pthread_mutex_lock(&callbacks->lock);
+    int64_t id = add(callbacks, callback, user);
+    pthread_mutex_unlock(&callbacks->lock);
     return id;
 }
 
-/* Under the lock. */
-static struct tb__slot *find(struct tb__records *records, int64_t id)
+bool tb__callback_take(struct tb__callbacks *callbacks, int64_t id, struct tb__callback *out)
 {
-    uint32_t at = (uint32_t)(id & (SLOTS_MAX - 1));
-    if (id <= 0 || at >= records->used) return NULL;
-    struct tb__slot *slot = &records->slots[at];
-    return slot->is_used && slot->generation == (uint64_t)id >> TB_SLOT_BITS ? slot : NULL;
-}
-
-bool tb__record_take(struct tb__records *records, int64_t id, struct tb__slot *out)
-{
-    pthread_mutex_lock(&records->lock);
-    struct tb__slot *slot = find(records, id);
+    assert(out);
+    pthread_mutex_lock(&callbacks->lock);
+    struct tb__callback *slot = tb__slots_find(&callbacks->waiting, id);
     if (slot) {
         *out = *slot;
-        slot->is_used = false;
-        slot->next_free = records->free_first;
-        records->free_first = (uint32_t)(slot - records->slots) + 1;
-        records->unanswered--;
+        tb__slots_give(&callbacks->waiting, slot);
     }
-    pthread_mutex_unlock(&records->lock);
+    pthread_mutex_unlock(&callbacks->lock);
     return slot != NULL;
 }
 
-int64_t tb__record_any(struct tb__records *records)
+int64_t tb__callback_any(struct tb__callbacks *callbacks)
 {
-    int64_t id = 0;
-    pthread_mutex_lock(&records->lock);
-    for (uint32_t i = 0; i < records->used && id == 0; i++) {
-        const struct tb__slot *slot = &records->slots[i];
-        if (slot->is_used) id = (int64_t)slot->generation << TB_SLOT_BITS | i;
-    }
-    pthread_mutex_unlock(&records->lock);
+    pthread_mutex_lock(&callbacks->lock);
+    const struct tb__callback *slot = tb__slots_next(&callbacks->waiting, 0);
+    int64_t id = slot ? tb__slots_id(&callbacks->waiting, slot) : 0;
+    pthread_mutex_unlock(&callbacks->lock);
     return id;
 }
 
@@ -116,7 +81,7 @@ static struct tb__posted *new_post(const void *bytes, size_t size, const tb_subm
     struct tb__posted *post = malloc(sizeof *post + key_size + size);
     if (!post) return NULL;
     char *room = (char *)(post + 1);
-    *post = (struct tb__posted){.submitted_us = tb_ev_now(), .size = size, .bytes = room + key_size};
+    *post = (struct tb__posted){.submitted_us = tb__clock_us(), .size = size, .bytes = room + key_size};
     if (options) post->options = *options;
     if (key_size) {
         memcpy(room, options->key, key_size);
@@ -127,20 +92,22 @@ static struct tb__posted *new_post(const void *bytes, size_t size, const tb_subm
 }
 
 /* Under the lock. */
-static int64_t append(struct tb__records *records, struct tb__posted *post,
+static int64_t append(struct tb__callbacks *callbacks, struct tb__posted *post,
                       tb_engine_callback *callback, void *user)
 {
-    if (records->posted + records->in_line >= TB_ENGINE_INBOX && !records->is_closed) return TB_EFULL;
-    int64_t id = add(records, callback, user);
+    if (callbacks->posted + callbacks->in_line >= TB_ENGINE_INBOX && !callbacks->is_closed) return TB_EFULL;
+    assert(!post->next);
+    assert((callbacks->first == NULL) == (callbacks->posted == 0));
+    int64_t id = add(callbacks, callback, user);
     if (id < 0) return id;
     post->id = id;
-    if (records->last) {
-        records->last->next = post;
+    if (callbacks->last) {
+        callbacks->last->next = post;
     } else {
-        records->first = post;
+        callbacks->first = post;
     }
-    records->last = post;
-    records->posted++;
+    callbacks->last = post;
+    callbacks->posted++;
     return id;
 }
 
@@ -148,13 +115,15 @@ int64_t tb_engine_submit_threadsafe(tb_engine *engine, const void *bytes, size_t
                                     const tb_submit_options *options,
                                     tb_engine_callback *callback, void *user)
 {
+    assert(engine);
+    assert(bytes || size == 0);
     int error = tb__options_check(options);
     if (error) return error;
     struct tb__posted *post = new_post(bytes, size, options);
     if (!post) return TB_ENOMEM;
-    pthread_mutex_lock(&engine->records.lock);
-    int64_t id = append(&engine->records, post, callback, user);
-    pthread_mutex_unlock(&engine->records.lock);
+    pthread_mutex_lock(&engine->callbacks.lock);
+    int64_t id = append(&engine->callbacks, post, callback, user);
+    pthread_mutex_unlock(&engine->callbacks.lock);
     if (id < 0) {
         free(post);
         return id;
@@ -163,35 +132,36 @@ int64_t tb_engine_submit_threadsafe(tb_engine *engine, const void *bytes, size_t
     return id;
 }
 
-struct tb__posted *tb__posts_take(struct tb__records *records)
+struct tb__posted *tb__posts_take(struct tb__callbacks *callbacks)
 {
-    pthread_mutex_lock(&records->lock);
-    struct tb__posted *first = records->first;
-    records->first = records->last = NULL;
-    records->in_line += records->posted; /* until Lua's next turn counts them */
-    records->posted = 0;
-    pthread_mutex_unlock(&records->lock);
+    pthread_mutex_lock(&callbacks->lock);
+    struct tb__posted *first = callbacks->first;
+    assert((first == NULL) == (callbacks->posted == 0));
+    callbacks->first = callbacks->last = NULL;
+    callbacks->in_line += callbacks->posted; /* until Lua's next turn counts them */
+    callbacks->posted = 0;
+    pthread_mutex_unlock(&callbacks->lock);
     return first;
 }
 
-void tb__records_shut(struct tb__records *records)
+void tb__callbacks_shut(struct tb__callbacks *callbacks)
 {
-    pthread_mutex_lock(&records->lock);
-    records->is_closed = true;
-    pthread_mutex_unlock(&records->lock);
+    pthread_mutex_lock(&callbacks->lock);
+    callbacks->is_closed = true;
+    pthread_mutex_unlock(&callbacks->lock);
 }
 
-void tb__records_set_line(struct tb__records *records, uint32_t in_line)
+void tb__callbacks_set_line(struct tb__callbacks *callbacks, uint32_t in_line)
 {
-    pthread_mutex_lock(&records->lock);
-    records->in_line = in_line;
-    pthread_mutex_unlock(&records->lock);
+    pthread_mutex_lock(&callbacks->lock);
+    callbacks->in_line = in_line;
+    pthread_mutex_unlock(&callbacks->lock);
 }
 
-void tb__records_count(struct tb__records *records, double *posted, double *unanswered)
+void tb__callbacks_count(struct tb__callbacks *callbacks, double *posted, double *unanswered)
 {
-    pthread_mutex_lock(&records->lock);
-    *posted = records->posted;
-    *unanswered = records->unanswered;
-    pthread_mutex_unlock(&records->lock);
+    pthread_mutex_lock(&callbacks->lock);
+    *posted = callbacks->posted;
+    *unanswered = callbacks->waiting.taken;
+    pthread_mutex_unlock(&callbacks->lock);
 }
