@@ -35,9 +35,9 @@
  * tb_engine_message() has the sentence. What becomes of a record later is in its result.
  * Misuse (a null engine, bytes of NULL with a size) asserts.
  *
- * COST. A record costs a copy of its bytes into Lua, two calls into Lua and about half a
- * microsecond beside (`make bench` shows it); from another thread one more copy and a lock.
- * An engine takes about 1 MiB: it has a Lua state of its own.
+ * COST. A record costs a copy of its bytes into Lua, two calls into Lua and the way through
+ * the batcher (`make bench` says how long); from another thread one more copy and a lock.
+ * An engine has a Lua state of its own, with the modules that it uses compiled into it.
  *
  * The engine never exits, prints or installs a signal handler. Warnings go to
  * tb_engine_set_log(), or nowhere. What a script itself prints goes where print() goes.

@@ -61,8 +61,8 @@ tb_ev *tb_ev_new(uint32_t inbox_capacity);
  * must have returned. Not from inside a turn. */
 void tb_ev_free(tb_ev *ev);
 
-/* CLOCK_MONOTONIC now, microseconds. From any thread and from a signal handler; about
- * 20 ns. Read it after tb_ev_take(), so that no post is from the future. */
+/* CLOCK_MONOTONIC now, microseconds. From any thread and from a signal handler; no
+ * system call. Read it after tb_ev_take(), so that no post is from the future. */
 int64_t tb_ev_now(void);
 
 /* One turn of the loop: blocks until `deadline_us` has come (TB_NEVER_US: no

@@ -52,8 +52,10 @@
  * nothing has changed. What goes wrong afterwards is an outcome of the response, with a
  * sentence. Misuse (a null pointer, a negative limit) asserts.
  *
- * MEMORY. A client is about 200 bytes; a request in flight takes what libcurl's handle does
- * (about 6 KiB, kept for the next request) and what has come of its response.
+ * MEMORY. A request takes a handle of libcurl's, which is kept for the next request in its
+ * place, and what has come of its response. Nothing is given back before the release, and
+ * handles and connections not before tb_http_free(): a client is as large as its busiest
+ * moment has made it.
  */
 #ifndef TOKENBATCHER_HTTP_H
 #define TOKENBATCHER_HTTP_H
