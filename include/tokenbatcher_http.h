@@ -72,12 +72,16 @@ extern "C" {
 /* The most requests that are started and not released. */
 enum { TB_HTTP_CAPACITY = 4096 };
 
+/* The most bytes of headers, in all: of a request, and of a response. */
+enum { TB_HTTP_HEADERS_BYTES = 65536 };
+
 /* How a request ended.
  * DONE: a whole response came, whatever its status.
  * TIMEOUT: timeout_us passed.
  * CONNECT: no connection: the name, a refusal, TLS, or connect_timeout_ms passed.
- * TOO_LARGE: a body above max_response_bytes, or headers above 64 KiB in all.
- * BROKEN: the connection ended half-way, or what came is not HTTP.
+ * TOO_LARGE: a body above max_response_bytes, or headers above TB_HTTP_HEADERS_BYTES.
+ * BROKEN: the connection ended half-way, within the headers included, or what came is not
+ *     HTTP: a status line without a status, say.
  * NO_MEMORY: it ran out; the rest of the client goes on. */
 enum tb_http_outcome {
     TB_HTTP_DONE = 0, TB_HTTP_TIMEOUT, TB_HTTP_CONNECT, TB_HTTP_TOO_LARGE, TB_HTTP_BROKEN,
@@ -88,9 +92,11 @@ enum tb_http_outcome {
  * EFULL: TB_HTTP_CAPACITY requests are not released.
  * EURL: not a URL of http or https that libcurl can read.
  * EMEMORY: no memory.
- * EOPTION: libcurl does not take an option: a CA file or a socket's path. */
+ * EOPTION: libcurl does not take an option: a CA file or a socket's path.
+ * EHEADERS: the headers are larger than TB_HTTP_HEADERS_BYTES. */
 enum tb_http_refusal {
-    TB_HTTP_EFULL = -1, TB_HTTP_EURL = -2, TB_HTTP_EMEMORY = -3, TB_HTTP_EOPTION = -4
+    TB_HTTP_EFULL = -1, TB_HTTP_EURL = -2, TB_HTTP_EMEMORY = -3, TB_HTTP_EOPTION = -4,
+    TB_HTTP_EHEADERS = -5
 };
 
 /* POST_METHOD: a POST with `body`; without it a GET, and the body is not sent.
@@ -103,7 +109,7 @@ enum tb_http_flag { TB_HTTP_POST_METHOD = 1, TB_HTTP_NO_VERIFY = 2 };
  * url: of http or https.
  * body, body_size: any bytes; `body` may be NULL when the size is 0.
  * headers: "Name: value" each ended by a line feed; the caller sees to it that no name or
- *     value has control characters. Each is at most 64 KiB.
+ *     value has control characters. At most TB_HTTP_HEADERS_BYTES in all.
  * unix_socket: connect to this path (at most 107 bytes) instead of the URL's host.
  * ca_file: trust these certificates (PEM) instead of the system's.
  * timeout_us: for the whole request, in microseconds from tb_http_start(); 0: none.

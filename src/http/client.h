@@ -54,6 +54,7 @@ struct tb__http_slot {
     struct tb__http_bytes body, headers;
     int64_t deadline_us; /* 0: none */
     bool is_late;        /* its deadline passed */
+    bool has_headers;    /* the blank line after them has come */
     const char *excess;  /* what is larger than allowed, or NULL */
     bool is_out_of_memory;
     CURLcode result;

@@ -12,6 +12,10 @@
  * step, so few rounds do; the rest comes in the next turn. */
 enum { EVENTS = 64, ROUNDS = 8 };
 
+/* How often a turn looks for more before it ends requests as late: enough for an event of
+ * each of TB_HTTP_CAPACITY sockets, and for the megabytes that a socket holds. */
+enum { LAST_LOOKS = 256 };
+
 /* --- what libcurl asks for, by callbacks that only take notes ---------------- */
 
 static int on_timer(CURLM *multi, long timeout_ms, void *data)
@@ -152,7 +156,8 @@ static int curl_events(uint32_t events)
            (events & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
 }
 
-void tb__http_move(tb_http *http)
+/* What has come, of up to EVENTS sockets; their number. */
+static int take_arrivals(tb_http *http)
 {
     struct epoll_event events[EVENTS];
     int running, n = epoll_wait(http->epoll_fd, events, EVENTS, 0);
@@ -161,5 +166,21 @@ void tb__http_move(tb_http *http)
                                  &running);
     }
     tb__http_progress(http);
+    return n;
+}
+
+static bool may_expire(const tb_http *http)
+{
+    return http->expiry_us >= 0 && http->expiry_us <= tb__clock_us();
+}
+
+/* The loop may have been away, or the process stopped, while answers came in and deadlines
+ * passed: an answer that has arrived counts. */
+void tb__http_move(tb_http *http)
+{
+    int n = take_arrivals(http);
+    for (int i = 0; n > 0 && i < LAST_LOOKS && may_expire(http); i++) {
+        n = take_arrivals(http);
+    }
     expire(http);
 }
