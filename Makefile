@@ -66,11 +66,11 @@ $B/src/core/%.o: src/core/%.c src/core/core.h src/core/hot.h include/tokenbatche
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 
-$B/src/ev/%.o: src/ev/%.c $(wildcard src/ev/*.h) $(HEADERS)
+$B/src/ev/%.o: src/ev/%.c $(wildcard src/ev/*.h) src/base/clock.h $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 
-$B/src/http/%.o: src/http/%.c src/http/client.h include/tokenbatcher_http.h
+$B/src/http/%.o: src/http/%.c src/http/client.h $(wildcard src/base/*.h) include/tokenbatcher_http.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 
@@ -110,7 +110,7 @@ $B/libtokenbatcher_http.so: $(HTTP_OBJ)
 # --- scripts in C programs, and in threads: the Lua modules inside, Lua's symbols from the
 # program. -z nodelete: a worker thread that was abandoned outlives whoever loaded it.
 
-$B/src/script/%.o: src/script/%.c $(wildcard src/script/*.h) include/tokenbatcher_engine.h $(HEADERS)
+$B/src/script/%.o: src/script/%.c $(wildcard src/script/*.h src/base/*.h) include/tokenbatcher_engine.h $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
 

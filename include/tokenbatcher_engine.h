@@ -31,6 +31,14 @@
  * tb_engine_submit_threadsafe() and tb_engine_free(), which waits until the script has
  * returned): TB_ENGINE_EBUSY.
  *
+ * ERRORS. What is wrong with one call is its return code, and nothing has changed then;
+ * tb_engine_message() has the sentence. What becomes of a record later is in its result.
+ * Misuse (a null engine, bytes of NULL with a size) asserts.
+ *
+ * COST. A record costs a copy of its bytes into Lua, two calls into Lua and the way through
+ * the batcher (`make bench` says how long); from another thread one more copy and a lock.
+ * An engine has a Lua state of its own, with the modules that it uses compiled into it.
+ *
  * The engine never exits, prints or installs a signal handler. Warnings go to
  * tb_engine_set_log(), or nowhere. What a script itself prints goes where print() goes.
  *
@@ -50,110 +58,136 @@ extern "C" {
 struct ev_loop;
 typedef struct tb_engine tb_engine;
 
-/* Refusals beside those of enum tb_error. tb_engine_message() has the sentence. */
-enum tb_engine_error {
-    TB_ENGINE_ESCRIPT = -101, /* the script cannot be loaded or started, or misbehaved */
-    TB_ENGINE_EINPUT = -102,  /* the script's decode would not have these bytes */
-    TB_ENGINE_EBUSY = -103    /* called from beneath the script itself, see above */
-};
+/* Refusals beside those of enum tb_error. tb_engine_message() has the sentence.
+ * ESCRIPT: the script cannot be loaded or started, or it misbehaved.
+ * EINPUT: the script's decode would not have these bytes.
+ * EBUSY: called from beneath the script itself, see above. */
+enum tb_engine_error { TB_ENGINE_ESCRIPT = -101, TB_ENGINE_EINPUT = -102, TB_ENGINE_EBUSY = -103 };
 
 /* Load `script`, start its batcher, and be ready for records on `loop` (libev's, which
- * must outlive the engine). TB_OK and the engine in *out; or *out is NULL and `err` (of
- * err_size bytes, may be NULL) holds a sentence, with file and line where the script is
- * at fault: TB_ENGINE_ESCRIPT, TB_ENOMEM. Loading runs the script, which takes as long
- * as it takes. */
+ * must outlive the engine; any thread's, and that thread is the engine's from now on).
+ * TB_OK and the engine in *out, the caller's until tb_engine_free(); or *out is NULL and
+ * `err` (of err_size bytes, may be NULL) holds a sentence, with file and line where the
+ * script is at fault: TB_ENGINE_ESCRIPT, TB_ENOMEM. Loading runs the script, which takes as
+ * long as it takes. */
 int tb_engine_new(tb_engine **out, struct ev_loop *loop, const char *script, char *err,
                   size_t err_size);
 
-/* What became of a record. All of it is valid during the callback only. */
+/* What became of a record. All of it is valid during the callback only.
+ *
+ * id: what submit returned.
+ * data, size: the result in bytes; a NUL follows that does not count. NULL: it failed.
+ * code: NULL; or why it failed: inference_failed, inference_timeout, deadline, cancelled,
+ *     stopped; bad_output (encode raised, or gave no string); and, of records from other
+ *     threads, why they were refused: queue_full, oversize, bad_cost, bad_input.
+ * message: a sentence for people, or NULL.
+ * traceback: of the script, or NULL. */
 struct tb_engine_result {
-    int64_t id;            /* what submit returned */
-    const char *data;      /* the result; NULL: it failed */
-    size_t size;           /* in bytes; a NUL follows that does not count */
-    const char *code;      /* NULL; or why it failed: inference_failed, inference_timeout,
-                              deadline, cancelled, stopped; bad_output (encode raised, or
-                              gave no string); and, of records from other threads, why
-                              they were refused: queue_full, oversize, bad_cost, bad_input */
-    const char *message;   /* a sentence for people, or NULL */
-    const char *traceback; /* of the script, or NULL */
+    int64_t id;
+    const char *data;
+    size_t size;
+    const char *code, *message, *traceback;
 };
 typedef struct tb_engine_result tb_engine_result;
 
-/* Must not run the loop itself. */
+/* Runs on the engine's thread, out of ev_run() or tb_engine_free(). It may call everything
+ * here, but must not run the loop itself, nor leave by longjmp(). `user` is what submit was
+ * given; what it points to is the caller's and must live until now. */
 typedef void tb_engine_callback(tb_engine *engine, const tb_engine_result *result, void *user);
 
-/* All zero: nothing is given. */
+/* What else is known of a record. All zero: nothing is given.
+ *
+ * estimated_tokens: the record's cost, 0 .. 1e12; 0: the script's estimator says.
+ * priority: any number; higher first, for policies that look at it.
+ * timeout_s: > 0: seconds; not handed to inference_fn by then, the record fails (deadline).
+ * key: who it is of, for policies that share between keys, or NULL; copied. */
 struct tb_submit_options {
-    double estimated_tokens; /* the record's cost, 0 .. 1e12; 0: the script's estimator says */
-    double priority;         /* higher first, for policies that look at it */
-    double timeout_s;        /* > 0: not handed to inference_fn by then, it fails (deadline) */
-    const char *key;         /* for policies that share between keys, or NULL; copied */
+    double estimated_tokens;
+    double priority;
+    double timeout_s;
+    const char *key;
 };
 typedef struct tb_submit_options tb_submit_options;
 
-/* Hand in a record; the bytes are copied. `options` and `callback` may be NULL. Returns its id (> 0),
- * and the callback will be called; or an error, nothing has changed, and no callback
- * follows: TB_EFULL (the queue is full, or records of other threads wait in line),
- * TB_EOVERSIZE, TB_ECOST, TB_ETIMEOUT, TB_ERECORD, TB_ENOTRUNNING (after
- * tb_engine_stop()), TB_ENOMEM, TB_ENGINE_EINPUT, TB_ENGINE_ESCRIPT, TB_ENGINE_EBUSY. */
+/* Hand in a record; the bytes are copied. `options` and `callback` may be NULL. From the
+ * engine's thread. Returns its id (> 0, exact in a double, never used twice), and the
+ * callback will be called, once; or an error, nothing has changed, and no callback follows:
+ * TB_EFULL (the queue is full, or records of other threads wait in line), TB_EOVERSIZE (it
+ * alone exceeds the budget, and the script says reject), TB_ECOST, TB_ETIMEOUT, TB_ERECORD (a
+ * value of `options` is outside its bounds), TB_ENOTRUNNING (after tb_engine_stop()),
+ * TB_ENOMEM, TB_ENGINE_EINPUT, TB_ENGINE_ESCRIPT (the estimator raised), TB_ENGINE_EBUSY. */
 int64_t tb_engine_submit(tb_engine *engine, const void *bytes, size_t size,
                          const tb_submit_options *options, tb_engine_callback *callback,
                          void *user);
 
-enum { TB_ENGINE_INBOX = 65536 }; /* records of other threads that are not queued yet */
+/* The most records of other threads that are not queued yet. */
+enum { TB_ENGINE_INBOX = 65536 };
 
-/* The same from any thread; the callback still runs on the loop's. The record's wait and
+/* The same from any thread; the callback still runs on the engine's. The record's wait and
  * its timeout count from this call. Records of one thread keep their order. When the
  * queue is full they wait in line (a script with on_full = "reject": they fail, with
- * queue_full). TB_EFULL: TB_ENGINE_INBOX of them wait already. Others: TB_ECOST,
- * TB_ETIMEOUT, TB_ERECORD, TB_ENOTRUNNING, TB_ENOMEM. Must not race tb_engine_free(). */
+ * queue_full). Takes a lock for a few assignments, and wakes the loop.
+ * TB_EFULL: TB_ENGINE_INBOX of them wait already: slow down. Others: TB_ECOST, TB_ETIMEOUT,
+ * TB_ERECORD, TB_ENOTRUNNING, TB_ENOMEM; tb_engine_message() knows nothing of them.
+ * Must not race tb_engine_free(). */
 int64_t tb_engine_submit_threadsafe(tb_engine *engine, const void *bytes, size_t size,
                                     const tb_submit_options *options,
                                     tb_engine_callback *callback, void *user);
 
-/* Cancel a record, queued or running: its callback follows, with the code `cancelled`.
- * TB_ENOENT: it is settled, or there is none. TB_ENGINE_EBUSY. */
+/* Cancel a record, queued or running: its callback follows, with the code `cancelled`, out
+ * of ev_run(). What a running one's inference gives is dropped; its batch mates stay.
+ * TB_OK; TB_ENOENT: it is settled, or there is none; TB_ENGINE_EBUSY. */
 int tb_engine_cancel(tb_engine *engine, int64_t id);
 
+/* Told once for each tb_engine_stop(); may call everything here, tb_engine_free() included. */
 typedef void tb_engine_stopped(tb_engine *engine, void *user);
 
 /* Graceful: refuse new records from now on, dispatch what is queued, wait for the
  * answers, then call `callback` (may be NULL) once, after all records' callbacks. With
- * timeout_s >= 0 what is left after that many seconds fails (`stopped`). Returns at once.
+ * timeout_s >= 0 what is left after that many seconds fails (`stopped`); below 0 there is
+ * no end. Returns at once, the callback comes out of ev_run().
  * May be called again (the earlier end counts), also when stopped; each call has its
- * callback. Once stopped, the engine's watchers keep no loop going. TB_ETIMEOUT: not a number;
- * TB_ENOMEM, TB_ENOTRUNNING (it is being freed), TB_ENGINE_EBUSY. */
+ * callback. Once stopped, the engine's watchers keep no loop going. TB_OK; TB_ETIMEOUT: not a
+ * number; TB_ENOMEM, TB_ENOTRUNNING (it is being freed), TB_ENGINE_EBUSY. */
 int tb_engine_stop(tb_engine *engine, double timeout_s, tb_engine_stopped *callback, void *user);
 
 /* Free the engine, stopped or not; NULL is fine. Records that have no answer yet get
  * their callback here, with the code `stopped`; then callbacks of tb_engine_stop() that
  * have not been called. From inside a callback, all this happens when that callback has
  * returned. No thread may submit any more. The engine's worker threads (see the backend
- * `threads`) are joined, those abandoned excepted. */
+ * `threads`) are joined, those abandoned excepted. The loop is the program's and stays. */
 void tb_engine_free(tb_engine *engine);
 
-/* The sentence of the last error that a call on the loop's thread returned; "" if there
- * was none. Valid until the next call. */
+/* The sentence of the last error that a call on the engine's thread returned; "" if there
+ * was none. At most 1,023 bytes. Valid until the next call. */
 const char *tb_engine_message(const tb_engine *engine);
 
+/* `level` is "warn" or "error", `text` a sentence, both valid during the call only. It runs
+ * on the engine's thread, beneath any call here, and must not call the engine. */
 typedef void tb_engine_log(void *user, const char *level, const char *text);
 
 /* Whom to tell of warnings ("warn") and errors that concern no single record ("error").
  * NULL: nobody, the default. A script's own option `log` is asked first for its batcher's
- * warnings. The callback must not call the engine. */
+ * warnings. */
 void tb_engine_set_log(tb_engine *engine, tb_engine_log *callback, void *user);
 
+/* What the engine counts.
+ *
+ * batcher: see tokenbatcher.h; times in microseconds.
+ * policy_errors: decisions of a scripted policy that raised.
+ * policy_overruled: those that added nothing while the queue was due.
+ * inbox: records of other threads that the loop has not seen yet.
+ * unanswered: records accepted whose callback has not been called. */
 struct tb_engine_numbers {
-    tb_stats batcher;        /* see tokenbatcher.h; times in microseconds */
-    double policy_errors;    /* decisions of a scripted policy that raised */
-    double policy_overruled; /* that added nothing while the queue was due */
-    double inbox;            /* records of other threads that the loop has not seen yet */
-    double unanswered;       /* records accepted whose callback has not been called */
+    tb_stats batcher;
+    double policy_errors, policy_overruled;
+    double inbox, unanswered;
 };
 typedef struct tb_engine_numbers tb_engine_numbers;
 
-/* A snapshot. `size` is sizeof(tb_engine_numbers) as the program was compiled: a newer
- * library fills no more than that. TB_OK, TB_ENGINE_EBUSY, TB_ENGINE_ESCRIPT. */
+/* A snapshot, into the caller's *out. `size` is sizeof(tb_engine_numbers) as the program was
+ * compiled: a newer library fills no more than that. From the engine's thread; some
+ * microseconds. TB_OK, TB_ENGINE_EBUSY, TB_ENGINE_ESCRIPT; then *out is unchanged. */
 int tb_engine_stats(tb_engine *engine, tb_engine_numbers *out, size_t size);
 
 #pragma GCC visibility pop

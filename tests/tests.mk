@@ -22,7 +22,7 @@ $B/tests/test_engine%: tests/src/script/test_engine%.c tests/src/script/test_eng
 	  -ltokenbatcher -lluajit-5.1 -lev $(CMOCKA)
 
 # libcurl's own functions may be stood in for by the program's: see the slow look-up.
-$B/tests/test_http: tests/src/http/test_http.c tests/src/http/test_http.h $(HTTP_OBJ)
+$B/tests/test_http $B/tests/test_http_trouble: $B/tests/%: tests/src/http/%.c tests/src/http/test_http.h $(HTTP_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< $(HTTP_OBJ) $(CMOCKA) $$(pkg-config --libs libcurl)
 

@@ -1,14 +1,22 @@
 /* driver.h - the inside of the libev driver.
  *
+ * THE ROOM. src/ev waits on libev: for a deadline, for posts of other threads, for
+ * descriptors and signals; it reports what came, decides nothing and calls nobody back.
+ * It knows libev, POSIX threads, src/base and, of the core, the public header alone. It
+ * knows no Lua. Whoever owns a loop (src/script's engines have the program's instead, the
+ * Lua runtime, a C program's pump) knows it by tokenbatcher_ev.h.
+ *
+ * Order, a file knows those before it: file libev timer wake inbox sources loop
+ *
  * What ends a wait is one of four things, and each has one home:
  *
  *     timer.c   the deadline: a timerfd, re-armed only when it changes
  *     wake.c    the wake-up: an eventfd, and the rule when it is readable
  *     inbox.c   posts of other threads: a ring under a mutex
- *     watch.c   descriptors and signals: fixed slots that remember what fired
+ *     sources.c descriptors and signals: fixed slots that remember what fired
  *
  * loop.c makes them, turns the loop and shows them to a foreign loop as one epoll
- * descriptor; watcher.c is the only file that uses libev's set-up macros.
+ * descriptor; libev.c is the only file that starts libev's watchers.
  *
  * THE SPECIAL PROBLEM OF THE LOST WAKE-UP. There is "work" while posts, unreported
  * events or a wake-up are outstanding. Two promises hold whenever the loop's thread is
@@ -82,6 +90,7 @@ struct tb_ev {
     struct tb__ev_signal signals[TB__EV_SLOTS];
     uint32_t signals_used;
     uint32_t unreported; /* fired watches plus signals seen */
+    bool is_turning;     /* within tb_ev_wait() */
 };
 
 /* timer.c */
@@ -100,13 +109,15 @@ void tb__ev_lower(tb_ev *ev);   /* the eventfd is readable only if there is work
 bool tb__ev_inbox_open(tb_ev *ev, uint32_t capacity);
 void tb__ev_inbox_close(tb_ev *ev);
 
-/* watch.c */
-void tb__ev_watch_close(tb_ev *ev);
+/* sources.c */
+void tb__ev_sources_close(tb_ev *ev);
 
-/* loop.c: show a descriptor to the foreign loop. False if epoll will not have it. */
+/* libev.c: show a descriptor to the foreign loop, there being one. False if epoll will not
+ * have it (a plain file). To hide one is fine in any case. */
 bool tb__ev_epoll_add(tb_ev *ev, int fd);
+void tb__ev_epoll_remove(tb_ev *ev, int fd);
 
-/* watcher.c: set up and start; w->data is `ev`. */
+/* libev.c: set up and start; w->data is `ev`. */
 typedef void tb__ev_io_callback(struct ev_loop *, ev_io *, int);
 typedef void tb__ev_signal_callback(struct ev_loop *, ev_signal *, int);
 void tb__ev_io_start(tb_ev *ev, ev_io *w, tb__ev_io_callback *callback, int fd);

@@ -12,6 +12,8 @@
 bool tb__ev_inbox_open(tb_ev *ev, uint32_t capacity)
 {
     struct tb__ev_inbox *in = &ev->inbox;
+    assert(capacity > 0);
+    assert(!in->posts);
     in->posts = calloc(capacity, sizeof *in->posts);
     if (!in->posts) {
         return false;
@@ -36,6 +38,7 @@ void tb__ev_inbox_close(tb_ev *ev)
 static bool push(struct tb__ev_inbox *in, const tb_post *post)
 {
     uint32_t count = atomic_load_explicit(&in->count, memory_order_relaxed);
+    assert(count <= in->capacity);
     if (count == in->capacity) {
         return false;
     }
@@ -64,6 +67,7 @@ int tb_ev_post(tb_ev *ev, const tb_post *post)
 static uint32_t pull(struct tb__ev_inbox *in, tb_post *posts, uint32_t max)
 {
     uint32_t count = atomic_load_explicit(&in->count, memory_order_relaxed);
+    assert(count <= in->capacity && in->head < in->capacity);
     uint32_t taken = count < max ? count : max;
     uint32_t to_end = in->capacity - in->head;
     uint32_t first = taken < to_end ? taken : to_end;

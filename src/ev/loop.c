@@ -36,7 +36,8 @@ void tb_ev_free(tb_ev *ev)
     if (!ev) {
         return;
     }
-    tb__ev_watch_close(ev);
+    assert(!ev->is_turning); /* nobody is called back from a turn */
+    tb__ev_sources_close(ev);
     tb__ev_timer_close(ev);
     tb__ev_wake_close(ev);
     tb__ev_inbox_close(ev);
@@ -59,6 +60,8 @@ static bool has_come(int64_t deadline_us)
 void tb_ev_wait(tb_ev *ev, int64_t deadline_us)
 {
     assert(ev);
+    assert(!ev->is_turning);
+    ev->is_turning = true;
     ev->deadline_us = deadline_us;
     bool blocks = !tb__ev_has_work(ev) && !has_come(deadline_us);
     if (blocks || ev->epoll_fd >= 0) {
@@ -67,6 +70,7 @@ void tb_ev_wait(tb_ev *ev, int64_t deadline_us)
     ev_run(ev->loop, blocks ? EVRUN_ONCE : EVRUN_NOWAIT);
     atomic_exchange(&ev->woken, false);
     tb__ev_lower(ev);
+    ev->is_turning = false;
 }
 
 void tb_ev_arm(tb_ev *ev, int64_t deadline_us)
@@ -76,12 +80,6 @@ void tb_ev_arm(tb_ev *ev, int64_t deadline_us)
     if (ev->epoll_fd >= 0) {
         tb__ev_timer_arm(ev);
     }
-}
-
-bool tb__ev_epoll_add(tb_ev *ev, int fd)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-    return epoll_ctl(ev->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
 /* What epoll refuses (a plain file) is left to a turn of the loop. */

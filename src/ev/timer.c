@@ -5,18 +5,15 @@
  */
 #include "driver.h"
 
+#include "../base/clock.h"
+
 #include <assert.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
-
-enum { US_PER_S = 1000000, NS_PER_US = 1000 };
 
 int64_t tb_ev_now(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * US_PER_S + now.tv_nsec / NS_PER_US;
+    return tb__clock_us();
 }
 
 /* The turn itself is what the deadline is for. */
@@ -56,8 +53,8 @@ static struct itimerspec timer_spec(int64_t deadline_us)
         spec.it_value.tv_nsec = 1;
         return spec;
     }
-    spec.it_value.tv_sec = deadline_us / US_PER_S;
-    spec.it_value.tv_nsec = deadline_us % US_PER_S * NS_PER_US;
+    spec.it_value.tv_sec = deadline_us / TB__US_PER_S;
+    spec.it_value.tv_nsec = deadline_us % TB__US_PER_S * TB__NS_PER_US;
     return spec;
 }
 
@@ -67,6 +64,7 @@ void tb__ev_timer_arm(tb_ev *ev)
     if (ev->armed_us == ev->deadline_us) {
         return;
     }
+    assert(ev->timer_fd >= 0);
     struct itimerspec spec = timer_spec(ev->deadline_us);
     int failed = timerfd_settime(ev->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
     assert(!failed);

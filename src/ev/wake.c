@@ -3,6 +3,7 @@
  */
 #include "driver.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@ static void on_wake(struct ev_loop *loop, ev_io *w, int revents)
     (void)loop;
     (void)revents;
     tb_ev *ev = w->data;
+    assert(w == &ev->wake_io);
     ev->wake_seen = true;
 }
 
@@ -48,6 +50,7 @@ void tb__ev_raise(tb_ev *ev)
         return;
     }
     int kept_errno = errno;
+    assert(ev->wake_fd >= 0);
     uint64_t one = 1;
     ssize_t written = write(ev->wake_fd, &one, sizeof one);
     (void)written;
@@ -75,6 +78,7 @@ void tb__ev_lower(tb_ev *ev)
 
 void tb_ev_wake(tb_ev *ev)
 {
+    assert(ev);
     atomic_store(&ev->woken, true);
     tb__ev_raise(ev);
 }

@@ -1,12 +1,20 @@
 /* main.c - the command-line host: opens LuaJIT with our modules and cjson built in,
  * and hands over to lua/tokenbatcher/cli.
  *
+ * THE ROOM. src/host makes build/tokenbatcher: what a process does that a library must not
+ * (signals, standard descriptors, exit codes), given to the command line's Lua modules as
+ * `tokenbatcher.process`. It knows LuaJIT, src/script's state.h and the driver's public
+ * header; nobody knows it. embed.lua and man.lua are build steps.
+ *
+ * Order: main
+ *
  * THE SPECIAL PROBLEM OF THE SECOND SIGNAL. Signals become events of the loop, but a
  * script's function may never return to the loop. So what a second SIGINT or SIGTERM
  * does is decided here, in the handler: it ends the process. */
 #include "state.h"
 #include "tokenbatcher_ev.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
@@ -54,6 +62,7 @@ static void on_end_signal(int signum, siginfo_t *info, void *context)
         end_sender = is_sent ? info->si_pid : 0;
         end_seen = 1;
     }
+    assert(loop_handler);
     loop_handler(signum);
     errno = kept_errno;
 }
@@ -63,6 +72,7 @@ enum { END_SIGNAL_COUNT = sizeof END_SIGNALS / sizeof *END_SIGNALS };
 
 static void handle_end_signal(int signum, struct sigaction *action)
 {
+    assert(action->sa_sigaction != on_end_signal); /* or it would call itself */
     loop_handler = action->sa_handler;
     action->sa_sigaction = on_end_signal;
     action->sa_flags |= SA_SIGINFO;
@@ -72,7 +82,7 @@ static void handle_end_signal(int signum, struct sigaction *action)
 }
 
 /* Put our handler before the loop's, which must be installed already. */
-static int host_abort_on_second_signal(lua_State *L)
+static int process_abort_on_second_signal(lua_State *L)
 {
     for (size_t i = 0; i < END_SIGNAL_COUNT; i++) {
         struct sigaction action;
@@ -95,8 +105,8 @@ static void mask_signals(int how)
 }
 
 /* All is done. The loop will restore the default actions, but no signal ends the process
- * now, in the midst of its leaving: they wait for host_leave(). */
-static int host_prepare_to_leave(lua_State *L)
+ * now, in the midst of its leaving: they wait for process_leave(). */
+static int process_prepare_to_leave(lua_State *L)
 {
     (void)L;
     mask_signals(SIG_BLOCK);
@@ -109,7 +119,7 @@ static void do_nothing(int signum)
 }
 
 /* The loop is gone: a first signal has nothing to end any more, a second one aborts. */
-static int host_leave(lua_State *L)
+static int process_leave(lua_State *L)
 {
     (void)L;
     for (size_t i = 0; i < END_SIGNAL_COUNT; i++) {
@@ -122,22 +132,22 @@ static int host_leave(lua_State *L)
     return 0;
 }
 
-static const luaL_Reg host_functions[] = {
-    {"abort_on_second_signal", host_abort_on_second_signal},
-    {"prepare_to_leave", host_prepare_to_leave},
-    {"leave", host_leave},
+static const luaL_Reg process_functions[] = {
+    {"abort_on_second_signal", process_abort_on_second_signal},
+    {"prepare_to_leave", process_prepare_to_leave},
+    {"leave", process_leave},
     {NULL, NULL},
 };
 
 /* --- modules ------------------------------------------------------------- */
 
-static void add_host_module(lua_State *L)
+static void add_process_module(lua_State *L)
 {
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "loaded");
     lua_newtable(L);
-    luaL_register(L, NULL, host_functions);
-    lua_setfield(L, -2, "tokenbatcher.host");
+    luaL_register(L, NULL, process_functions);
+    lua_setfield(L, -2, "tokenbatcher.process");
     lua_pop(L, 2);
 }
 
@@ -156,8 +166,9 @@ static int run(lua_State *L)
 {
     int argc = (int)lua_tointeger(L, 1);
     char **argv = lua_touserdata(L, 2);
+    assert(argc >= 0 && argv);
     tb__state_open(L);
-    add_host_module(L);
+    add_process_module(L);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "tokenbatcher.cli");
     lua_call(L, 1, 1);
@@ -168,6 +179,7 @@ static int run(lua_State *L)
         lua_rawseti(L, -2, i);
     }
     lua_call(L, 1, 1);
+    assert(lua_isnumber(L, -1)); /* the exit code */
     return 1;
 }
 

@@ -2,29 +2,23 @@
  */
 #include "client.h"
 
+#include "../base/clock.h"
+
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 
-static double id_of(const struct tb__http_slot *slot)
+static struct tb__http_slot *find(const tb_http *http, double id)
 {
-    return slot->index + slot->generation * TB_HTTP_CAPACITY;
-}
-
-static struct tb__http_slot *find(tb_http *http, double id)
-{
-    if (!(id > 0)) {
+    assert(http);
+    if (!(id > 0 && id < 0x1p53)) {
         return NULL;
     }
-    uint32_t index = (uint32_t)fmod(id, TB_HTTP_CAPACITY);
-    if (index >= http->slot_count) {
-        return NULL;
-    }
-    struct tb__http_slot *slot = http->slots[index];
-    return slot->state != TB__HTTP_FREE && id_of(slot) == id ? slot : NULL;
+    const struct tb__http_place *place = tb__slots_find(&http->places, (int64_t)id);
+    return place && place->slot->id == id ? place->slot : NULL;
 }
 
-static struct tb__http_slot *new_slot(tb_http *http)
+/* A place keeps its slot, and that its curl handle, when it is given back. */
+static struct tb__http_slot *new_slot(void)
 {
     struct tb__http_slot *slot = calloc(1, sizeof *slot);
     CURL *easy = slot ? curl_easy_init() : NULL;
@@ -33,34 +27,46 @@ static struct tb__http_slot *new_slot(tb_http *http)
         return NULL;
     }
     slot->easy = easy;
-    slot->index = http->slot_count;
-    http->slots[http->slot_count++] = slot;
     return slot;
 }
 
+/* NULL: no memory. */
 static struct tb__http_slot *take_slot(tb_http *http)
 {
-    struct tb__http_slot *slot = http->free_slots;
-    if (slot) {
-        http->free_slots = slot->next;
-    } else {
-        slot = new_slot(http);
+    struct tb__http_place *place = tb__slots_take(&http->places);
+    if (!place) {
+        return NULL;
     }
-    return slot;
+    if (!place->slot) {
+        place->slot = new_slot();
+    }
+    if (!place->slot) {
+        tb__slots_give(&http->places, place);
+        return NULL;
+    }
+    int64_t id = tb__slots_id(&http->places, place);
+    assert(id > 0 && id < INT64_C(1) << TB__ID_BITS);
+    place->slot->id = (double)id;
+    return place->slot;
 }
 
 static void give_slot(tb_http *http, struct tb__http_slot *slot)
 {
+    struct tb__http_place *place = tb__slots_find(&http->places, (int64_t)slot->id);
+    assert(place && place->slot == slot);
     tb__http_clean(slot);
-    slot->state = TB__HTTP_FREE;
-    slot->next = http->free_slots;
-    http->free_slots = slot;
+    slot->state = TB__HTTP_NEW;
+    tb__slots_give(&http->places, place);
 }
 
 double tb_http_start(tb_http *http, const tb_http_request *request)
 {
-    assert(http && request && request->url);
-    if (!http->free_slots && http->slot_count == TB_HTTP_CAPACITY) {
+    assert(http && request);
+    assert(request->url);
+    assert(request->body || request->body_size == 0);
+    assert(request->timeout_us >= 0 && request->connect_timeout_ms >= 0);
+    assert(request->max_response_bytes >= 0);
+    if (http->places.taken == TB_HTTP_CAPACITY) {
         return TB_HTTP_EFULL;
     }
     struct tb__http_slot *slot = take_slot(http);
@@ -76,36 +82,20 @@ double tb_http_start(tb_http *http, const tb_http_request *request)
         return refusal;
     }
     slot->state = TB__HTTP_IN_FLIGHT;
-    slot->generation++;
     http->in_flight++;
     if (request->timeout_us > 0) {
-        slot->deadline_us = tb__http_now() + request->timeout_us;
+        slot->deadline_us = tb__clock_us() + request->timeout_us;
         tb__http_expect(http, slot->deadline_us);
     }
     tb__http_progress(http); /* connects, or sends, now and not in the next turn */
-    return id_of(slot);
-}
-
-static void end_flight(tb_http *http, struct tb__http_slot *slot)
-{
-    curl_multi_remove_handle(http->multi, slot->easy);
-    http->in_flight--;
-}
-
-void tb__http_finish(tb_http *http, struct tb__http_slot *slot, CURLcode result)
-{
-    slot->result = result;
-    end_flight(http, slot);
-    slot->state = TB__HTTP_FINISHED;
-    slot->next = NULL;
-    *http->last_finished = slot;
-    http->last_finished = &slot->next;
+    return slot->id;
 }
 
 static void leave_line(tb_http *http, const struct tb__http_slot *slot)
 {
     struct tb__http_slot **link = &http->first_finished;
     while (*link != slot) {
+        assert(*link);
         link = &(*link)->next;
     }
     *link = slot->next;
@@ -120,6 +110,7 @@ int tb_http_read(tb_http *http, double id, tb_http_response *response)
     if (!slot || slot->state != TB__HTTP_REPORTED) {
         return 0;
     }
+    assert(response);
     tb__http_describe(slot, response);
     return 1;
 }
@@ -131,7 +122,7 @@ int tb_http_release(tb_http *http, double id)
         return 0;
     }
     if (slot->state == TB__HTTP_IN_FLIGHT) {
-        end_flight(http, slot);
+        tb__http_end_flight(http, slot);
     } else if (slot->state == TB__HTTP_FINISHED) {
         leave_line(http, slot);
     }
@@ -139,15 +130,24 @@ int tb_http_release(tb_http *http, double id)
     return 1;
 }
 
+static void free_slot(tb_http *http, struct tb__http_slot *slot)
+{
+    if (slot->state == TB__HTTP_IN_FLIGHT) {
+        tb__http_end_flight(http, slot);
+    }
+    tb__http_clean(slot);
+    curl_easy_cleanup(slot->easy);
+    free(slot);
+}
+
 void tb__http_close_slots(tb_http *http)
 {
-    for (uint32_t i = 0; i < http->slot_count; i++) {
-        struct tb__http_slot *slot = http->slots[i];
-        if (slot->state == TB__HTTP_IN_FLIGHT) {
-            curl_multi_remove_handle(http->multi, slot->easy);
+    for (uint32_t i = 0; i < http->places.used; i++) {
+        const struct tb__http_place *place = tb__slots_at(&http->places, i);
+        if (place->slot) {
+            free_slot(http, place->slot);
         }
-        tb__http_clean(slot);
-        curl_easy_cleanup(slot->easy);
-        free(slot);
     }
+    assert(http->in_flight == 0);
+    tb__slots_close(&http->places);
 }

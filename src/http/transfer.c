@@ -2,13 +2,16 @@
  */
 #include "client.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEADERS_LIMIT = 64 * 1024, FIRST_ROOM = 4096 };
+enum { FIRST_ROOM = 4096 };
 
 static const char BODY_EXCESS[] = "the response is larger than allowed";
 static const char HEADERS_EXCESS[] = "the headers of the response are larger than 64 KiB";
+static const char HEADERS_CUT[] = "the connection ended within the headers of the response";
+static const char NO_STATUS[] = "the status line of the response cannot be read";
 
 /* --- what comes in ------------------------------------------------------------ */
 
@@ -26,6 +29,7 @@ static bool append(struct tb__http_bytes *bytes, const char *data, size_t size)
         bytes->data = grown;
         bytes->room = room;
     }
+    assert(bytes->room - bytes->size >= size);
     memcpy(bytes->data + bytes->size, data, size);
     bytes->size += size;
     return true;
@@ -35,6 +39,7 @@ static bool append(struct tb__http_bytes *bytes, const char *data, size_t size)
 static size_t keep(struct tb__http_slot *slot, struct tb__http_bytes *bytes, const char *data,
                    size_t size)
 {
+    assert(bytes->size <= bytes->limit);
     if (size > bytes->limit - bytes->size) {
         slot->excess = bytes->excess;
         return 0;
@@ -48,18 +53,30 @@ static size_t keep(struct tb__http_slot *slot, struct tb__http_bytes *bytes, con
 
 static size_t on_body(char *data, size_t unit, size_t size, void *user)
 {
-    (void)unit; /* always 1 */
+    assert(unit == 1); /* as libcurl says */
+    (void)unit;
     struct tb__http_slot *slot = user;
     return size ? keep(slot, &slot->body, data, size) : 0;
 }
 
-/* A status line begins the headers of another response: those of a 100 are forgotten. */
+static bool is_blank(const char *data, size_t size)
+{
+    return size == 0 || data[0] == '\n' || (size == 2 && data[0] == '\r');
+}
+
+/* A status line begins the headers of another response: those of a 100 are forgotten. What
+ * follows the blank line can only be trailers. */
 static size_t on_header(char *data, size_t unit, size_t size, void *user)
 {
     (void)unit;
     struct tb__http_slot *slot = user;
     if (size > 5 && memcmp(data, "HTTP/", 5) == 0) {
         slot->headers.size = 0;
+        slot->has_headers = false;
+        return size;
+    }
+    if (is_blank(data, size)) {
+        slot->has_headers = true;
         return size;
     }
     return keep(slot, &slot->headers, data, size);
@@ -73,12 +90,10 @@ static bool list_headers(struct tb__http_slot *slot, const char *headers)
 {
     static const char *const defaults[] = {"Expect:", "Content-Type:"};
     struct curl_slist *list = NULL;
-    char line[HEADERS_LIMIT];
+    char line[TB_HTTP_HEADERS_BYTES + 1];
     while (headers && *headers) {
         size_t size = strcspn(headers, "\n");
-        if (size >= sizeof line) {
-            return false;
-        }
+        assert(size < sizeof line);
         memcpy(line, headers, size);
         line[size] = '\0';
         list = curl_slist_append(slot->header_list, line);
@@ -168,11 +183,16 @@ static CURLcode set_asked(struct tb__http_slot *slot, const tb_http_request *req
 /* 0, or one of tb_http_refusal; tb__http_clean() is the caller's either way. */
 int tb__http_set_up(struct tb__http_slot *slot, const tb_http_request *request)
 {
+    assert(slot->state == TB__HTTP_NEW);
+    assert(!slot->header_list);
     if (!is_url(request->url)) {
         return TB_HTTP_EURL;
     }
+    if (request->headers && strlen(request->headers) > TB_HTTP_HEADERS_BYTES) {
+        return TB_HTTP_EHEADERS;
+    }
     slot->body = (struct tb__http_bytes){.limit = (size_t)request->max_response_bytes, .excess = BODY_EXCESS};
-    slot->headers = (struct tb__http_bytes){.limit = HEADERS_LIMIT, .excess = HEADERS_EXCESS};
+    slot->headers = (struct tb__http_bytes){.limit = TB_HTTP_HEADERS_BYTES, .excess = HEADERS_EXCESS};
     if (!list_headers(slot, request->headers)) {
         return TB_HTTP_EMEMORY;
     }
@@ -188,6 +208,7 @@ int tb__http_set_up(struct tb__http_slot *slot, const tb_http_request *request)
 
 void tb__http_clean(struct tb__http_slot *slot)
 {
+    assert(slot->easy);
     curl_easy_reset(slot->easy);
     curl_slist_free_all(slot->header_list);
     free(slot->body.data);
@@ -195,16 +216,58 @@ void tb__http_clean(struct tb__http_slot *slot)
     slot->header_list = NULL;
     slot->body = slot->headers = (struct tb__http_bytes){0};
     slot->excess = NULL;
-    slot->is_out_of_memory = slot->is_late = false;
+    slot->is_out_of_memory = slot->is_late = slot->has_headers = false;
     slot->deadline_us = 0;
     slot->error[0] = '\0';
 }
 
 /* --- how it ended --------------------------------------------------------------- */
 
-static enum tb_http_outcome outcome_of(struct tb__http_slot *slot)
+static bool was_sent(const struct tb__http_slot *slot)
+{
+    long sent = 0;
+    curl_easy_getinfo(slot->easy, CURLINFO_REQUEST_SIZE, &sent);
+    return sent > 0;
+}
+
+static long status_of(const struct tb__http_slot *slot)
+{
+    long status = 0;
+    curl_easy_getinfo(slot->easy, CURLINFO_RESPONSE_CODE, &status);
+    return status;
+}
+
+/* What is larger than allowed, as a sentence, or NULL. libcurl takes a header line of up to
+ * 100 KiB, and calls a longer one a want of memory; what it has of it no callback sees. */
+static const char *excess_of(const struct tb__http_slot *slot)
 {
     if (slot->excess) {
+        return slot->excess;
+    }
+    if (slot->result == CURLE_FILESIZE_EXCEEDED) {
+        return BODY_EXCESS;
+    }
+    bool is_long_line = slot->result == CURLE_OUT_OF_MEMORY && !slot->has_headers &&
+                        !slot->is_out_of_memory && was_sent(slot);
+    return is_long_line ? HEADERS_EXCESS : NULL;
+}
+
+/* libcurl takes an end within the headers for the end of the response, and a status line
+ * like "HTTP/200" for one without a status. NULL: nothing is wrong with it. */
+static const char *defect_of(const struct tb__http_slot *slot)
+{
+    if (slot->result != CURLE_OK) {
+        return NULL;
+    }
+    if (status_of(slot) == 0) {
+        return NO_STATUS;
+    }
+    return slot->has_headers ? NULL : HEADERS_CUT;
+}
+
+static enum tb_http_outcome outcome_of(const struct tb__http_slot *slot)
+{
+    if (excess_of(slot)) {
         return TB_HTTP_TOO_LARGE;
     }
     if (slot->is_out_of_memory) {
@@ -215,9 +278,7 @@ static enum tb_http_outcome outcome_of(struct tb__http_slot *slot)
     }
     switch (slot->result) {
     case CURLE_OK:
-        return TB_HTTP_DONE;
-    case CURLE_FILESIZE_EXCEEDED:
-        return TB_HTTP_TOO_LARGE;
+        return defect_of(slot) ? TB_HTTP_BROKEN : TB_HTTP_DONE;
     case CURLE_OUT_OF_MEMORY:
         return TB_HTTP_NO_MEMORY;
     case CURLE_OPERATION_TIMEDOUT: /* libcurl's own is that for connecting */
@@ -240,37 +301,36 @@ static enum tb_http_outcome outcome_of(struct tb__http_slot *slot)
 
 static const char *error_text(const struct tb__http_slot *slot)
 {
-    if (slot->excess || slot->result == CURLE_FILESIZE_EXCEEDED) {
-        return slot->excess ? slot->excess : BODY_EXCESS;
+    const char *excess = excess_of(slot), *defect = defect_of(slot);
+    if (excess) {
+        return excess;
     }
     if (slot->result == CURLE_OK) {
-        return "";
+        return defect ? defect : "";
     }
     if (slot->is_late) {
         return "no whole answer within the timeout";
     }
-    if (slot->result == CURLE_OUT_OF_MEMORY) { /* also libcurl's word for a line above its 100 KiB */
-        return "out of memory, or a header of the response is longer than libcurl takes";
+    if (slot->is_out_of_memory || slot->result == CURLE_OUT_OF_MEMORY) {
+        return "out of memory";
     }
     return slot->error[0] ? slot->error : curl_easy_strerror(slot->result);
 }
 
 void tb__http_describe(struct tb__http_slot *slot, tb_http_response *out)
 {
-    long status = 0, sent = 0;
+    assert(slot->state == TB__HTTP_REPORTED);
     curl_off_t retry_after_s = 0;
-    curl_easy_getinfo(slot->easy, CURLINFO_RESPONSE_CODE, &status);
-    curl_easy_getinfo(slot->easy, CURLINFO_REQUEST_SIZE, &sent);
     curl_easy_getinfo(slot->easy, CURLINFO_RETRY_AFTER, &retry_after_s);
     *out = (tb_http_response){
         .outcome = outcome_of(slot),
-        .status = (int32_t)status,
+        .status = (int32_t)status_of(slot),
         .body = slot->body.data,
         .body_size = slot->body.size,
         .headers = slot->headers.data,
         .headers_size = slot->headers.size,
         .error = error_text(slot),
         .retry_after_s = retry_after_s,
-        .was_sent = sent > 0,
+        .was_sent = was_sent(slot),
     };
 }

@@ -1,5 +1,5 @@
 /* bridge.c - every call from the engine into Lua. The other side is
- * lua/tokenbatcher/engine.lua.
+ * lua/tokenbatcher/script/engine.lua.
  *
  * Whatever may raise (pushing a string does, when memory runs out) happens in a body that
  * protect() runs under lua_pcall(). What a body learns it leaves in C structs.
@@ -8,6 +8,7 @@
 
 #include "state.h"
 
+#include <assert.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -50,6 +51,7 @@ struct call {
 static int enter(lua_State *L)
 {
     struct call *call = lua_touserdata(L, 1);
+    assert(call->engine->in_lua);
     lua_settop(L, 0);
     call->run(call->engine, L, call->data);
     return 0;
@@ -80,6 +82,8 @@ static bool succeeded(tb_engine *engine, int status)
 /* False: it raised, and engine->message says what. */
 static bool protect(tb_engine *engine, body *run, void *data)
 {
+    assert(engine->L);
+    assert(!engine->in_lua); /* whoever may be called from beneath the script has looked */
     struct call call = {engine, run, data};
     engine->in_lua = true;
     lua_rawgeti(engine->L, LUA_REGISTRYINDEX, engine->refs[REF_ENTER]);
@@ -89,6 +93,7 @@ static bool protect(tb_engine *engine, body *run, void *data)
 
 static void push_ref(tb_engine *engine, lua_State *L, int ref)
 {
+    assert(engine->refs[ref] > 0);
     lua_rawgeti(L, LUA_REGISTRYINDEX, engine->refs[ref]);
 }
 
@@ -157,6 +162,8 @@ static void open_body(tb_engine *engine, lua_State *L, void *data)
 
 int tb__bridge_open(tb_engine *engine, const char *script, char *err, size_t err_size)
 {
+    assert(!engine->L);
+    assert(script);
     engine->L = luaL_newstate();
     if (!engine->L) {
         snprintf(err, err_size, "out of memory: no Lua state");
@@ -172,6 +179,7 @@ int tb__bridge_open(tb_engine *engine, const char *script, char *err, size_t err
 
 void tb__bridge_close(tb_engine *engine)
 {
+    assert(!engine->in_lua);
     if (engine->L) lua_close(engine->L);
     engine->L = NULL;
 }
@@ -179,7 +187,7 @@ void tb__bridge_close(tb_engine *engine)
 /* --- submitting --------------------------------------------------------- */
 
 struct submitting {
-    const struct tb__submission *record;
+    const struct tb__input *record;
     int error;
 };
 
@@ -215,8 +223,10 @@ static void submit_body(tb_engine *engine, lua_State *L, void *data)
     if (s->error != TB_OK) keep_message(engine, lua_tostring(L, 2));
 }
 
-int tb__bridge_submit(tb_engine *engine, const struct tb__submission *record)
+int tb__bridge_submit(tb_engine *engine, const struct tb__input *record)
 {
+    assert(record->id > 0);
+    assert(record->bytes || record->size == 0);
     struct submitting s = {record, TB_ENGINE_ESCRIPT};
     protect(engine, submit_body, &s);
     return s.error;
@@ -246,7 +256,7 @@ uint32_t tb__bridge_turn(tb_engine *engine)
     if (!protect(engine, turn_body, &t) && engine->log) {
         engine->log(engine->log_user, "error", engine->message);
     }
-    tb__records_set_line(&engine->records, t.in_line);
+    tb__callbacks_set_line(&engine->callbacks, t.in_line);
     return t.answers;
 }
 
@@ -262,10 +272,12 @@ static void take_body(tb_engine *engine, lua_State *L, void *data)
 
 uint32_t tb__bridge_take(tb_engine *engine, uint32_t max)
 {
+    assert(max > 0);
     uint32_t n = max;
     if (!protect(engine, take_body, &n) && engine->log) {
         engine->log(engine->log_user, "error", engine->message);
     }
+    assert(n <= max);
     return n;
 }
 
@@ -288,12 +300,14 @@ void tb__bridge_answer(tb_engine *engine, uint32_t i, tb_engine_result *out)
     push_ref(engine, L, REF_IDS);
     lua_rawgeti(L, -1, (int)i + 1);
     out->id = (int64_t)lua_tonumber(L, -1);
+    assert(out->id > 0);
     lua_pop(L, 2);
     out->data = text_at(engine, REF_TEXTS, i, &out->size);
     if (out->data) return;
     out->code = text_at(engine, REF_CODES, i, NULL);
     out->message = text_at(engine, REF_MESSAGES, i, NULL);
     out->traceback = text_at(engine, REF_TRACEBACKS, i, NULL);
+    assert(out->code); /* data, or why there is none */
 }
 
 /* --- the rest ----------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* engine.c - see engine.h and the public header. */
 #include "engine.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,8 @@ static const char FREED[] = "the engine is freed";
 
 static void call_back(tb_engine *engine, const tb_engine_result *result)
 {
-    struct tb__slot slot;
-    if (tb__record_take(&engine->records, result->id, &slot) && slot.callback) {
+    struct tb__callback slot;
+    if (tb__callback_take(&engine->callbacks, result->id, &slot) && slot.callback) {
         slot.callback(engine, result, slot.user);
     }
 }
@@ -35,6 +36,7 @@ static void deliver(tb_engine *engine)
             tb_engine_result result;
             tb__bridge_answer(engine, i, &result);
             call_back(engine, &result);
+            assert(engine->depth > 0); /* or a callback has freed us beneath ourselves */
         }
     }
     while (engine->lost) {
@@ -49,9 +51,9 @@ static void deliver(tb_engine *engine)
 static void hand_in_posts(tb_engine *engine)
 {
     struct tb__posted *next;
-    for (struct tb__posted *post = tb__posts_take(&engine->records); post; post = next) {
+    for (struct tb__posted *post = tb__posts_take(&engine->callbacks); post; post = next) {
         next = post->next;
-        struct tb__submission record = {post->id, post->submitted_us, post->bytes, post->size,
+        struct tb__input record = {post->id, post->submitted_us, post->bytes, post->size,
                                         &post->options};
         if (tb__bridge_submit(engine, &record) == TB_OK) {
             free(post);
@@ -65,7 +67,7 @@ static void hand_in_posts(tb_engine *engine)
 static void refuse_posts(tb_engine *engine)
 {
     struct tb__posted *next;
-    for (struct tb__posted *post = tb__posts_take(&engine->records); post; post = next) {
+    for (struct tb__posted *post = tb__posts_take(&engine->callbacks); post; post = next) {
         next = post->next;
         call_back_with(engine, post->id, "stopped", FREED);
         free(post);
@@ -89,43 +91,66 @@ static void call_stopped(tb_engine *engine)
 static void release(tb_engine *engine)
 {
     tb__bridge_close(engine);
-    tb__records_close(&engine->records);
+    tb__callbacks_close(&engine->callbacks);
     free(engine);
 }
 
 static void destroy(tb_engine *engine)
 {
+    assert(engine->is_dying);
+    assert(engine->depth == 0 && !engine->in_lua);
     engine->depth++;
     tb__watch_stop(engine);
     refuse_posts(engine);
     tb__bridge_abandon(engine);
     deliver(engine);
     int64_t id;
-    while ((id = tb__record_any(&engine->records)) != 0) {
+    while ((id = tb__callback_any(&engine->callbacks)) != 0) {
         call_back_with(engine, id, "stopped", FREED);
     }
     call_stopped(engine);
+    assert(engine->depth == 1);
+    assert(!engine->lost && !engine->stops);
     release(engine);
 }
 
 static void leave(tb_engine *engine)
 {
+    assert(engine->depth > 0);
     if (--engine->depth == 0 && engine->is_dying) destroy(engine);
+}
+
+/* A callback that runs the loop finds us at rest. */
+static void turn(tb_engine *engine)
+{
+    if (engine->depth > 0) return;
+    engine->depth++;
+    hand_in_posts(engine);
+    if (tb__bridge_turn(engine) > 0 || engine->lost) deliver(engine);
+    if (engine->is_stopped && !engine->is_dying) {
+        call_stopped(engine);
+        if (!engine->is_dying) tb__watch_stop(engine);
+    }
+    leave(engine);
 }
 
 int tb_engine_new(tb_engine **out, struct ev_loop *loop, const char *script, char *err,
                   size_t err_size)
 {
+    assert(out);
+    assert(loop);
+    assert(script);
     *out = NULL;
     if (!err) err_size = 0;
     if (err_size) *err = '\0';
     tb_engine *engine = calloc(1, sizeof *engine);
-    if (!engine || !tb__records_open(&engine->records)) {
+    if (!engine || !tb__callbacks_open(&engine->callbacks)) {
         free(engine);
         snprintf(err, err_size, "out of memory");
         return TB_ENOMEM;
     }
     engine->loop = loop;
+    engine->turn = turn;
     engine->stops_end = &engine->stops;
     int error = tb__bridge_open(engine, script, err, err_size);
     if (error) {
@@ -140,23 +165,10 @@ int tb_engine_new(tb_engine **out, struct ev_loop *loop, const char *script, cha
 void tb_engine_free(tb_engine *engine)
 {
     if (!engine) return;
-    tb__records_shut(&engine->records);
+    assert(engine->depth > 0 || !engine->is_dying); /* twice is misuse, but within a callback */
+    tb__callbacks_shut(&engine->callbacks);
     engine->is_dying = true;
     if (engine->depth == 0) destroy(engine);
-}
-
-/* A callback that runs the loop finds us at rest. */
-void tb__engine_turn(tb_engine *engine)
-{
-    if (engine->depth > 0) return;
-    engine->depth++;
-    hand_in_posts(engine);
-    if (tb__bridge_turn(engine) > 0 || engine->lost) deliver(engine);
-    if (engine->is_stopped && !engine->is_dying) {
-        call_stopped(engine);
-        if (!engine->is_dying) tb__watch_stop(engine);
-    }
-    leave(engine);
 }
 
 /* --- the public calls --------------------------------------------------- */
@@ -169,6 +181,7 @@ static int fail(tb_engine *engine, int error, const char *text)
 
 static int busy(tb_engine *engine)
 {
+    assert(engine->depth > 0); /* a frame of ours is above the script */
     return fail(engine, TB_ENGINE_EBUSY, "the engine was called from beneath its own script");
 }
 
@@ -176,22 +189,25 @@ int64_t tb_engine_submit(tb_engine *engine, const void *bytes, size_t size,
                          const tb_submit_options *options, tb_engine_callback *callback,
                          void *user)
 {
+    assert(engine);
+    assert(bytes || size == 0);
     if (engine->in_lua) return busy(engine);
     int error = tb__options_check(options);
     if (error) return fail(engine, error, tb_error_text(error));
-    int64_t id = tb__record_add(&engine->records, callback, user);
+    int64_t id = tb__callback_add(&engine->callbacks, callback, user);
     if (id < 0) return fail(engine, (int)id, tb_error_text((int)id));
     engine->depth++;
-    struct tb__submission record = {id, 0, bytes, size, options};
+    struct tb__input record = {id, 0, bytes, size, options};
     error = tb__bridge_submit(engine, &record);
-    struct tb__slot unused;
-    if (error) tb__record_take(&engine->records, id, &unused);
+    struct tb__callback unused;
+    if (error) tb__callback_take(&engine->callbacks, id, &unused);
     leave(engine);
     return error ? error : id;
 }
 
 int tb_engine_cancel(tb_engine *engine, int64_t id)
 {
+    assert(engine);
     if (engine->in_lua) return busy(engine);
     engine->depth++;
     hand_in_posts(engine);
@@ -205,7 +221,7 @@ int tb_engine_cancel(tb_engine *engine, int64_t id)
 /* What was posted before still counts. The turn that ends it may be over already. */
 static int begin_stop(tb_engine *engine, double timeout_s)
 {
-    tb__records_shut(&engine->records);
+    tb__callbacks_shut(&engine->callbacks);
     hand_in_posts(engine);
     int error = tb__bridge_stop(engine, timeout_s);
     if (!error && !engine->is_dying) {
@@ -217,6 +233,7 @@ static int begin_stop(tb_engine *engine, double timeout_s)
 
 int tb_engine_stop(tb_engine *engine, double timeout_s, tb_engine_stopped *callback, void *user)
 {
+    assert(engine);
     if (engine->in_lua) return busy(engine);
     if (engine->is_dying) return fail(engine, TB_ENOTRUNNING, FREED);
     if (isnan(timeout_s)) return fail(engine, TB_ETIMEOUT, "timeout_s is not a number");
@@ -237,11 +254,13 @@ int tb_engine_stop(tb_engine *engine, double timeout_s, tb_engine_stopped *callb
 
 int tb_engine_stats(tb_engine *engine, tb_engine_numbers *out, size_t size)
 {
+    assert(engine);
+    assert(out || size == 0);
     if (engine->in_lua) return busy(engine);
     tb_engine_numbers numbers = {0};
     engine->depth++;
     int error = tb__bridge_stats(engine, &numbers);
-    tb__records_count(&engine->records, &numbers.inbox, &numbers.unanswered);
+    tb__callbacks_count(&engine->callbacks, &numbers.inbox, &numbers.unanswered);
     if (!error) memcpy(out, &numbers, size < sizeof numbers ? size : sizeof numbers);
     leave(engine);
     return error;
@@ -249,11 +268,13 @@ int tb_engine_stats(tb_engine *engine, tb_engine_numbers *out, size_t size)
 
 const char *tb_engine_message(const tb_engine *engine)
 {
+    assert(engine);
     return engine->message;
 }
 
 void tb_engine_set_log(tb_engine *engine, tb_engine_log *callback, void *user)
 {
+    assert(engine);
     engine->log = callback;
     engine->log_user = user;
 }

@@ -1,12 +1,23 @@
 /* engine.h - the inside of the engine for C programs.
  *
- *     engine.c   its life, its turn, the callbacks: the public functions of the loop's thread
- *     records.c  who is to be called back, by id; posts of other threads
- *     bridge.c   every call into Lua
- *     watch.c    its two watchers on the host's loop
+ * THE ROOM. src/script is where C holds a lua_State: states with our modules inside, worker
+ * threads that run a script's inference function (threads.h), and the engine that runs a
+ * script on a C program's loop. It knows LuaJIT, libev's loop of the program, src/base and
+ * the public headers; neither the inside of the core nor the driver's. src/host knows it by
+ * state.h, Lua by threads.h, C programs by tokenbatcher_engine.h.
  *
- * The Lua half is lua/tokenbatcher/engine.lua: a batcher driven by step(), whose descriptor
- * one watcher watches. The other is woken by threads that post, and by calls whose callback
+ * Order, a file knows those before it: state worker threads watchers callbacks bridge engine
+ *
+ *     state.c      a Lua state with our modules
+ *     worker.c     such a state in a thread, and one job after the other
+ *     threads.c    the pool of those threads
+ *     watchers.c   the engine's two watchers on the program's loop
+ *     callbacks.c  who is to be called back, by id; records of other threads
+ *     bridge.c     every call into Lua
+ *     engine.c     its life, its turn: the public functions of the loop's thread
+ *
+ * The Lua half is lua/tokenbatcher/script/engine.lua: a batcher driven by step(), whose
+ * descriptor one watcher watches. The other is woken by threads that post, and by calls whose callback
  * must come later.
  *
  * A record's id is generation * 2^24 + slot. Its callback waits in the slot until it has
@@ -22,6 +33,8 @@
 
 #include "tokenbatcher_engine.h"
 
+#include "../base/slots.h"
+
 #include <ev.h>
 #include <lua.h>
 #include <pthread.h>
@@ -29,12 +42,10 @@
 
 enum { TB__MESSAGE_SIZE = 1024 };
 
-struct tb__slot {
+struct tb__callback {
+    struct tb__slot taking; /* first: see base/slots.h */
     tb_engine_callback *callback;
     void *user;
-    uint32_t generation;
-    uint32_t next_free; /* slot + 1 while free; 0: the last */
-    bool is_used;
 };
 
 /* A record of another thread; its key, if any, and its bytes follow. */
@@ -47,11 +58,9 @@ struct tb__posted {
 };
 
 /* All of it belongs to whoever holds the lock. */
-struct tb__records {
+struct tb__callbacks {
     pthread_mutex_t lock;
-    struct tb__slot *slots;
-    uint32_t capacity, used, free_first; /* slots; those taken ever; slot + 1 */
-    uint32_t unanswered;
+    struct tb__slots waiting; /* for their answers: struct tb__callback */
     struct tb__posted *first, *last;
     uint32_t posted;  /* in the list */
     uint32_t in_line; /* posts that Lua has put into its line, as of its last turn */
@@ -69,13 +78,14 @@ struct tb_engine {
     ev_io io;
     ev_async async;
     bool is_watching;
+    void (*turn)(tb_engine *); /* engine.c's, for the watchers */
 
     lua_State *L;
     bool in_lua;
     int refs[16]; /* in Lua's registry, by enum tb__ref */
     int fd;
 
-    struct tb__records records;
+    struct tb__callbacks callbacks;
     struct tb__posted *lost; /* posts that Lua had no memory for */
     struct tb__stop *stops, **stops_end;
     bool is_stopped, is_dying;
@@ -86,29 +96,29 @@ struct tb_engine {
     char message[TB__MESSAGE_SIZE];
 };
 
-/* --- records.c ---------------------------------------------------------- */
+/* --- callbacks.c -------------------------------------------------------- */
 
-bool tb__records_open(struct tb__records *records);
-void tb__records_close(struct tb__records *records);
+bool tb__callbacks_open(struct tb__callbacks *callbacks);
+void tb__callbacks_close(struct tb__callbacks *callbacks);
 
 /* A slot for a record: its id, TB_ENOTRUNNING or TB_ENOMEM. */
-int64_t tb__record_add(struct tb__records *records, tb_engine_callback *callback, void *user);
+int64_t tb__callback_add(struct tb__callbacks *callbacks, tb_engine_callback *callback, void *user);
 
 /* Take it out: false if there is none. */
-bool tb__record_take(struct tb__records *records, int64_t id, struct tb__slot *out);
+bool tb__callback_take(struct tb__callbacks *callbacks, int64_t id, struct tb__callback *out);
 
 /* Any record that is unanswered, or 0. */
-int64_t tb__record_any(struct tb__records *records);
+int64_t tb__callback_any(struct tb__callbacks *callbacks);
 
 /* Refuse what is wrong in itself: TB_OK, TB_ECOST, TB_ETIMEOUT, TB_ERECORD. */
 int tb__options_check(const tb_submit_options *options);
 
 /* Everything posted so far, oldest first; the caller frees each. */
-struct tb__posted *tb__posts_take(struct tb__records *records);
+struct tb__posted *tb__posts_take(struct tb__callbacks *callbacks);
 
-void tb__records_shut(struct tb__records *records);
-void tb__records_set_line(struct tb__records *records, uint32_t in_line);
-void tb__records_count(struct tb__records *records, double *posted, double *unanswered);
+void tb__callbacks_shut(struct tb__callbacks *callbacks);
+void tb__callbacks_set_line(struct tb__callbacks *callbacks, uint32_t in_line);
+void tb__callbacks_count(struct tb__callbacks *callbacks, double *posted, double *unanswered);
 
 /* --- bridge.c ----------------------------------------------------------- */
 
@@ -116,7 +126,7 @@ void tb__records_count(struct tb__records *records, double *posted, double *unan
 int tb__bridge_open(tb_engine *engine, const char *script, char *err, size_t err_size);
 void tb__bridge_close(tb_engine *engine);
 
-struct tb__submission {
+struct tb__input {
     int64_t id, submitted_us;
     const char *bytes;
     size_t size;
@@ -126,7 +136,7 @@ struct tb__submission {
 /* TB_OK; or why not, and engine->message has the sentence. A record of another thread
  * (submitted_us > 0) that the script or the batcher refuses is TB_OK, too: its answer says
  * so. */
-int tb__bridge_submit(tb_engine *engine, const struct tb__submission *record);
+int tb__bridge_submit(tb_engine *engine, const struct tb__input *record);
 
 /* One turn of the scheduler; the number of answers to take. */
 uint32_t tb__bridge_turn(tb_engine *engine);
@@ -140,16 +150,13 @@ int tb__bridge_stop(tb_engine *engine, double timeout_s);
 void tb__bridge_abandon(tb_engine *engine);
 int tb__bridge_stats(tb_engine *engine, tb_engine_numbers *out);
 
-/* --- watch.c ------------------------------------------------------------ */
+/* --- watchers.c --------------------------------------------------------- */
 
-/* on_turn() is called when there is work. */
+/* engine->turn() is called when there is work. */
 void tb__watch_start(tb_engine *engine);
 void tb__watch_stop(tb_engine *engine);
 
-/* Have on_turn() called soon; from any thread. */
+/* Have engine->turn() called soon; from any thread. */
 void tb__watch_poke(tb_engine *engine);
-
-/* engine.c */
-void tb__engine_turn(tb_engine *engine);
 
 #endif

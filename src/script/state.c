@@ -41,7 +41,7 @@ static const char *library_of_the_core(void)
     return info.dli_fname;
 }
 
-/* The command-line host has a JSON codec linked in. */
+/* The executable has a JSON codec linked in. */
 static void preload_cjson(lua_State *L)
 {
     void *symbol = dlsym(RTLD_DEFAULT, "luaopen_cjson");

@@ -1,4 +1,4 @@
-/* state.h - Lua states with our modules inside, for the host, engines and workers. */
+/* state.h - Lua states with our modules inside, for the executable, engines and workers. */
 #ifndef TB_SCRIPT_STATE_H
 #define TB_SCRIPT_STATE_H
 

@@ -8,7 +8,7 @@
 
 #include "worker.h"
 
-#include <errno.h>
+#include <assert.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -73,6 +73,7 @@ static void append(struct jobs *jobs, struct job *job)
 static struct job *take_first(struct jobs *jobs)
 {
     struct job *job = jobs->first;
+    assert(job && jobs->count > 0);
     jobs->first = job->next;
     if (!jobs->first) jobs->last = NULL;
     jobs->count--;
@@ -120,6 +121,7 @@ static void raise_fd(const tb_threads *pool)
 
 static void destroy(tb_threads *pool)
 {
+    assert(pool->references == 0);
     drop_all(&pool->waiting);
     drop_all(&pool->done);
     if (pool->fd >= 0) close(pool->fd);
@@ -132,6 +134,7 @@ static void destroy(tb_threads *pool)
 /* With the lock, which is given back. */
 static void leave(tb_threads *pool)
 {
+    assert(pool->references > 0);
     bool is_last = --pool->references == 0;
     pthread_mutex_unlock(&pool->lock);
     if (is_last) destroy(pool);
@@ -159,6 +162,7 @@ static void *work(void *data)
         pthread_mutex_unlock(&pool->lock);
         tb__worker_run(&state, job->bytes, job->size, &job->outcome);
         pthread_mutex_lock(&pool->lock);
+        assert(worker->job == job);
         worker->job = NULL;
         if (worker->is_abandoned) {
             drop(job);
@@ -209,6 +213,7 @@ static uint32_t start_missing(tb_threads *pool)
 /* With the lock. It frees itself when it ends. */
 static void let_go(struct worker *worker)
 {
+    assert(!worker->is_abandoned);
     worker->is_abandoned = true;
     pthread_detach(worker->thread);
 }
@@ -234,6 +239,7 @@ static tb_threads *allocate(const char *setup, size_t size, uint32_t count)
 
 tb_threads *tb_threads_new(const char *setup, size_t size, uint32_t count, double memory_bytes)
 {
+    assert(setup || size == 0);
     if (count < 1 || count > TB_THREADS_MAX) return NULL;
     tb_threads *pool = allocate(setup, size, count);
     if (!pool) return NULL;
@@ -261,6 +267,7 @@ static void begin_closing(tb_threads *pool)
 
 void tb_threads_rest(tb_threads *pool)
 {
+    assert(pool);
     pthread_mutex_lock(&pool->lock);
     begin_closing(pool);
     let_go_of(pool, false);
@@ -289,11 +296,14 @@ void tb_threads_free(tb_threads *pool)
 
 int tb_threads_fd(const tb_threads *pool)
 {
+    assert(pool);
     return pool->fd;
 }
 
 double tb_threads_submit(tb_threads *pool, const char *bytes, size_t size)
 {
+    assert(pool);
+    assert(bytes || size == 0);
     struct job *job = malloc(sizeof *job + size);
     if (!job) return -1;
     *job = (struct job){.size = size};
@@ -327,6 +337,7 @@ static bool abandon_worker(tb_threads *pool, double id)
 
 int tb_threads_abandon(tb_threads *pool, double id)
 {
+    assert(pool);
     pthread_mutex_lock(&pool->lock);
     bool is_running = !drop_one(&pool->waiting, id) && abandon_worker(pool, id);
     if (!is_running) drop_one(&pool->done, id);
@@ -337,6 +348,8 @@ int tb_threads_abandon(tb_threads *pool, double id)
 
 uint32_t tb_threads_take(tb_threads *pool, tb_answer *out, uint32_t max)
 {
+    assert(pool);
+    assert(out || max == 0);
     uint64_t count;
     ssize_t got = read(pool->fd, &count, sizeof count);
     (void)got; /* nothing to read: there may be answers all the same */
@@ -358,6 +371,7 @@ void tb_threads_release(char *bytes)
 
 void tb_threads_read(tb_threads *pool, tb_threads_numbers *out)
 {
+    assert(pool && out);
     *out = (tb_threads_numbers){0};
     pthread_mutex_lock(&pool->lock);
     for (uint32_t i = 0; i < pool->count; i++) {

@@ -1,6 +1,6 @@
 /* threads.h - worker threads, each with a Lua state of its own that runs a script's
  * inference function. The Lua half is lua/tokenbatcher/backend/threads.lua in the loop's
- * thread and lua/tokenbatcher/worker.lua in each worker; what travels between them is bytes.
+ * thread and lua/tokenbatcher/script/worker.lua in each worker; what travels between them is bytes.
  *
  * A job is bytes that wait for a worker; its answer is bytes that wait to be taken. A
  * descriptor is readable when there are answers: nobody polls. Like the public headers this

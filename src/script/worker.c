@@ -1,10 +1,11 @@
-/* worker.c - see worker.h. lua/tokenbatcher/worker.lua judges what the script does; what is
+/* worker.c - see worker.h. lua/tokenbatcher/script/worker.lua judges what the script does; what is
  * left for here is a state that cannot be made, and memory that runs out outside of the
  * script. After that the state is closed, and the next job begins with a new one. */
 #include "worker.h"
 
 #include "state.h"
 
+#include <assert.h>
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,10 +18,12 @@ static void *allocate(void *data, void *block, size_t old_size, size_t size)
     struct tb__worker_state *state = data;
     if (!block) old_size = 0;
     if (size == 0) {
+        assert(old_size <= state->used);
         free(block);
         state->used -= old_size;
         return NULL;
     }
+    assert(state->used <= state->limit);
     if (size > old_size && size - old_size > state->limit - state->used) return NULL;
     void *grown = realloc(block, size);
     if (grown) state->used += size - old_size;
@@ -52,6 +55,7 @@ static int open_state(lua_State *L)
 
 static void keep(struct tb__outcome *out, const char *bytes, size_t size, bool is_ok)
 {
+    assert(!out->bytes);
     out->bytes = malloc(size ? size : 1);
     if (!out->bytes) return;
     memcpy(out->bytes, bytes, size);
@@ -87,6 +91,7 @@ static void keep_error(struct tb__worker_state *state, struct tb__outcome *out)
 void tb__worker_run(struct tb__worker_state *state, const char *bytes, size_t size,
                     struct tb__outcome *out)
 {
+    assert(bytes || size == 0);
     struct job job = {state, bytes, size, out};
     *out = (struct tb__outcome){0};
     if (!state->L) {

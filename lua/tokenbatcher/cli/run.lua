@@ -10,9 +10,9 @@ local clock = require "tokenbatcher.runtime.clock"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
-local host = require "tokenbatcher.host"
 local lines = require "tokenbatcher.cli.lines"
 local options = require "tokenbatcher.core.options"
+local process = require "tokenbatcher.process"
 local recording = require "tokenbatcher.batching.recording"
 local report = require "tokenbatcher.cli.report"
 local script = require "tokenbatcher.script.load"
@@ -107,7 +107,7 @@ local function install_signals(job)
     pump.signal(signum, function() on_end_signal(job, signum) end)
   end
   pump.signal(SIGHUP, function() reload(job) end)
-  host.abort_on_second_signal()
+  process.abort_on_second_signal()
 end
 
 -- --- the job ----------------------------------------------------------------
@@ -137,7 +137,7 @@ local function work(job)
   tb.spawn(feed, job)
   job.answers:run()
   finish(job)
-  host.prepare_to_leave()
+  process.prepare_to_leave()
 end
 
 local function open_input(job, path)
@@ -204,7 +204,7 @@ function M.run(definition, args)
   job.lines = lines.new(job.fd)
   job.answers = answers.new(job.output, not args.unordered, job.current)
   ok, message = pcall(tb.run, function() work(job) end)
-  host.leave()
+  process.leave()
   job.report:clear()
   if not ok then return nil, errors.message_of(message) end
   if job.failure then return nil, job.failure end

@@ -1,8 +1,13 @@
---- The only module that touches LuaJIT's ffi (http_ffi.lua does the same for the HTTP
--- client's library): finds the library, declares its functions from the library's own copy
--- of the public headers, checks the version.
+--- The room: lua/tokenbatcher/core is the C core as Lua sees it: its functions, options, stats,
+-- keys and views. It knows base and the library; every other room knows it. Only here, and in
+-- the *_ffi.lua of the libraries beside it (HTTP, threads), is LuaJIT's ffi touched: nobody
+-- else handles a pointer or declares a C type. FFI calls are leaf calls: no C function called
+-- from here calls Lua.
 --
--- Search order: what a C host of ours says (the program itself, where it has the library
+-- This file finds the library, declares its functions from the library's own copy of the
+-- public headers, and checks the version.
+--
+-- Search order: what a C program of ours says (the program itself, where it has the library
 -- linked in, or a file), TOKENBATCHER_LIB (a file), the build folder beside this module or the
 -- program, the installed place (below the prefix; in a folder of package.cpath, where LuaRocks
 -- puts it), the system's loader. On failure the error lists every path tried.
@@ -167,7 +172,7 @@ function M.close_driver(ev)
   lib.tb_ev_free(ev)
 end
 
---- A pointer to what a C host has at this address (a lightuserdata), for the call that it is in.
+--- A pointer to what a C program has at this address (a lightuserdata), for the call that it is in.
 function M.at(pointer_type, address)
   return ffi.cast(pointer_type, address)
 end

@@ -1,6 +1,6 @@
 --- The Lua half of an engine for C programs (include/tokenbatcher_engine.h): a script's
--- batcher on a loop that the host owns. src/script/bridge.c calls what new() returns, from
--- outside of all coroutines, and calls the host back itself: nothing here does.
+-- batcher on a loop that the program owns. src/script/bridge.c calls what new() returns, from
+-- outside of all coroutines, and calls the program back itself: nothing here does.
 --
 -- A record has an id of the C half's: slot + generation, below 2^53.
 
@@ -22,7 +22,7 @@ local M = {}
 -- Of include/tokenbatcher_engine.h.
 local ESCRIPT, EINPUT = -101, -102
 
--- A batch dispatched in one turn runs in the next: worth no way through the host's loop.
+-- A batch dispatched in one turn runs in the next: worth no way through the program's loop.
 local TURNS = 8
 
 local CODES = { bad_cost = tonumber(C.TB_ECOST), not_running = tonumber(C.TB_ENOTRUNNING) }

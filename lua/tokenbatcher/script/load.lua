@@ -1,7 +1,9 @@
---- script: scripts, and what runs them for others: engines in C programs, worker threads. It knows
--- all rooms below, and no command line.
+--- The room: lua/tokenbatcher/script loads scripts (what `run`, `check` and C programs share)
+-- and holds the Lua halves of what src/script runs them in: the engine of a C program and the
+-- worker threads. It knows base, core, runtime, batching, what ships and backend; sim, the command line
+-- and gateways know it. It reads no standard stream and prints nothing.
 --
--- This file loads a script, for `run`, `check` and engines. A script returns the options of a batcher, plus
+-- This file loads a script for `run`, `check` and engines. A script returns the options of a batcher, plus
 -- optional decode(line) and encode(record, result, err); or
 -- {options = {name = {help, default}}, setup = function(opt) return that table end},
 -- and then the command line knows --name, typed by its default.

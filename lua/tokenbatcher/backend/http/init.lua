@@ -137,6 +137,10 @@ local function refused(who, url, refusal, C)
   if refusal == C.TB_HTTP_EFULL then
     return failed("http_full", ("%d requests are in flight already"):format(C.TB_HTTP_CAPACITY))
   end
+  if refusal == C.TB_HTTP_EHEADERS then
+    return failed("http_too_large", ("%s: the headers of the request are larger than %d KiB"):format(who,
+      C.TB_HTTP_HEADERS_BYTES / 1024))
+  end
   error(who .. ": out of memory", 0)
 end
 

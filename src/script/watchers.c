@@ -1,9 +1,11 @@
-/* watch.c - the engine's watchers on the host's loop: its descriptor, and a wake-up.
+/* watchers.c - the engine's watchers on the program's loop: its descriptor, and a wake-up.
  *
  * libev's set-up macros copy the callback through a pointer to another watcher type. That
  * is libev's own design and safe by its use of memmove(), but a compiler may warn about it.
  */
 #include "engine.h"
+
+#include <assert.h>
 
 #pragma GCC diagnostic ignored "-Wstrict-aliasing"
 
@@ -11,18 +13,24 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 {
     (void)loop;
     (void)revents;
-    tb__engine_turn(w->data);
+    tb_engine *engine = w->data;
+    assert(engine->is_watching);
+    engine->turn(engine);
 }
 
 static void on_poke(struct ev_loop *loop, ev_async *w, int revents)
 {
     (void)loop;
     (void)revents;
-    tb__engine_turn(w->data);
+    tb_engine *engine = w->data;
+    assert(engine->is_watching);
+    engine->turn(engine);
 }
 
 void tb__watch_start(tb_engine *engine)
 {
+    assert(engine->turn && engine->loop);
+    assert(engine->fd >= 0);
     if (engine->is_watching) {
         return;
     }
@@ -46,5 +54,6 @@ void tb__watch_stop(tb_engine *engine)
 
 void tb__watch_poke(tb_engine *engine)
 {
+    assert(engine->loop);
     ev_async_send(engine->loop, &engine->async);
 }

@@ -1,4 +1,4 @@
-/* watch.c - descriptors and signals as events.
+/* sources.c - descriptors and signals as events.
  *
  * A watcher only notes in its slot that it fired; tb_ev_poll() reports from the slots.
  * A descriptor keeps its slot until it is reported, so no queue of events can fill up. One
@@ -6,7 +6,7 @@
  *
  * THE SPECIAL PROBLEM OF SIGNALS IN FOREIGN LOOPS. libev writes a signal to its own
  * pipe only while it sleeps itself. A signal that arrives while a foreign loop sleeps
- * on tb_ev_fd() is not lost, but seen only in the next tb_ev_wait(): such a host
+ * on tb_ev_fd() is not lost, but seen only in the next tb_ev_wait(): such a program
  * catches signals with its own loop. A signal belongs to one loop per process.
  */
 #include "driver.h"
@@ -14,14 +14,11 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/epoll.h>
 
 static void stop(tb_ev *ev, struct tb__ev_watch *watch)
 {
     ev_io_stop(ev->loop, &watch->io);
-    if (ev->epoll_fd >= 0) {
-        epoll_ctl(ev->epoll_fd, EPOLL_CTL_DEL, watch->io.fd, NULL);
-    }
+    tb__ev_epoll_remove(ev, watch->io.fd);
 }
 
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
@@ -30,6 +27,7 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
     (void)revents; /* an error is for the reader to find, as end of file is */
     struct tb__ev_watch *watch = (struct tb__ev_watch *)w;
     tb_ev *ev = w->data;
+    assert(watch->state == TB__EV_WATCHING);
     stop(ev, watch);
     watch->state = TB__EV_FIRED;
     ev->unreported++;
@@ -41,6 +39,7 @@ static void on_signal(struct ev_loop *loop, ev_signal *w, int revents)
     (void)revents;
     struct tb__ev_signal *slot = (struct tb__ev_signal *)w;
     tb_ev *ev = w->data;
+    assert(ev->unreported < UINT32_MAX);
     slot->seen++;
     ev->unreported++;
 }
@@ -193,13 +192,14 @@ uint32_t tb_ev_poll(tb_ev *ev, tb_ev_event *events, uint32_t max)
     }
     uint32_t n = report_signals(ev, events, max);
     n += report_watches(ev, events + n, max - n);
+    assert(n <= max && n <= ev->unreported);
     ev->unreported -= n;
     tb__ev_lower(ev);
     return n;
 }
 
 /* Stopping a signal's watcher gives the signal its default action back. */
-void tb__ev_watch_close(tb_ev *ev)
+void tb__ev_sources_close(tb_ev *ev)
 {
     for (int i = 0; i < TB__EV_SLOTS; i++) {
         enum tb__ev_watch_state state = ev->watches[i].state;
