@@ -47,32 +47,10 @@ static void start_call(tb_running *batch, int64_t now_us)
     batch->expires_us = batch->timeout_us ? now_us + batch->timeout_us : TB_TIME_MAX;
 }
 
-/* The head of the pending list, up to `last`, as a list of its own. */
-tb_list tb__pending_split(tb_batcher *b, uint32_t last, uint32_t size)
-{
-    tb_list out = {b->pending.first, last, size};
-    b->pending.first = b->slot[last].next;
-    b->pending.size -= size;
-    if (b->pending.first == TB_NIL) b->pending.last = TB_NIL;
-    else b->slot[b->pending.first].prev = TB_NIL;
-    b->slot[last].next = TB_NIL;
-    return out;
-}
-
-static void leave_pending(tb_batcher *b, uint32_t at)
-{
-    const tb_slot *slot = &b->slot[at];
-    if (slot->state == TB_RECORD_CUT) return; /* counted when it was cut */
-    if (b->views_in_use) tb__views_remove(b, at);
-    b->queued--;
-    b->queued_cost -= slot->cost;
-    b->overdue -= slot->overdue;
-}
-
 static void record_start(tb_batcher *b, uint32_t at, uint32_t batch, tb_tally *waits)
 {
     tb_slot *slot = &b->slot[at];
-    leave_pending(b, at);
+    if (slot->state == TB_RECORD_QUEUED) tb__queue_leave(b, at);
     if (slot->deadline_us != TB_TIME_MAX) {
         tb__heap_remove(b, at);
         if (slot->deadline_us < b->batch[batch].deadline_us)
@@ -176,7 +154,7 @@ int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us)
 }
 
 /* A running record leaves its batch, whose slot stays taken. */
-static void leave_batch(tb_batcher *b, uint32_t at)
+void tb__batch_leave(tb_batcher *b, uint32_t at)
 {
     tb__list_remove(b, &b->batch[b->slot[at].batch].records, at);
     b->running_records--;
@@ -188,26 +166,11 @@ int tb_settle(tb_batcher *b, tb_id record, int outcome, int64_t now_us)
     uint32_t at = tb__slot_find(b, record);
     if (at == TB_NIL) return TB_ENOENT;
     if (b->slot[at].state != TB_RECORD_RUNNING) return TB_ESTATE;
-    leave_batch(b, at);
+    tb__batch_leave(b, at);
     tb_tally latency = {0};
     record_end(b, at, outcome, &latency);
     tb__tally_end(&b->latency_us, &latency);
     count_outcome(b, outcome, 1);
-    return TB_OK;
-}
-
-int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us)
-{
-    tb__advance(b, now_us);
-    uint32_t at = tb__slot_find(b, record);
-    if (at == TB_NIL) return TB_ENOENT;
-    if (b->slot[at].state == TB_RECORD_RUNNING) {
-        leave_batch(b, at);
-        tb__slot_give(b, at);
-    } else {
-        tb__queue_forget(b, at);
-    }
-    b->cancelled++;
     return TB_OK;
 }
 

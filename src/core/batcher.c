@@ -124,6 +124,23 @@ void tb_get(const tb_batcher *b, tb_config *config)
     *config = b->config;
 }
 
+/* --- cancelling ------------------------------------------------------------ */
+
+int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us)
+{
+    tb__advance(b, now_us);
+    uint32_t at = tb__slot_find(b, record);
+    if (at == TB_NIL) return TB_ENOENT;
+    if (b->slot[at].state == TB_RECORD_RUNNING) {
+        tb__batch_leave(b, at);
+        tb__slot_give(b, at);
+    } else {
+        tb__queue_forget(b, at);
+    }
+    b->cancelled++;
+    return TB_OK;
+}
+
 /* --- tb_poll ------------------------------------------------------------ */
 
 static bool batch_timed_out(tb_batcher *b, tb_event *event)
@@ -232,7 +249,7 @@ int64_t tb_next(const tb_batcher *b)
     int64_t at = earliest_timeout(b);
     if (b->heap.size) at = earlier(at, b->heap.entry[0].at_us);
     if (b->state == TB_DRAINING) at = earlier(at, b->stop_at_us);
-    if (b->running_batches < b->config.max_concurrent_batches) {
+    if (tb__has_idle_slot(b)) {
         bool is_scripted = b->config.policy == TB_POLICY_SCRIPT;
         at = earlier(at, is_scripted ? tb__ask_us(b) : tb__due_us(b));
         if (b->cuts) at = 0;
