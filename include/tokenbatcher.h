@@ -239,6 +239,9 @@ enum tb_record_state {
 };
 int tb_record_state(const tb_batcher *b, tb_id record);
 
+/* A record's deadline; TB_NEVER_US: none; TB_ENOENT. */
+int64_t tb_record_deadline(const tb_batcher *b, tb_id record);
+
 /* Cancel a record in any state: it is gone and counts as cancelled; its batch
  * mates, if any, stay. TB_ENOENT if it is gone already. */
 int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us);
@@ -333,6 +336,13 @@ int tb_batch_finish(tb_batcher *b, tb_id batch, int outcome, int64_t now_us);
 /* A further call of inference begins in the same slot: inference_timeout_s runs
  * anew. TB_ENOENT. */
 int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us);
+
+/* A further call of inference begins in the same slot, for these `n` records of the batch:
+ * inference_timeout_s runs anew. *out describes them: size, cost (by the cost model of the
+ * batch), sum, largest, earliest deadline. TB_ENOENT: the batch is over, or one of the ids
+ * is not of a record that runs in it; nothing has changed. */
+int tb_batch_half(tb_batcher *b, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *out,
+                  int64_t now_us);
 
 /* --- Scripted policies ---------------------------------------------------
  *

@@ -16,6 +16,7 @@ static bool may_ask(tb_batcher *b, bool due)
 
 int tb_ask(tb_batcher *b, int64_t now_us)
 {
+    assert(b != NULL);
     tb__advance(b, now_us);
     if (!tb__is_polled(b) || b->config.policy != TB_POLICY_SCRIPT) return 0;
     if (!tb__has_idle_slot(b) || b->queued == 0) return 0;
@@ -33,6 +34,7 @@ int tb_ask(tb_batcher *b, int64_t now_us)
 
 void tb_ask_again(tb_batcher *b, int64_t at_us)
 {
+    assert(b != NULL);
     b->ask_at_us = at_us;
 }
 
@@ -58,6 +60,8 @@ static void begin(tb_batcher *b)
 
 int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
 {
+    assert(b != NULL);
+    assert(out != NULL);
     tb__advance(b, now_us);
     if (!tb__order_open(b)) return TB_ENOMEM;
     tb_choice *c = &b->choice;
@@ -89,6 +93,7 @@ static bool fits(const tb_batcher *b, uint64_t cost)
 
 static bool add_slot(tb_batcher *b, uint32_t at)
 {
+    assert(at < b->choice.capacity);
     tb_choice *c = &b->choice;
     if (c->position[at] & TB_CHOSEN) return true;
     if (!fits(b, b->slot[at].cost)) return false;
@@ -115,6 +120,7 @@ static void add_aged(tb_batcher *b)
 
 int tb_choose_add(tb_batcher *b, double position)
 {
+    assert(b != NULL);
     tb_choice *c = &b->choice;
     if (!(position >= 1 && position <= c->size)) return TB_ENOENT;
     uint32_t i = (uint32_t)position;
@@ -126,6 +132,7 @@ int tb_choose_add(tb_batcher *b, double position)
 
 void tb_choose_limit(tb_batcher *b, double tokens)
 {
+    assert(b != NULL);
     tb_choice *c = &b->choice;
     if (!(tokens < TB_COST_MAX * TB_SLOTS_MAX)) return;
     uint64_t limit = tokens > 0 ? (uint64_t)tokens : 0;
@@ -134,6 +141,8 @@ void tb_choose_limit(tb_batcher *b, double tokens)
 
 void tb_choose_read(const tb_batcher *b, tb_batch *out)
 {
+    assert(b != NULL);
+    assert(out != NULL);
     const tb_choice *c = &b->choice;
     *out = (tb_batch){
         .cost = tb__double(tb__load_cost(b, &c->load)),
@@ -145,12 +154,14 @@ void tb_choose_read(const tb_batcher *b, tb_batch *out)
 
 double tb_choose_budget(const tb_batcher *b)
 {
+    assert(b != NULL);
     uint64_t limit = b->choice.limit;
     return tb__double(limit < b->budget ? limit : b->budget);
 }
 
 tb_id tb_choose_end(tb_batcher *b)
 {
+    assert(b != NULL);
     tb_choice *c = &b->choice;
     tb_load load = c->load;
     tb_list members = {TB_NIL, TB_NIL, 0};
@@ -169,6 +180,7 @@ tb_id tb_choose_end(tb_batcher *b)
 
 void tb_choose_reset(tb_batcher *b)
 {
+    assert(b != NULL);
     tb_choice *c = &b->choice;
     for (uint32_t i = 0; i < c->load.size; i++) c->position[c->member[i]] &= ~TB_CHOSEN;
     begin(b);
@@ -176,6 +188,7 @@ void tb_choose_reset(tb_batcher *b)
 
 void tb_choose_abandon(tb_batcher *b)
 {
+    assert(b != NULL);
     tb_choose_reset(b);
     b->choice.size = 0;
 }
@@ -184,6 +197,7 @@ void tb_choose_abandon(tb_batcher *b)
 
 static const tb_slot *looked_at(const tb_batcher *b, double position)
 {
+    assert(b != NULL);
     const tb_choice *c = &b->choice;
     if (!(position >= 1 && position <= c->size)) return NULL;
     uint32_t i = (uint32_t)position;
@@ -192,6 +206,7 @@ static const tb_slot *looked_at(const tb_batcher *b, double position)
 
 int tb_look(const tb_batcher *b, double position, tb_look_at *out)
 {
+    assert(out != NULL);
     const tb_slot *slot = looked_at(b, position);
     if (!slot) return TB_ENOENT;
     out->id = tb__slot_id(b, (uint32_t)(slot - b->slot));
@@ -212,12 +227,14 @@ double tb_look_cost(const tb_batcher *b, double position)
 /* The slot at a position, or TB_NIL: an iterator may be called with anything. */
 static uint32_t slot_at(const tb_batcher *b, uint32_t position)
 {
+    assert(b != NULL);
     bool is_there = position >= 1 && position <= b->choice.size;
     return is_there ? b->choice.index[b->choice.head + position - 1] : TB_NIL;
 }
 
 static bool is_open(const tb_batcher *b, uint32_t view)
 {
+    assert(b != NULL);
     return b->views_in_use & (1u << view);
 }
 
@@ -228,22 +245,25 @@ static uint32_t position_of(const tb_batcher *b, uint32_t at)
 
 uint32_t tb_view_first(const tb_batcher *b, uint32_t view)
 {
-    if (view >= TB_VIEW_KEYS || !is_open(b, view)) return 0;
+    assert(view < TB_VIEW_KEYS);
+    if (!is_open(b, view)) return 0;
     return position_of(b, tb__tree_first(&b->view[view]));
 }
 
 uint32_t tb_view_next(const tb_batcher *b, uint32_t view, uint32_t position)
 {
+    assert(view < TB_VIEW_KEYS);
     if (position == 0) return tb_view_first(b, view);
     uint32_t at = slot_at(b, position);
-    if (view >= TB_VIEW_KEYS || !is_open(b, view) || at == TB_NIL) return 0;
+    if (!is_open(b, view) || at == TB_NIL) return 0;
     return position_of(b, tb__tree_next(&b->view[view], at));
 }
 
 uint32_t tb_view_previous(const tb_batcher *b, uint32_t view, uint32_t position)
 {
+    assert(view < TB_VIEW_KEYS);
     uint32_t at = slot_at(b, position);
-    if (view >= TB_VIEW_KEYS || !is_open(b, view) || at == TB_NIL) return 0;
+    if (!is_open(b, view) || at == TB_NIL) return 0;
     return position_of(b, tb__tree_previous(&b->view[view], at));
 }
 
@@ -266,11 +286,13 @@ double tb_keys_first(const tb_batcher *b)
 
 double tb_keys_next(const tb_batcher *b, uint32_t key)
 {
+    assert(b != NULL);
     return key_or_end(key < b->keys.lanes ? b->keys.lane[key].next : TB_NIL);
 }
 
 uint32_t tb_key_first(const tb_batcher *b, uint32_t key)
 {
+    assert(b != NULL);
     return key < b->keys.lanes ? position_of(b, b->keys.lane[key].first) : 0;
 }
 

@@ -116,6 +116,7 @@ typedef struct {
     int64_t deadline_us;
     uint64_t generation;
     uint32_t reason;
+    bool is_padded;      /* the cost model of then */
     bool in_use;
 } tb_running;
 

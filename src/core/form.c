@@ -63,6 +63,7 @@ static tb_id dispatch_cut(tb_batcher *b)
  * others, so not for it. */
 void tb__seal_ahead(tb_batcher *b)
 {
+    assert(b->cuts <= b->config.prefetch_batches || b->cuts_stale);
     if (tb__has_idle_slot(b)) return;
     if (b->config.policy == TB_POLICY_SCRIPT) return;
     if (b->cuts_stale) tb__cuts_dissolve(b);
@@ -83,6 +84,7 @@ bool tb__is_polled(const tb_batcher *b)
 
 tb_id tb_form(tb_batcher *b, int64_t now_us)
 {
+    assert(b != NULL);
     tb__advance(b, now_us);
     if (!tb__is_polled(b) || b->config.policy == TB_POLICY_SCRIPT) return 0;
     if (!tb__has_idle_slot(b)) {
@@ -98,6 +100,7 @@ tb_id tb_form(tb_batcher *b, int64_t now_us)
 
 tb_id tb_form_default(tb_batcher *b, int64_t now_us)
 {
+    assert(b != NULL);
     tb__advance(b, now_us);
     if (!tb__is_polled(b) || !tb__has_idle_slot(b)) return 0;
     tb__open_extend(b);

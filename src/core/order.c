@@ -17,6 +17,7 @@ static bool grow(uint32_t **array, size_t count)
 
 bool tb__order_reserve(tb_batcher *b)
 {
+    assert(b->choice.used <= 2 * b->choice.capacity);
     tb_choice *c = &b->choice;
     if (c->capacity >= b->slots) return true;
     if (!grow(&c->index, (size_t)b->slots * 2) || !grow(&c->position, b->slots) ||
@@ -29,6 +30,8 @@ bool tb__order_reserve(tb_batcher *b)
 /* Close the holes, from the first one on: those that are left move down. */
 void tb__order_compact(tb_choice *c)
 {
+    assert(c->hole >= c->head);
+    assert(c->hole <= c->used);
     uint32_t to = c->hole;
     for (uint32_t i = to; i < c->used && c->holes; i++) {
         uint32_t at = c->index[i];
@@ -55,6 +58,7 @@ static void order_rewind(tb_choice *c)
 
 void tb__order_add(tb_batcher *b, uint32_t at)
 {
+    assert(at < b->choice.capacity);
     tb_choice *c = &b->choice;
     if (c->used == 2 * c->capacity) order_rewind(c);
     if (c->holes == 0) c->hole++;
@@ -65,6 +69,7 @@ void tb__order_add(tb_batcher *b, uint32_t at)
 /* A record that leaves at the head leaves no hole. */
 void tb__order_remove(tb_batcher *b, uint32_t at)
 {
+    assert(at < b->choice.capacity);
     tb_choice *c = &b->choice;
     uint32_t i = (c->position[at] & ~TB_CHOSEN) - 1;
     c->index[i] = TB_NIL;

@@ -15,6 +15,7 @@
 /* Would a queue of so many records and so much cost take one more? An empty one takes any. */
 bool tb__room_for(const tb_batcher *b, uint32_t queued, uint64_t queued_cost, uint64_t cost)
 {
+    assert(queued > 0 || queued_cost == 0);
     if (queued >= b->config.max_queue_size) return false;
     return queued == 0 || b->config.max_queue_cost == 0 ||
            (double)(queued_cost + cost) <= b->config.max_queue_cost;
@@ -134,6 +135,7 @@ static void leave_open(tb_batcher *b, uint32_t at)
 /* The record joins the queue proper (at its end, or because its cut dissolved). */
 static void enter_queue(tb_batcher *b, uint32_t at)
 {
+    assert(b->slot[at].state != TB_RECORD_QUEUED);
     tb_slot *slot = &b->slot[at];
     slot->state = TB_RECORD_QUEUED;
     b->queued++;
@@ -145,6 +147,7 @@ static void enter_queue(tb_batcher *b, uint32_t at)
 /* A record is queued: it joins the end. */
 void tb__pending_add(tb_batcher *b, uint32_t at)
 {
+    assert(at < b->slots_used);
     tb__list_append(b, &b->pending, at);
     enter_queue(b, at);
     tb__open_append(b, at);

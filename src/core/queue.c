@@ -24,6 +24,7 @@ static int cost_check(const tb_batcher *b, double cost, uint64_t *out)
 
 int tb_has_room(const tb_batcher *b, double cost)
 {
+    assert(b != NULL);
     uint64_t whole;
     if (b->state != TB_RUNNING || b->waiting.size) return 0;
     return cost_check(b, cost, &whole) == TB_OK && tb__has_room(b, whole);
@@ -39,6 +40,7 @@ static tb_id refuse(tb_batcher *b, int error)
  * is the oldest. */
 static int64_t time_of_call(const tb_batcher *b, const tb_submission *record)
 {
+    assert(b->state == TB_RUNNING);
     int64_t at = record->submitted_us;
     if (at == 0) return b->now_us;
     const tb_list *ahead = b->waiting.size ? &b->waiting : &b->pending;
@@ -74,6 +76,8 @@ static void join_line(tb_batcher *b, uint32_t at)
 
 tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
 {
+    assert(b != NULL);
+    assert(record != NULL);
     uint64_t cost;
     tb__advance(b, now_us);
     if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
@@ -121,6 +125,8 @@ static int check_room(const tb_batcher *b, const double *costs, uint32_t n, uint
 int tb_submit_check(tb_batcher *b, const double *costs, uint32_t n, uint32_t flags,
                     uint32_t *culprit)
 {
+    assert(b != NULL);
+    assert(costs != NULL || n == 0);
     uint32_t i = 0;
     if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
     int error = check_costs(b, costs, n, &i);
@@ -132,22 +138,34 @@ int tb_submit_check(tb_batcher *b, const double *costs, uint32_t n, uint32_t fla
 
 int tb_record_state(const tb_batcher *b, tb_id record)
 {
+    assert(b != NULL);
     uint32_t at = tb__slot_find(b, record);
     return at == TB_NIL ? TB_RECORD_NONE : b->slot[at].state;
 }
 
+int64_t tb_record_deadline(const tb_batcher *b, tb_id record)
+{
+    assert(b != NULL);
+    uint32_t at = tb__slot_find(b, record);
+    if (at == TB_NIL) return TB_ENOENT;
+    return b->slot[at].deadline_us == TB_TIME_MAX ? TB_NEVER_US : b->slot[at].deadline_us;
+}
+
 void tb_refuse(tb_batcher *b, uint32_t records)
 {
+    assert(b != NULL);
     b->rejected += records;
 }
 
 uint32_t tb_waiting(const tb_batcher *b)
 {
+    assert(b != NULL);
     return b->waiting.size;
 }
 
 static void leave_line(tb_batcher *b, uint32_t at)
 {
+    assert(b->slot[at].state == TB_RECORD_WAITING);
     tb__list_remove(b, &b->waiting, at);
     if (!b->slot[at].more) b->waiting_calls--;
 }
