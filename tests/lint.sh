@@ -22,6 +22,7 @@ rm -f "$B/libcore.a" && make -s "$B/libcore.a"
 refuse "src/core needs more than memory functions and __assert_fail" \
   "$(nm -u "$B/libcore.a" | awk '$1 == "U" {print $2}' | sort -u | grep -v '^tb_' |
      grep -vxE 'malloc|calloc|realloc|free|memset|memcpy|memmove|__assert_fail|__stack_chk_fail')"
+refuse "a file of src calls one that comes later in its room" "$(sh tests/lint/rooms_c.sh "$B/src")"
 refuse "src/core includes something else than its own and the memory headers" \
   "$(grep -nE '^#include' src/core/* | grep -vE '"(core|hot|tokenbatcher).h"|<(stdlib|string|assert|stdbool)\.h>')"
 refuse "src/ev knows Lua or the inside of the core" "$(grep -nE '#include.*(lua|core\.h)' src/ev/*)"

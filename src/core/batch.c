@@ -9,6 +9,7 @@
 /* Slots for `count` batches; never shrinks. */
 bool tb__batches_reserve(tb_batcher *b, uint32_t count)
 {
+    assert(count <= TB_MAX_BATCHES);
     if (count <= b->batches) return true;
     tb_running *grown = realloc(b->batch, count * sizeof *grown);
     if (!grown) return false;
@@ -21,6 +22,7 @@ bool tb__batches_reserve(tb_batcher *b, uint32_t count)
 /* Few slots, many batches: 43 bits of generation last for 10^12 batches a slot. */
 tb_id tb__batch_id(const tb_batcher *b, uint32_t at)
 {
+    assert(at < b->batches);
     return tb__double(b->batch[at].generation * TB_MAX_BATCHES + at);
 }
 
@@ -44,35 +46,15 @@ static uint32_t idle_slot(const tb_batcher *b)
 
 static void start_call(tb_running *batch, int64_t now_us)
 {
+    assert(batch->in_use);
     batch->expires_us = batch->timeout_us ? now_us + batch->timeout_us : TB_TIME_MAX;
-}
-
-/* The head of the pending list, up to `last`, as a list of its own. */
-tb_list tb__pending_split(tb_batcher *b, uint32_t last, uint32_t size)
-{
-    tb_list out = {b->pending.first, last, size};
-    b->pending.first = b->slot[last].next;
-    b->pending.size -= size;
-    if (b->pending.first == TB_NIL) b->pending.last = TB_NIL;
-    else b->slot[b->pending.first].prev = TB_NIL;
-    b->slot[last].next = TB_NIL;
-    return out;
-}
-
-static void leave_pending(tb_batcher *b, uint32_t at)
-{
-    const tb_slot *slot = &b->slot[at];
-    if (slot->state == TB_RECORD_CUT) return; /* counted when it was cut */
-    if (b->views_in_use) tb__views_remove(b, at);
-    b->queued--;
-    b->queued_cost -= slot->cost;
-    b->overdue -= slot->overdue;
 }
 
 static void record_start(tb_batcher *b, uint32_t at, uint32_t batch, tb_tally *waits)
 {
     tb_slot *slot = &b->slot[at];
-    leave_pending(b, at);
+    assert(slot->state == TB_RECORD_QUEUED || slot->state == TB_RECORD_CUT);
+    if (slot->state == TB_RECORD_QUEUED) tb__queue_leave(b, at);
     if (slot->deadline_us != TB_TIME_MAX) {
         tb__heap_remove(b, at);
         if (slot->deadline_us < b->batch[batch].deadline_us)
@@ -99,6 +81,9 @@ static void count_batch(tb_batcher *b, const tb_running *batch)
 /* The records have left the pending list; they run from now on. */
 tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int reason)
 {
+    assert(load->size > 0);
+    assert(records.size == load->size);
+    assert(tb__has_idle_slot(b));
     uint32_t at = idle_slot(b);
     tb_running *batch = &b->batch[at];
     batch->generation++;
@@ -107,6 +92,7 @@ tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int r
     batch->load = *load;
     batch->cost = tb__load_cost(b, load);
     batch->reason = (uint32_t)reason;
+    batch->is_padded = b->config.cost_model == TB_COST_PADDED;
     batch->started_us = b->now_us;
     batch->deadline_us = TB_TIME_MAX;
     batch->timeout_us = b->config.inference_timeout_us;
@@ -139,6 +125,9 @@ static void count_outcome(tb_batcher *b, int outcome, uint32_t records)
 
 void tb__batch_end(tb_batcher *b, uint32_t at, int outcome)
 {
+    assert(b->batch[at].in_use);
+    assert(b->running_batches > 0);
+    assert(b->running_records >= b->batch[at].records.size);
     tb_running *batch = &b->batch[at];
     tb_tally latencies = {0};
     for (uint32_t i = batch->records.first, next; i != TB_NIL; i = next) {
@@ -156,8 +145,15 @@ void tb__batch_end(tb_batcher *b, uint32_t at, int outcome)
     b->news = true;
 }
 
+static bool is_outcome(int outcome)
+{
+    return outcome >= TB_COMPLETED && outcome <= TB_EXPIRED;
+}
+
 int tb_batch_finish(tb_batcher *b, tb_id batch, int outcome, int64_t now_us)
 {
+    assert(b != NULL);
+    assert(is_outcome(outcome));
     uint32_t at;
     tb__advance(b, now_us);
     if (!tb__batch_find(b, batch, &at)) return TB_ENOENT;
@@ -167,6 +163,7 @@ int tb_batch_finish(tb_batcher *b, tb_id batch, int outcome, int64_t now_us)
 
 int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us)
 {
+    assert(b != NULL);
     uint32_t at;
     tb__advance(b, now_us);
     tb_running *found = tb__batch_find(b, batch, &at);
@@ -176,19 +173,23 @@ int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us)
 }
 
 /* A running record leaves its batch, whose slot stays taken. */
-static void leave_batch(tb_batcher *b, uint32_t at)
+void tb__batch_leave(tb_batcher *b, uint32_t at)
 {
+    assert(b->slot[at].state == TB_RECORD_RUNNING);
+    assert(b->running_records > 0);
     tb__list_remove(b, &b->batch[b->slot[at].batch].records, at);
     b->running_records--;
 }
 
 int tb_settle(tb_batcher *b, tb_id record, int outcome, int64_t now_us)
 {
+    assert(b != NULL);
+    assert(is_outcome(outcome));
     tb__advance(b, now_us);
     uint32_t at = tb__slot_find(b, record);
     if (at == TB_NIL) return TB_ENOENT;
     if (b->slot[at].state != TB_RECORD_RUNNING) return TB_ESTATE;
-    leave_batch(b, at);
+    tb__batch_leave(b, at);
     tb_tally latency = {0};
     record_end(b, at, outcome, &latency);
     tb__tally_end(&b->latency_us, &latency);
@@ -196,24 +197,16 @@ int tb_settle(tb_batcher *b, tb_id record, int outcome, int64_t now_us)
     return TB_OK;
 }
 
-int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us)
+static int64_t shown_us(int64_t deadline_us)
 {
-    tb__advance(b, now_us);
-    uint32_t at = tb__slot_find(b, record);
-    if (at == TB_NIL) return TB_ENOENT;
-    if (b->slot[at].state == TB_RECORD_RUNNING) {
-        leave_batch(b, at);
-        tb__slot_give(b, at);
-    } else {
-        tb__queue_forget(b, at);
-    }
-    b->cancelled++;
-    return TB_OK;
+    return deadline_us == TB_TIME_MAX ? TB_NEVER_US : deadline_us;
 }
 
 int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
                   double *costs, uint32_t capacity)
 {
+    assert(b != NULL);
+    assert(out != NULL);
     uint32_t at, n = 0;
     const tb_running *found = tb__batch_find(b, batch, &at);
     if (!found) return TB_ENOENT;
@@ -222,7 +215,7 @@ int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
         .sum = (double)found->load.sum,
         .largest = (double)found->load.largest,
         .started_us = found->started_us,
-        .deadline_us = found->deadline_us == TB_TIME_MAX ? TB_NEVER_US : found->deadline_us,
+        .deadline_us = shown_us(found->deadline_us),
         .size = found->records.size,
         .reason = found->reason,
     };
@@ -230,5 +223,48 @@ int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
         if (ids) ids[n] = tb__slot_id(b, i);
         if (costs) costs[n] = tb__double(b->slot[i].cost);
     }
+    return TB_OK;
+}
+
+/* The load of these records and their earliest deadline. False: one of them does not run
+ * in batch `at`. */
+static bool half_load(const tb_batcher *b, uint32_t at, const tb_id *ids, uint32_t n, tb_load *load,
+                      int64_t *deadline_us)
+{
+    *load = (tb_load){0};
+    *deadline_us = TB_TIME_MAX;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t found = tb__slot_find(b, ids[i]);
+        if (found == TB_NIL) return false;
+        const tb_slot *slot = &b->slot[found];
+        if (slot->state != TB_RECORD_RUNNING || slot->batch != at) return false;
+        tb__load_add(load, slot->cost);
+        if (slot->deadline_us < *deadline_us) *deadline_us = slot->deadline_us;
+    }
+    return true;
+}
+
+int tb_batch_half(tb_batcher *b, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *out,
+                  int64_t now_us)
+{
+    uint32_t at;
+    tb_load load;
+    int64_t deadline_us;
+    assert(b != NULL);
+    assert(ids != NULL || n == 0);
+    assert(out != NULL);
+    tb__advance(b, now_us);
+    tb_running *found = tb__batch_find(b, batch, &at);
+    if (!found || !half_load(b, at, ids, n, &load, &deadline_us)) return TB_ENOENT;
+    start_call(found, b->now_us);
+    *out = (tb_batch){
+        .cost = tb__double(found->is_padded ? load.size * load.largest : load.sum),
+        .sum = tb__double(load.sum),
+        .largest = tb__double(load.largest),
+        .started_us = found->started_us,
+        .deadline_us = shown_us(deadline_us),
+        .size = load.size,
+        .reason = found->reason,
+    };
     return TB_OK;
 }

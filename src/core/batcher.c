@@ -26,6 +26,7 @@ static void adopt(tb_batcher *b, const tb_config *config)
 
 tb_batcher *tb_new(const tb_config *config)
 {
+    assert(config != NULL);
     if (tb_config_check(config)) return NULL;
     tb_batcher *b = calloc(1, sizeof *b);
     if (!b) return NULL;
@@ -59,6 +60,7 @@ void tb_free(tb_batcher *b)
 
 size_t tb_memory(const tb_batcher *b)
 {
+    assert(b != NULL);
     return sizeof *b + b->slots * sizeof *b->slot + b->heap.capacity * sizeof *b->heap.entry +
            b->cut_capacity * sizeof *b->cut + b->batches * sizeof *b->batch +
            tb__views_memory(b) + (size_t)b->choice.capacity * 4 * sizeof *b->choice.index;
@@ -66,11 +68,13 @@ size_t tb_memory(const tb_batcher *b)
 
 int tb_state(const tb_batcher *b)
 {
+    assert(b != NULL);
     return b->state;
 }
 
 int tb_start(tb_batcher *b, int64_t now_us)
 {
+    assert(b != NULL);
     if (b->state != TB_STOPPED) return TB_ERUNNING;
     b->now_us = b->accounted_us = now_us;
     b->stop_at_us = TB_TIME_MAX;
@@ -80,6 +84,7 @@ int tb_start(tb_batcher *b, int64_t now_us)
 
 void tb_stop(tb_batcher *b, int64_t timeout_us, int64_t now_us)
 {
+    assert(b != NULL);
     tb__advance(b, now_us);
     if (b->state == TB_STOPPED) return;
     b->state = TB_DRAINING;
@@ -91,6 +96,7 @@ void tb_stop(tb_batcher *b, int64_t timeout_us, int64_t now_us)
 
 void tb_flush(tb_batcher *b, int64_t now_us)
 {
+    assert(b != NULL);
     tb__advance(b, now_us);
     b->asked_due = false;
     if (b->pending.size) b->flushed_seq = b->slot[b->pending.last].seq + 1;
@@ -98,6 +104,8 @@ void tb_flush(tb_batcher *b, int64_t now_us)
 
 int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
 {
+    assert(b != NULL);
+    assert(config != NULL);
     int error = tb_config_check(config);
     if (error) return error;
     if (!tb__batches_reserve(b, config->max_concurrent_batches) ||
@@ -116,12 +124,33 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
 
 void tb_views_close(tb_batcher *b)
 {
+    assert(b != NULL);
     tb__views_close(b);
 }
 
 void tb_get(const tb_batcher *b, tb_config *config)
 {
+    assert(b != NULL);
+    assert(config != NULL);
     *config = b->config;
+}
+
+/* --- cancelling ------------------------------------------------------------ */
+
+int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us)
+{
+    assert(b != NULL);
+    tb__advance(b, now_us);
+    uint32_t at = tb__slot_find(b, record);
+    if (at == TB_NIL) return TB_ENOENT;
+    if (b->slot[at].state == TB_RECORD_RUNNING) {
+        tb__batch_leave(b, at);
+        tb__slot_give(b, at);
+    } else {
+        tb__queue_forget(b, at);
+    }
+    b->cancelled++;
+    return TB_OK;
 }
 
 /* --- tb_poll ------------------------------------------------------------ */
@@ -152,6 +181,7 @@ static bool any_batch_stopped(tb_batcher *b, tb_event *event)
 /* Stop has run out of time: one thing that is left fails. */
 static bool stopped_one(tb_batcher *b, tb_event *event)
 {
+    assert(b->state == TB_DRAINING);
     uint32_t at = b->pending.first;
     if (at != TB_NIL) {
         *event = (tb_event){tb__slot_id(b, at), TB_EVENT_STOPPED, 0};
@@ -174,6 +204,7 @@ static bool stopped_one(tb_batcher *b, tb_event *event)
  * records were all cancelled while it ran: it is abandoned. */
 static bool drained(tb_batcher *b, tb_event *event)
 {
+    assert(b->state == TB_DRAINING);
     if (b->pending.size || b->waiting.size || b->running_records) return false;
     if (any_batch_stopped(b, event)) return true;
     tb__account(b);
@@ -184,6 +215,7 @@ static bool drained(tb_batcher *b, tb_event *event)
 
 static bool next_event(tb_batcher *b, tb_event *event)
 {
+    assert(event != NULL);
     if (batch_timed_out(b, event)) return true;
     if (tb__pop_expired(b, &event->id)) {
         event->kind = TB_EVENT_EXPIRED;
@@ -199,6 +231,8 @@ static bool next_event(tb_batcher *b, tb_event *event)
 
 uint32_t tb_poll(tb_batcher *b, tb_event *events, uint32_t max, int64_t now_us)
 {
+    assert(b != NULL);
+    assert(events != NULL || max == 0);
     uint32_t n = 0;
     tb__advance(b, now_us);
     if (b->state == TB_STOPPED) return 0;
@@ -228,11 +262,12 @@ static int64_t earliest_timeout(const tb_batcher *b)
 
 int64_t tb_next(const tb_batcher *b)
 {
+    assert(b != NULL);
     if (b->state == TB_STOPPED) return TB_NEVER_US;
     int64_t at = earliest_timeout(b);
     if (b->heap.size) at = earlier(at, b->heap.entry[0].at_us);
     if (b->state == TB_DRAINING) at = earlier(at, b->stop_at_us);
-    if (b->running_batches < b->config.max_concurrent_batches) {
+    if (tb__has_idle_slot(b)) {
         bool is_scripted = b->config.policy == TB_POLICY_SCRIPT;
         at = earlier(at, is_scripted ? tb__ask_us(b) : tb__due_us(b));
         if (b->cuts) at = 0;

@@ -7,16 +7,6 @@
  */
 #include "core.h"
 
-#include <stdlib.h>
-
-/* Marks a position whose record is a member already. */
-#define CHOSEN (UINT32_C(1) << 31)
-
-static bool has_idle_slot(const tb_batcher *b)
-{
-    return b->running_batches < b->config.max_concurrent_batches;
-}
-
 /* Below min_batch_size the policy is not asked unless the queue is full or due. */
 static bool may_ask(tb_batcher *b, bool due)
 {
@@ -26,9 +16,10 @@ static bool may_ask(tb_batcher *b, bool due)
 
 int tb_ask(tb_batcher *b, int64_t now_us)
 {
+    assert(b != NULL);
     tb__advance(b, now_us);
     if (!tb__is_polled(b) || b->config.policy != TB_POLICY_SCRIPT) return 0;
-    if (!has_idle_slot(b) || b->queued == 0) return 0;
+    if (!tb__has_idle_slot(b) || b->queued == 0) return 0;
     if (b->cuts_stale || b->cuts) tb__cuts_dissolve(b);
     bool due = tb__is_due(b);
     bool became_due = due && !b->asked_due;
@@ -43,6 +34,7 @@ int tb_ask(tb_batcher *b, int64_t now_us)
 
 void tb_ask_again(tb_batcher *b, int64_t at_us)
 {
+    assert(b != NULL);
     b->ask_at_us = at_us;
 }
 
@@ -58,86 +50,6 @@ int64_t tb__ask_us(const tb_batcher *b)
     return at < b->ask_at_us ? at : b->ask_at_us;
 }
 
-static bool grow(uint32_t **array, size_t count)
-{
-    uint32_t *grown = realloc(*array, count * sizeof *grown);
-    if (grown) *array = grown;
-    return grown != NULL;
-}
-
-bool tb__order_reserve(tb_batcher *b)
-{
-    tb_choice *c = &b->choice;
-    if (c->capacity >= b->slots) return true;
-    if (!grow(&c->index, (size_t)b->slots * 2) || !grow(&c->position, b->slots) ||
-        !grow(&c->member, b->slots))
-        return false;
-    c->capacity = b->slots;
-    return true;
-}
-
-/* Close the holes, from the first one on: those that are left move down. */
-static void order_compact(tb_choice *c)
-{
-    uint32_t to = c->hole;
-    for (uint32_t i = to; i < c->used && c->holes; i++) {
-        uint32_t at = c->index[i];
-        c->index[to] = at;
-        if (at != TB_NIL) c->position[at] = ++to;
-    }
-    c->used -= c->holes;
-    c->hole = c->used;
-    c->holes = 0;
-}
-
-/* What is in use moves to the front: it is at most half of the array. */
-static void order_rewind(tb_choice *c)
-{
-    order_compact(c);
-    for (uint32_t i = c->head; i < c->used; i++) {
-        c->index[i - c->head] = c->index[i];
-        c->position[c->index[i]] = i - c->head + 1;
-    }
-    c->used -= c->head;
-    c->hole = c->used;
-    c->head = 0;
-}
-
-void tb__order_add(tb_batcher *b, uint32_t at)
-{
-    tb_choice *c = &b->choice;
-    if (c->used == 2 * c->capacity) order_rewind(c);
-    if (c->holes == 0) c->hole++;
-    c->index[c->used++] = at;
-    c->position[at] = c->used;
-}
-
-/* A record that leaves at the head leaves no hole. */
-void tb__order_remove(tb_batcher *b, uint32_t at)
-{
-    tb_choice *c = &b->choice;
-    uint32_t i = (c->position[at] & ~CHOSEN) - 1;
-    c->index[i] = TB_NIL;
-    c->holes++;
-    if (i == c->head) {
-        for (; c->head < c->used && c->index[c->head] == TB_NIL; c->head++) c->holes--;
-        if (c->hole < c->head) c->hole = c->head;
-    } else if (i < c->hole) {
-        c->hole = i;
-    }
-    if (c->holes == 0) c->hole = c->used;
-}
-
-static bool order_open(tb_batcher *b)
-{
-    if (b->views_in_use & (1u << TB_VIEW_ORDER)) return true;
-    if (!tb__order_reserve(b)) return false;
-    b->views_in_use |= 1u << TB_VIEW_ORDER;
-    b->choice.head = b->choice.used = b->choice.hole = b->choice.holes = 0;
-    for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next) tb__order_add(b, at);
-    return true;
-}
-
 static void begin(tb_batcher *b)
 {
     b->choice.load = (tb_load){0};
@@ -148,10 +60,12 @@ static void begin(tb_batcher *b)
 
 int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
 {
+    assert(b != NULL);
+    assert(out != NULL);
     tb__advance(b, now_us);
-    if (!order_open(b)) return TB_ENOMEM;
+    if (!tb__order_open(b)) return TB_ENOMEM;
     tb_choice *c = &b->choice;
-    order_compact(c);
+    tb__order_compact(c);
     c->size = c->used - c->head;
     assert(c->size == b->queued);
     begin(b);
@@ -179,12 +93,13 @@ static bool fits(const tb_batcher *b, uint64_t cost)
 
 static bool add_slot(tb_batcher *b, uint32_t at)
 {
+    assert(at < b->choice.capacity);
     tb_choice *c = &b->choice;
-    if (c->position[at] & CHOSEN) return true;
+    if (c->position[at] & TB_CHOSEN) return true;
     if (!fits(b, b->slot[at].cost)) return false;
     c->member[c->load.size] = at;
     tb__load_add(&c->load, b->slot[at].cost);
-    c->position[at] |= CHOSEN;
+    c->position[at] |= TB_CHOSEN;
     return true;
 }
 
@@ -205,6 +120,7 @@ static void add_aged(tb_batcher *b)
 
 int tb_choose_add(tb_batcher *b, double position)
 {
+    assert(b != NULL);
     tb_choice *c = &b->choice;
     if (!(position >= 1 && position <= c->size)) return TB_ENOENT;
     uint32_t i = (uint32_t)position;
@@ -216,6 +132,7 @@ int tb_choose_add(tb_batcher *b, double position)
 
 void tb_choose_limit(tb_batcher *b, double tokens)
 {
+    assert(b != NULL);
     tb_choice *c = &b->choice;
     if (!(tokens < TB_COST_MAX * TB_SLOTS_MAX)) return;
     uint64_t limit = tokens > 0 ? (uint64_t)tokens : 0;
@@ -224,6 +141,8 @@ void tb_choose_limit(tb_batcher *b, double tokens)
 
 void tb_choose_read(const tb_batcher *b, tb_batch *out)
 {
+    assert(b != NULL);
+    assert(out != NULL);
     const tb_choice *c = &b->choice;
     *out = (tb_batch){
         .cost = tb__double(tb__load_cost(b, &c->load)),
@@ -235,12 +154,14 @@ void tb_choose_read(const tb_batcher *b, tb_batch *out)
 
 double tb_choose_budget(const tb_batcher *b)
 {
+    assert(b != NULL);
     uint64_t limit = b->choice.limit;
     return tb__double(limit < b->budget ? limit : b->budget);
 }
 
 tb_id tb_choose_end(tb_batcher *b)
 {
+    assert(b != NULL);
     tb_choice *c = &b->choice;
     tb_load load = c->load;
     tb_list members = {TB_NIL, TB_NIL, 0};
@@ -259,13 +180,15 @@ tb_id tb_choose_end(tb_batcher *b)
 
 void tb_choose_reset(tb_batcher *b)
 {
+    assert(b != NULL);
     tb_choice *c = &b->choice;
-    for (uint32_t i = 0; i < c->load.size; i++) c->position[c->member[i]] &= ~CHOSEN;
+    for (uint32_t i = 0; i < c->load.size; i++) c->position[c->member[i]] &= ~TB_CHOSEN;
     begin(b);
 }
 
 void tb_choose_abandon(tb_batcher *b)
 {
+    assert(b != NULL);
     tb_choose_reset(b);
     b->choice.size = 0;
 }
@@ -274,6 +197,7 @@ void tb_choose_abandon(tb_batcher *b)
 
 static const tb_slot *looked_at(const tb_batcher *b, double position)
 {
+    assert(b != NULL);
     const tb_choice *c = &b->choice;
     if (!(position >= 1 && position <= c->size)) return NULL;
     uint32_t i = (uint32_t)position;
@@ -282,6 +206,7 @@ static const tb_slot *looked_at(const tb_batcher *b, double position)
 
 int tb_look(const tb_batcher *b, double position, tb_look_at *out)
 {
+    assert(out != NULL);
     const tb_slot *slot = looked_at(b, position);
     if (!slot) return TB_ENOENT;
     out->id = tb__slot_id(b, (uint32_t)(slot - b->slot));
@@ -302,38 +227,43 @@ double tb_look_cost(const tb_batcher *b, double position)
 /* The slot at a position, or TB_NIL: an iterator may be called with anything. */
 static uint32_t slot_at(const tb_batcher *b, uint32_t position)
 {
+    assert(b != NULL);
     bool is_there = position >= 1 && position <= b->choice.size;
     return is_there ? b->choice.index[b->choice.head + position - 1] : TB_NIL;
 }
 
 static bool is_open(const tb_batcher *b, uint32_t view)
 {
+    assert(b != NULL);
     return b->views_in_use & (1u << view);
 }
 
 static uint32_t position_of(const tb_batcher *b, uint32_t at)
 {
-    return at == TB_NIL ? 0 : (b->choice.position[at] & ~CHOSEN) - b->choice.head;
+    return at == TB_NIL ? 0 : (b->choice.position[at] & ~TB_CHOSEN) - b->choice.head;
 }
 
 uint32_t tb_view_first(const tb_batcher *b, uint32_t view)
 {
-    if (view >= TB_VIEW_KEYS || !is_open(b, view)) return 0;
+    assert(view < TB_VIEW_KEYS);
+    if (!is_open(b, view)) return 0;
     return position_of(b, tb__tree_first(&b->view[view]));
 }
 
 uint32_t tb_view_next(const tb_batcher *b, uint32_t view, uint32_t position)
 {
+    assert(view < TB_VIEW_KEYS);
     if (position == 0) return tb_view_first(b, view);
     uint32_t at = slot_at(b, position);
-    if (view >= TB_VIEW_KEYS || !is_open(b, view) || at == TB_NIL) return 0;
+    if (!is_open(b, view) || at == TB_NIL) return 0;
     return position_of(b, tb__tree_next(&b->view[view], at));
 }
 
 uint32_t tb_view_previous(const tb_batcher *b, uint32_t view, uint32_t position)
 {
+    assert(view < TB_VIEW_KEYS);
     uint32_t at = slot_at(b, position);
-    if (view >= TB_VIEW_KEYS || !is_open(b, view) || at == TB_NIL) return 0;
+    if (!is_open(b, view) || at == TB_NIL) return 0;
     return position_of(b, tb__tree_previous(&b->view[view], at));
 }
 
@@ -356,11 +286,13 @@ double tb_keys_first(const tb_batcher *b)
 
 double tb_keys_next(const tb_batcher *b, uint32_t key)
 {
+    assert(b != NULL);
     return key_or_end(key < b->keys.lanes ? b->keys.lane[key].next : TB_NIL);
 }
 
 uint32_t tb_key_first(const tb_batcher *b, uint32_t key)
 {
+    assert(b != NULL);
     return key < b->keys.lanes ? position_of(b, b->keys.lane[key].first) : 0;
 }
 

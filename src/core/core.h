@@ -16,15 +16,19 @@
  * matters to them: first half of their timeout (then they make the queue due),
  * then the deadline itself.
  *
- * Which file may touch what:
- *     slots.c    allocation of slots, ids, list links
- *     heap.c     the heap of times
- *     queue.c    moves between waiting, queued, cut; cancel; expiry
- *     form.c     open batch, cuts, due, the built-in policies
- *     batch.c    running records: settle, finish, retry
- *     view.c     the queue in other orders, choose.c  a scripted policy's decision
- *     batcher.c  life: new, start, stop, set, poll, next
- *     hot.h      what every record passes through, small enough to be inlined
+ * Files, each of which calls only those above it (tests/lint/rooms_c.sh proves it):
+ *
+ *     error.c     names and sentences of refusals       options.c  the one table of options
+ *     slots.c     allocation of slots, ids, list links  stats.c    counters, histograms, slot-time
+ *     heap.c      the heap of times
+ *     order.c     positions, for scripted policies      view.c     the queue in other orders
+ *     pending.c   the pending list: enter, leave, the open batch, cuts
+ *     batch.c     running records: start, settle, finish, retry
+ *     form.c      due, full, the built-in policies      choose.c   a scripted policy's decision
+ *     queue.c     submission, the line, expiry
+ *     batcher.c   life: new, start, stop, set, cancel, poll, next
+ *     verify.c    every invariant, as sentences
+ *     hot.h       what every record passes through, small enough to be inlined
  */
 #ifndef TB_CORE_H
 #define TB_CORE_H
@@ -112,8 +116,12 @@ typedef struct {
     int64_t deadline_us;
     uint64_t generation;
     uint32_t reason;
+    bool is_padded;      /* the cost model of then */
     bool in_use;
 } tb_running;
+
+/* Marks, in tb_choice.position, a record that the decision in progress has chosen. */
+#define TB_CHOSEN (UINT32_C(1) << 31)
 
 /* The queue in another order: a treap whose nodes are the slots (view.c). */
 typedef struct {
@@ -147,7 +155,7 @@ typedef struct {
  * since the last decision; and the decision in progress (choose.c). */
 typedef struct {
     uint32_t *index;    /* head + position - 1 -> slot, or TB_NIL; 2 x capacity */
-    uint32_t *position; /* slot -> place in index + 1; with bit CHOSEN while it is a member */
+    uint32_t *position; /* slot -> place in index + 1; with TB_CHOSEN while it is a member */
     uint32_t *member;   /* slots, in the order added */
     uint32_t head, used, capacity; /* of index: first in use, past the last; in slots */
     uint32_t hole, holes; /* the first hole past the head, or used; how many */
@@ -213,33 +221,21 @@ uint32_t tb__slot_find(const tb_batcher *b, tb_id id);
 void tb__list_remove(tb_batcher *b, tb_list *list, uint32_t at);
 bool tb__split_id(tb_id id, uint32_t *slot, uint32_t *generation);
 
+/* stats.c */
+void tb__account(tb_batcher *b);
+
 /* heap.c */
 bool tb__heap_reserve(tb_heap *heap);
 void tb__heap_push(tb_batcher *b, uint32_t slot, int64_t at_us);
 void tb__heap_remove(tb_batcher *b, uint32_t slot);
 void tb__heap_move_top(tb_batcher *b, int64_t at_us);
 
-/* queue.c */
-void tb__queue_forget(tb_batcher *b, uint32_t at);
-bool tb__pop_expired(tb_batcher *b, tb_id *id);
-bool tb__admit_next(tb_batcher *b, tb_id *id);
-
-/* form.c */
-void tb__open_reset(tb_batcher *b);
-void tb__open_extend(tb_batcher *b);
-void tb__cuts_dissolve(tb_batcher *b);
-void tb__seal_ahead(tb_batcher *b);
-bool tb__is_due(const tb_batcher *b);
-bool tb__is_polled(const tb_batcher *b);
-int64_t tb__due_us(const tb_batcher *b);
-
-/* batch.c */
-tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int reason);
-tb_list tb__pending_split(tb_batcher *b, uint32_t last, uint32_t size);
-void tb__batch_end(tb_batcher *b, uint32_t at, int outcome);
-tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at);
-bool tb__batches_reserve(tb_batcher *b, uint32_t count);
-tb_id tb__batch_id(const tb_batcher *b, uint32_t at);
+/* order.c */
+bool tb__order_reserve(tb_batcher *b);
+bool tb__order_open(tb_batcher *b);
+void tb__order_add(tb_batcher *b, uint32_t at);
+void tb__order_remove(tb_batcher *b, uint32_t at);
+void tb__order_compact(tb_choice *c);
 
 /* view.c */
 bool tb__views_reserve(tb_batcher *b, uint32_t key);
@@ -253,15 +249,40 @@ uint32_t tb__tree_next(const tb_view *v, uint32_t at);
 uint32_t tb__tree_previous(const tb_view *v, uint32_t at);
 uint32_t tb__tree_alike(const tb_batcher *b, uint32_t at);
 
+/* pending.c */
+bool tb__room_for(const tb_batcher *b, uint32_t queued, uint64_t queued_cost, uint64_t cost);
+bool tb__has_room(const tb_batcher *b, uint64_t cost);
+uint32_t tb__first_queued(const tb_batcher *b);
+void tb__open_reset(tb_batcher *b);
+void tb__open_extend(tb_batcher *b);
+tb_list tb__open_take(tb_batcher *b, tb_load *load);
+void tb__pending_add(tb_batcher *b, uint32_t at);
+void tb__pending_remove(tb_batcher *b, uint32_t at);
+void tb__cuts_add(tb_batcher *b);
+tb_list tb__cuts_take(tb_batcher *b, tb_load *load);
+void tb__cuts_dissolve(tb_batcher *b);
+
+/* batch.c */
+bool tb__batches_reserve(tb_batcher *b, uint32_t count);
+tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int reason);
+void tb__batch_leave(tb_batcher *b, uint32_t at);
+void tb__batch_end(tb_batcher *b, uint32_t at, int outcome);
+tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at);
+tb_id tb__batch_id(const tb_batcher *b, uint32_t at);
+
+/* form.c */
+bool tb__is_due(const tb_batcher *b);
+int64_t tb__due_us(const tb_batcher *b);
+bool tb__is_polled(const tb_batcher *b);
+void tb__seal_ahead(tb_batcher *b);
+
 /* choose.c */
 int64_t tb__ask_us(const tb_batcher *b);
-bool tb__order_reserve(tb_batcher *b);
-void tb__order_add(tb_batcher *b, uint32_t at);
-void tb__order_remove(tb_batcher *b, uint32_t at);
 
-/* stats.c */
-void tb__account(tb_batcher *b);
-
+/* queue.c */
+void tb__queue_forget(tb_batcher *b, uint32_t at);
+bool tb__pop_expired(tb_batcher *b, tb_id *id);
+bool tb__admit_next(tb_batcher *b, tb_id *id);
 
 #include "hot.h"
 

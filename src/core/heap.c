@@ -26,6 +26,7 @@ static bool before(const tb_batcher *b, tb_heap_entry x, tb_heap_entry y)
 
 static void place(tb_batcher *b, uint32_t at, tb_heap_entry entry)
 {
+    assert(at < b->heap.size);
     b->heap.entry[at] = entry;
     b->slot[entry.slot].heap_at = at;
 }
@@ -58,6 +59,7 @@ static void sift_down(tb_batcher *b, uint32_t at, tb_heap_entry entry)
 
 void tb__heap_push(tb_batcher *b, uint32_t slot, int64_t at_us)
 {
+    assert(b->slot[slot].heap_at == TB_NIL);
     assert(b->heap.size < b->heap.capacity);
     sift_up(b, b->heap.size++, (tb_heap_entry){at_us, slot});
 }
@@ -67,6 +69,8 @@ void tb__heap_remove(tb_batcher *b, uint32_t slot)
 {
     uint32_t at = b->slot[slot].heap_at;
     if (at == TB_NIL) return;
+    assert(at < b->heap.size);
+    assert(b->heap.entry[at].slot == slot);
     b->slot[slot].heap_at = TB_NIL;
     tb_heap_entry last = b->heap.entry[--b->heap.size];
     if (at == b->heap.size) return;
@@ -77,5 +81,7 @@ void tb__heap_remove(tb_batcher *b, uint32_t slot)
 /* The top record's next time is `at_us`, later than its present one. */
 void tb__heap_move_top(tb_batcher *b, int64_t at_us)
 {
+    assert(b->heap.size > 0);
+    assert(at_us >= b->heap.entry[0].at_us);
     sift_down(b, 0, (tb_heap_entry){at_us, b->heap.entry[0].slot});
 }

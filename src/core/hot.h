@@ -85,6 +85,24 @@ static inline bool tb__is_full(const tb_batcher *b, const tb_load *load)
     return load->size > 0 && !tb__fits(b, load, 1);
 }
 
+/* --- slots of processing, accounts of the queue ---------------------------- */
+
+static inline bool tb__has_idle_slot(const tb_batcher *b)
+{
+    return b->running_batches < b->config.max_concurrent_batches;
+}
+
+/* A queued record is queued no more: it is cut, runs, or goes. Its links are the caller's. */
+static inline void tb__queue_leave(tb_batcher *b, uint32_t at)
+{
+    const tb_slot *slot = &b->slot[at];
+    assert(slot->state == TB_RECORD_QUEUED);
+    if (b->views_in_use) tb__views_remove(b, at);
+    b->queued--;
+    b->queued_cost -= slot->cost;
+    b->overdue -= slot->overdue;
+}
+
 /* A record has joined the end of the queue. If all before it are in the open batch, so
  * may this one be; otherwise tb__open_extend() will come to it. */
 static inline void tb__open_append(tb_batcher *b, uint32_t at)

@@ -106,6 +106,7 @@ static bool is_allowed(const tb_option *o, double value)
 
 static void store(tb_config *config, const option *o, double value)
 {
+    assert(config != NULL);
     if (o->at == NOWHERE) return;
     char *field = (char *)config + o->at;
     bool is_cost = o->shown.kind == TB_KIND_COST, is_time = o->shown.kind == TB_KIND_SECONDS;
@@ -120,6 +121,7 @@ static void store(tb_config *config, const option *o, double value)
 
 int tb_config_set(tb_config *config, uint32_t i, double value)
 {
+    assert(config != NULL);
     if (i >= OPTION_COUNT || !is_allowed(&OPTIONS[i].shown, value)) return TB_EOPTION;
     store(config, &OPTIONS[i], value);
     return TB_OK;
@@ -127,6 +129,7 @@ int tb_config_set(tb_config *config, uint32_t i, double value)
 
 int tb_config_unset(tb_config *config, uint32_t i)
 {
+    assert(config != NULL);
     if (i >= OPTION_COUNT || OPTIONS[i].shown.has_default) return TB_EOPTION;
     store(config, &OPTIONS[i], 0);
     return TB_OK;
@@ -134,6 +137,7 @@ int tb_config_unset(tb_config *config, uint32_t i)
 
 void tb_config_init(tb_config *config)
 {
+    assert(config != NULL);
     memset(config, 0, sizeof *config);
     for (uint32_t i = 0; i < OPTION_COUNT; i++) store(config, &OPTIONS[i], OPTIONS[i].shown.fallback);
 }
@@ -141,6 +145,7 @@ void tb_config_init(tb_config *config)
 /* The stored value in the option's own unit. */
 static double load(const tb_config *config, const option *o)
 {
+    assert(o->at != NOWHERE);
     const char *field = (const char *)config + o->at;
     int64_t us = 0;
     uint32_t count = 0;
@@ -154,6 +159,7 @@ static double load(const tb_config *config, const option *o)
 
 int tb_config_check(const tb_config *config)
 {
+    assert(config != NULL);
     for (uint32_t i = 0; i < OPTION_COUNT; i++) {
         const option *o = &OPTIONS[i];
         if (o->at == NOWHERE) continue;

@@ -29,6 +29,7 @@ uint32_t tb__grown(uint32_t capacity, uint32_t first)
 
 static bool slots_grow(tb_batcher *b)
 {
+    assert(b->slots_used == b->slots);
     uint32_t want = tb__grown(b->slots, 256);
     if (b->slots >= TB_SLOTS_MAX) return false;
     if (want > TB_SLOTS_MAX) want = TB_SLOTS_MAX;
@@ -58,6 +59,7 @@ uint32_t tb__slot_first_use(tb_batcher *b)
 /* The slot of a live record, or TB_NIL. */
 uint32_t tb__slot_find(const tb_batcher *b, tb_id id)
 {
+    assert(b != NULL);
     uint32_t at, generation;
     if (!tb__split_id(id, &at, &generation) || at >= b->slots_used) return TB_NIL;
     const tb_slot *slot = &b->slot[at];
@@ -67,6 +69,8 @@ uint32_t tb__slot_find(const tb_batcher *b, tb_id id)
 
 void tb__list_remove(tb_batcher *b, tb_list *list, uint32_t at)
 {
+    assert(list->size > 0);
+    assert(at < b->slots_used);
     const tb_slot *slot = &b->slot[at];
     if (slot->prev == TB_NIL) list->first = slot->next;
     else b->slot[slot->prev].next = slot->next;

@@ -3,6 +3,7 @@
 
 void tb__account(tb_batcher *b)
 {
+    assert(b->now_us >= b->accounted_us);
     double passed = (double)(b->now_us - b->accounted_us);
     uint32_t slots = b->config.max_concurrent_batches;
     b->accounted_us = b->now_us;
@@ -34,6 +35,7 @@ static double percentile(const tb_histogram *h, uint64_t percent)
 
 static void summarize(const tb_histogram *h, tb_summary *out)
 {
+    assert(h->sum >= 0);
     if (h->count == 0) {
         *out = (tb_summary){0};
         return;
@@ -48,6 +50,8 @@ static void summarize(const tb_histogram *h, tb_summary *out)
 
 void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us)
 {
+    assert(b != NULL);
+    assert(out != NULL);
     tb__advance(b, now_us);
     tb__account(b);
     *out = (tb_stats){
@@ -83,6 +87,7 @@ void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us)
 
 static const tb_histogram *histogram(const tb_batcher *b, uint32_t kind)
 {
+    assert(kind <= TB_OF_BATCH_COST);
     switch (kind) {
     case TB_OF_WAIT: return &b->wait_us;
     case TB_OF_SERVICE: return &b->service_us;
@@ -94,6 +99,7 @@ static const tb_histogram *histogram(const tb_batcher *b, uint32_t kind)
 
 double tb_stats_at_most(const tb_batcher *b, uint32_t kind, double value)
 {
+    assert(b != NULL);
     const tb_histogram *h = histogram(b, kind);
     if (!(value >= 0)) return 0;
     uint32_t last = value < 1e18 ? tb__bucket_of((uint64_t)value) : TB_HISTOGRAM_BUCKETS - 1;
@@ -104,5 +110,6 @@ double tb_stats_at_most(const tb_batcher *b, uint32_t kind, double value)
 
 double tb_stats_sum(const tb_batcher *b, uint32_t kind)
 {
+    assert(b != NULL);
     return histogram(b, kind)->sum;
 }

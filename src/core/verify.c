@@ -252,6 +252,7 @@ static verify_part *const PARTS[] = {
 
 const char *tb_verify(const tb_batcher *b)
 {
+    assert(b != NULL);
     for (size_t i = 0; i < sizeof PARTS / sizeof *PARTS; i++) {
         const char *broken = PARTS[i](b);
         if (broken) return broken;

@@ -56,6 +56,7 @@ static void hang(tb_view *v, uint32_t parent, uint32_t old, uint32_t child)
 /* `at` takes its parent's place, order kept. */
 static void rotate_up(tb_view *v, uint32_t at)
 {
+    assert(v->node[at].parent != TB_NIL);
     tb_view_node *n = v->node;
     uint32_t parent = n[at].parent;
     bool is_left = n[parent].left == at;
@@ -74,6 +75,7 @@ static void rotate_up(tb_view *v, uint32_t at)
 
 static void tree_add(tb_batcher *b, uint32_t view, uint32_t at)
 {
+    assert(at < b->view[view].capacity);
     tb_view *v = &b->view[view];
     tb_view_node *n = v->node;
     uint32_t parent = TB_NIL, below = v->root;
@@ -92,6 +94,7 @@ static void tree_add(tb_batcher *b, uint32_t view, uint32_t at)
 
 static void tree_remove(tb_view *v, uint32_t at)
 {
+    assert(at < v->capacity);
     tb_view_node *n = v->node;
     while (n[at].left != TB_NIL && n[at].right != TB_NIL)
         rotate_up(v, n[n[at].left].weight > n[n[at].right].weight ? n[at].left : n[at].right);
@@ -107,6 +110,7 @@ uint32_t tb__tree_first(const tb_view *v)
 
 uint32_t tb__tree_next(const tb_view *v, uint32_t at)
 {
+    assert(at < v->capacity);
     const tb_view_node *n = v->node;
     if (n[at].right != TB_NIL) {
         at = n[at].right;
@@ -123,6 +127,7 @@ uint32_t tb__tree_next(const tb_view *v, uint32_t at)
 
 uint32_t tb__tree_previous(const tb_view *v, uint32_t at)
 {
+    assert(at < v->capacity);
     const tb_view_node *n = v->node;
     if (n[at].left != TB_NIL) {
         at = n[at].left;
@@ -155,6 +160,8 @@ uint32_t tb__tree_alike(const tb_batcher *b, uint32_t at)
 
 static void key_add(tb_batcher *b, uint32_t at)
 {
+    assert(b->slot[at].key < b->keys.lanes);
+    assert(at < b->keys.links);
     tb_keys *k = &b->keys;
     uint32_t key = b->slot[at].key;
     tb_key_lane *lane = &k->lane[key];
@@ -183,6 +190,7 @@ static void key_leave(tb_keys *k, uint32_t key)
 
 static void key_remove(tb_batcher *b, uint32_t at)
 {
+    assert(b->keys.lane[b->slot[at].key].first != TB_NIL);
     tb_keys *k = &b->keys;
     uint32_t key = b->slot[at].key;
     tb_key_lane *lane = &k->lane[key];
@@ -280,6 +288,9 @@ static uint32_t largest_key(const tb_batcher *b)
 
 int tb_view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
 {
+    assert(b != NULL);
+    assert(view <= TB_VIEW_KEYS);
+    assert(aging_us >= 0);
     bool is_open = b->views_in_use & (1u << view);
     if (is_open && (view != TB_VIEW_PRIORITY || aging_us == b->aging_us)) return TB_OK;
     uint32_t in_use = b->views_in_use;

@@ -174,6 +174,63 @@ static void flush_of_cut_records(void **state)
     rig_end(r);
 }
 
+static void a_record_knows_its_deadline(void **state)
+{
+    (void)state;
+    tb_config config = small_config();
+    rig *r = rig_start(&config);
+    int64_t called_us = r->now_us - 300;
+    tb_submission late = {.cost = 1, .timeout_us = 500, .submitted_us = called_us};
+    tb_id timed = submit(r, late), plain = submit_cost(r, 99);
+    assert_true(tb_record_deadline(r->b, timed) == called_us + 500);
+    assert_true(tb_record_deadline(r->b, plain) == TB_NEVER_US);
+    assert_int_equal(turn(r), 1);
+    assert_true(tb_record_deadline(r->b, timed) == called_us + 500); /* running, too */
+    finish(r, r->batches[0]);
+    assert_true(tb_record_deadline(r->b, timed) == TB_ENOENT);
+    assert_true(tb_record_deadline(r->b, NAN) == TB_ENOENT);
+    rig_end(r);
+}
+
+static void half_a_batch(uint32_t cost_model, double cost)
+{
+    tb_config config = small_config();
+    config.cost_model = cost_model;
+    config.max_batch_size = 3;
+    config.inference_timeout_us = 400;
+    rig *r = rig_start(&config);
+    int64_t start_us = r->now_us;
+    tb_id ids[3] = {submit_timeout(r, 5, 900), submit_timeout(r, 20, 700), submit_timeout(r, 10, 800)};
+    tb_id other = submit_cost(r, 1);
+    assert_int_equal(turn(r), 1);
+    tb_id batch = r->batches[0];
+    config.cost_model = TB_COST_SUM + TB_COST_PADDED - cost_model; /* that of the batch counts */
+    set(r, &config);
+    tb_batch read, half = {.size = 77};
+    assert_int_equal(tb_batch_read(r->b, batch, &read, NULL, NULL, 0), TB_OK);
+    assert_true(read.deadline_us == start_us + 700);
+    tb_id wanted[2] = {ids[0], ids[2]}, wrong[2] = {ids[0], other};
+    r->now_us += 300;
+    assert_int_equal(tb_batch_half(r->b, batch, wrong, 2, &half, r->now_us), TB_ENOENT);
+    assert_true(half.size == 77 && tb_next(r->b) == start_us + 400); /* nothing has changed */
+    assert_int_equal(tb_batch_half(r->b, batch, wanted, 2, &half, r->now_us), TB_OK);
+    assert_true(half.size == 2 && half.sum == 15 && half.largest == 10 && half.cost == cost);
+    assert_true(half.deadline_us == start_us + 800 && half.started_us == start_us);
+    assert_true(tb_next(r->b) == start_us + 700); /* the timeout runs anew */
+    assert_int_equal(tb_settle(r->b, ids[0], TB_COMPLETED, r->now_us), TB_OK);
+    assert_int_equal(tb_batch_half(r->b, batch, wanted, 2, &half, r->now_us), TB_ENOENT);
+    finish(r, batch);
+    assert_int_equal(tb_batch_half(r->b, batch, wanted, 0, &half, r->now_us), TB_ENOENT);
+    rig_end(r);
+}
+
+static void halves_are_described(void **state)
+{
+    (void)state;
+    half_a_batch(TB_COST_SUM, 15);
+    half_a_batch(TB_COST_PADDED, 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -188,6 +245,10 @@ int main(void)
         TEST("C2: a timeout of the largest integer never expires a record",
              for_ever_is_no_deadline),
         TEST("C4: flush makes due what is queued, not what still waits", flush_makes_due),
+        TEST("C2: a record's deadline is what the call of submit and its timeout make it, to its end",
+             a_record_knows_its_deadline),
+        TEST("R6: a half of a batch is described exactly, and its timeout runs anew",
+             halves_are_described),
         TEST("C4, F4: flush counts for records that are cut", flush_of_cut_records),
     };
     return cmocka_run_group_tests_name("deadline", tests, NULL, NULL);
