@@ -8,6 +8,10 @@
 orders() {
   cat <<'END'
 core error options slots stats heap order view pending batch form choose queue batcher verify
+ev file libev timer wake inbox sources loop
+http transfer multi request client
+script state worker threads watchers callbacks bridge engine
+host main
 END
 }
 
