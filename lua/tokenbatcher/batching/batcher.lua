@@ -102,7 +102,7 @@ local function new(class, given)
   if not handle then errors.misuse(class .. ": out of memory") end
   local self = setmetatable({
     _class = class, _handle = handle,
-    _records = {}, _futures = {}, _runs = {}, _drained = false, unsettled = 0,
+    _records = {}, _futures = {}, _runs = {}, _later = {}, _is_pulling = false, _drained = false, unsettled = 0,
     _keys = Keys.new(), _policy = { errors = 0, overruled = 0 }, _recording = false,
   }, meta)
   self._port = port_of(self)
@@ -127,6 +127,7 @@ end
 
 --- Warn; a log function that raises is ignored.
 function Batcher:_warn(text)
+  if self._is_pulling then return turn.later(self, self._warn, text) end
   if self._log then
     host.call(self._log, "warn", text)
   elseif not host.log("warn", tostring(self) .. ": " .. text) then

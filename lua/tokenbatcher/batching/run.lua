@@ -15,6 +15,8 @@ local M = {}
 local COMPLETED, FAILED, EXPIRED = tonumber(C.TB_COMPLETED), tonumber(C.TB_FAILED), tonumber(C.TB_EXPIRED)
 local DEADLINE = "the record's deadline passed before it was handed to inference_fn"
 
+local half = tbffi.new "tb_batch" -- a further call, as the core describes it
+
 local Failure = {}
 
 --- What inference_fn returns in the place of a result to fail that record alone.
@@ -124,20 +126,19 @@ local function make_info(run, attempt, records, costs, cost, deadline)
   return info
 end
 
--- xpcall's handler: keeps the traceback of where it was raised.
-local raised_at
+-- xpcall's handler: what was raised, and the traceback of where.
 local function remember_traceback(value)
-  raised_at = debug.traceback(errors.text(value), 2)
-  return value
+  return { value = value, traceback = debug.traceback(errors.text(value), 2) }
 end
 
 --- Call inference_fn. @return results, or nil, message, cause, traceback
 local function call(run, records, info, n)
   local ok, results, second = xpcall(run.fn, remember_traceback, records, info)
   if not ok then
-    local traceback = errors.is_err(results) and results.traceback or raised_at
-    raised_at = nil
-    return nil, errors.message_of(results), results, traceback
+    if type(results) ~= "table" then results = { value = results } end -- the handler itself failed
+    local raised = results.value
+    local traceback = errors.is_err(raised) and raised.traceback or results.traceback
+    return nil, errors.message_of(raised), raised, traceback
   end
   local message = complaint(results, second, n)
   if message then return nil, message, second end
@@ -161,8 +162,8 @@ local function still_wanted(run, positions, first, last)
     local at = positions[i]
     local future = run.futures[at]
     if not future.state then
-      local deadline = future.deadline_us
-      if deadline and deadline <= now then
+      local deadline = tonumber(C.tb_record_deadline(run.batcher._handle, run.ids[at]))
+      if deadline >= 0 and deadline <= now then
         C.tb_settle(run.batcher._handle, run.ids[at], EXPIRED, now)
         run.batcher:settle(future, nil, errors.new("deadline", DEADLINE))
       else
@@ -171,14 +172,6 @@ local function still_wanted(run, positions, first, last)
     end
   end
   return wanted
-end
-
-local function cost_of(run, costs)
-  local sum, largest = 0, 0
-  for _, cost in ipairs(costs) do
-    sum, largest = sum + cost, math.max(largest, cost)
-  end
-  return run.is_padded and largest * #costs or sum
 end
 
 -- Every attempt has an info of its own; what backends put into those adds up.
@@ -206,18 +199,17 @@ function M.totals(run)
 end
 
 local function attempt_half(run, positions)
-  local records, costs, deadline = {}, {}, nil
+  local n = #positions
+  local records, costs, ids = {}, {}, tbffi.new("double[?]", n)
   for i, at in ipairs(positions) do
-    records[i], costs[i] = run.records[at], run.costs[at]
-    local due = run.futures[at].deadline_us
-    if due and (not deadline or due < deadline) then deadline = due end
+    records[i], costs[i], ids[i - 1] = run.records[at], run.costs[at], run.ids[at]
   end
   run.attempt = run.attempt + 1
   remember_info(run)
-  C.tb_batch_retry(run.batcher._handle, run.id, clock.now_us())
-  local info = make_info(run, run.attempt, records, costs, cost_of(run, costs),
-    deadline and deadline / 1e6)
-  return call(run, records, info, #records)
+  C.tb_batch_half(run.batcher._handle, run.id, ids, n, half, clock.now_us())
+  local deadline = tonumber(half.deadline_us)
+  return call(run, records, make_info(run, run.attempt, records, costs, half.cost, deadline >= 0 and deadline / 1e6
+    or nil), n)
 end
 
 -- The records at `positions` failed together: halve them, left half first. A record

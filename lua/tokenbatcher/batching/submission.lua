@@ -102,17 +102,16 @@ local function refusal(self, code, i)
   error(("%s: %s"):format(tostring(self), tbffi.text(C.tb_error_text(code))), 0)
 end
 
-local function enlist(self, record, id, now, timeout_us)
+local function enlist(self, record, id)
   local future = Future.new(self, id)
   local slot = id % SLOTS
-  if timeout_us > 0 then future.deadline_us = now + timeout_us end
   self._records[slot], self._futures[slot] = record, future
   self.unsettled = self.unsettled + 1
   return future
 end
 
 -- Hand one record to the core; `flags` may let it wait in line.
-local function hand_in(self, record, cost_value, opts, flags, now)
+local function hand_in(self, record, cost_value, opts, flags, now, submitted_us)
   if self._recording then self._recording:arrival(now, cost_value, opts) end
   if cost_value > self._max_record_cost then
     C.tb_refuse(self._handle, 1)
@@ -122,13 +121,14 @@ local function hand_in(self, record, cost_value, opts, flags, now)
   local key = opts and opts.key
   submission.key = key and self._keys:take(key) or 0
   submission.cost, submission.timeout_us, submission.flags = cost_value, timeout_us, flags
+  submission.submitted_us = submitted_us or 0
   submission.priority = opts and opts.priority or 0
   local id = C.tb_submit(self._handle, submission, now)
   if id < 0 then
     if key then self._keys:give(submission.key) end
     return nil, id
   end
-  local future = enlist(self, record, id, now, timeout_us)
+  local future = enlist(self, record, id)
   if key then future.key_number, self._is_keyed = submission.key, true end
   return future
 end
@@ -192,9 +192,7 @@ function M.enter(self, record, opts, flags, submitted_us)
   require_accepting(self)
   local value = cost_of(self, record, opts)
   clock.notify()
-  submission.submitted_us = submitted_us
-  local future, code = hand_in(self, record, value, opts, flags, clock.now_us())
-  submission.submitted_us = 0
+  local future, code = hand_in(self, record, value, opts, flags, clock.now_us(), submitted_us)
   if future then return future end
   return nil, refusal(self, code), code
 end

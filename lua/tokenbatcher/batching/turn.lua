@@ -1,5 +1,9 @@
 --- A turn of a batcher: pull what the core has to say, hand over the batches that it forms, settle
 -- what has ended. The core knows ids; here they become records and futures again.
+--
+-- THE SPECIAL PROBLEM OF USER CODE. A log function, an estimator's observe, a policy's on_complete
+-- may do anything, stop this batcher or turn another one included. While the core is being read
+-- none of it runs: it is put off until the pull is over (later, below).
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
@@ -38,6 +42,22 @@ end
 function M.forbid_in_estimator(self, name)
   if host.context then
     errors.misuse(("%s: %s cannot be called inside a %s"):format(tostring(self), name, host.context))
+  end
+end
+
+-- Call fn(self, a, b) when nothing is being pulled.
+local function later(self, fn, a, b)
+  local list = self._later
+  list[#list + 1] = { fn, a, b }
+end
+M.later = later
+
+-- What was put off; it may put off more.
+local function do_later(self)
+  while self._later[1] do
+    local list = self._later
+    self._later = {}
+    for _, call in ipairs(list) do call[1](self, call[2], call[3]) end
   end
 end
 
@@ -147,7 +167,6 @@ local function read_run(self, id)
     records = run_records, futures = run_futures, ids = run_ids, costs = run_costs,
     info = {}, over = false, fn = self._fn, on_error = self._values.on_error,
     decision = self._decision, estimator = self._estimator, observe = self._observe,
-    is_padded = self._config.cost_model == C.TB_COST_PADDED,
     timeout_s = tonumber(self._config.inference_timeout_us) / 1e6,
   }
 end
@@ -175,7 +194,7 @@ local function close_run(self, id, code, message)
   self._runs[id] = nil
   inference.close(run, code, message)
   tasks.abandon(run.task)
-  if C.tb_state(self._handle) ~= C.TB_STOPPED then report(self, run, clock.now_us()) end
+  if C.tb_state(self._handle) ~= C.TB_STOPPED then later(self, report, run, clock.now_us()) end
 end
 
 local handlers = {
@@ -205,16 +224,18 @@ local handlers = {
   [tonumber(C.TB_EVENT_DRAINED)] = function(self)
     if self._recording then self._recording:close() end
     loop.detach(self)
-    M.tell_rest(self, self._fn)
+    later(self, M.tell_rest, self._fn)
     settle_future(self._drained, true)
   end,
 }
 
 local function pull_events(self, now)
+  self._is_pulling = true
   repeat
     local n = C.tb_poll(self._handle, events, EVENTS, now)
     for i = 0, n - 1 do handlers[events[i].kind](self, events[i].id) end
   until n < EVENTS
+  self._is_pulling = false
 end
 
 -- The next batch, as the policy or the core decides; 0: none goes now.
@@ -234,6 +255,7 @@ function M.turn(self, now)
     pull_events(self, now)
     id = next_batch(self, now)
   end
+  do_later(self)
   if self._decision then self._decision:end_turn() end
 end
 
@@ -242,6 +264,7 @@ function M.abandon(self, now)
   if C.tb_state(self._handle) == C.TB_STOPPED then return end
   C.tb_stop(self._handle, 0, now)
   pull_events(self, now)
+  do_later(self)
 end
 
 return M

@@ -1,0 +1,133 @@
+--- The option `join` (R8): records with an equal string and group that are in flight together are
+-- one. Each caller has a future of its own; the record's settles them all.
+--
+-- A record that others may join has a future that nobody but us sees, with `callers`: the list of
+-- theirs. A caller's future knows it by `joined_to`.
+
+local clock = require "tokenbatcher.runtime.clock"
+local errors = require "tokenbatcher.base.errors"
+local Future = require "tokenbatcher.runtime.future"
+local tasks = require "tokenbatcher.runtime.tasks"
+local tbffi = require "tokenbatcher.core.ffi"
+local Timers = require "tokenbatcher.runtime.timers"
+
+local C = tbffi.lib
+
+local M = {}
+local Joining = {}
+Joining.__index = Joining
+
+local DEADLINE = "the record's deadline passed before it was handed to inference_fn"
+
+--- @param handle cdata  the core's batcher
+function M.new(handle)
+  -- group -> string -> the future of the record that others may join; who has a deadline of his own
+  return setmetatable({ handle = handle, records = {}, deadlines = Timers.new() }, Joining)
+end
+
+--- The string by which a record is joined, or nil. Raises bad_join at the caller's line.
+-- @param fn function  the option `join`
+function M.string_of(fn, record)
+  local ok, value, has_suspended = tasks.guarded("join function", fn, record)
+  if has_suspended then errors.raise("bad_join", "the join function suspended, which it must not") end
+  if not ok then errors.raise("bad_join", "the join function raised: " .. errors.message_of(value), value) end
+  if value == nil or type(value) == "string" then return value end
+  errors.raise("bad_join", ("the join function returned %s; a string or nil is expected")
+    :format(type(value) == "number" and errors.text(value) or "a " .. type(value)))
+end
+
+-- An error of one's own (R3).
+local function own(err)
+  return err and errors.new(err.code, err.message, err.cause, err.traceback)
+end
+
+-- The record has settled: so have all that joined it.
+local function settle_callers(future)
+  local value, err = Future.outcome(future)
+  local joining, callers = future.joining, future.callers
+  local by_string = joining.records[future.group or ""]
+  if by_string and by_string[future.join_string] == future then
+    by_string[future.join_string] = nil
+    if next(by_string) == nil then joining.records[future.group or ""] = nil end
+  end
+  for i = 1, #callers do Future.settle(callers[i], value, i == 1 and err or own(err)) end
+end
+
+local function new_caller(record, batcher, deadline_us)
+  local caller = Future.new(batcher, false)
+  caller.joined_to = record
+  record.callers[#record.callers + 1], record.wanted = caller, record.wanted + 1
+  if deadline_us then record.joining.deadlines:add(deadline_us, caller) end
+  return caller
+end
+
+--- A record that has entered and that others may join. @param record table  its future
+-- @return table  the future of who submitted it
+function Joining:open(record, batcher, text, group, due_us)
+  record.joining, record.callers, record.wanted = self, {}, 0
+  record.join_string, record.group, record.due_us = text, group, due_us
+  self.records[group or ""] = self.records[group or ""] or {}
+  self.records[group or ""][text] = record
+  Future.on_settled(record, settle_callers)
+  return new_caller(record, batcher)
+end
+
+local function is_on_its_way(self, record)
+  local state = C.tb_record_state(self.handle, record.id)
+  return state == C.TB_RECORD_QUEUED or state == C.TB_RECORD_CUT or state == C.TB_RECORD_RUNNING
+end
+
+--- Could one that is due then join a record? @return table|nil  its future
+function Joining:find(text, group, due_us)
+  local by_string = self.records[group or ""]
+  local record = by_string and by_string[text]
+  if not record or record.state or record.due_us > due_us or not is_on_its_way(self, record) then return nil end
+  return record
+end
+
+--- @param deadline_us number|nil  the caller's own  @return table  the caller's future
+function Joining:join(record, batcher, deadline_us)
+  return new_caller(record, batcher, deadline_us)
+end
+
+-- One who waits for the record less; the last one takes it along.
+local function leave(batcher, caller, code, message)
+  local record = caller.joined_to
+  record.wanted = record.wanted - 1
+  if record.wanted == 0 then return batcher:cancel_record(record) end
+  Future.settle(caller, nil, errors.new(code, message))
+end
+
+--- Called by future:cancel().
+function M.cancel(batcher, caller)
+  leave(batcher, caller, "cancelled", "the record was cancelled")
+  return true
+end
+
+--- Callers whose own deadline has come before their record runs.
+function Joining:expire(batcher, now_us)
+  local caller = self.deadlines:pop(now_us)
+  while caller do
+    local record = caller.joined_to
+    if not caller.state and C.tb_record_state(self.handle, record.id) ~= C.TB_RECORD_RUNNING then
+      Future.settle(caller, nil, errors.new("deadline", DEADLINE))
+      record.wanted = record.wanted - 1
+      if record.wanted == 0 then batcher:cancel_record(record) end
+    end
+    caller = self.deadlines:pop(now_us)
+  end
+end
+
+--- When expire() is needed next, microseconds, or nil.
+function Joining:next_us()
+  return self.deadlines:next()
+end
+
+--- How a record's linger and deadline translate: when it is due at the latest.
+-- @param linger_us number  @param timeout_us number  0: none
+function M.due_us(linger_us, timeout_us, now_us)
+  local wait_us = timeout_us > 0 and math.min(linger_us, timeout_us / 2) or linger_us
+  return (now_us or clock.now_us()) + wait_us
+end
+
+return M
