@@ -12,12 +12,14 @@ local Decision = require "tokenbatcher.batching.decision"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
+local joining = require "tokenbatcher.batching.joining"
 local Keys = require "tokenbatcher.core.keys"
 local loop = require "tokenbatcher.runtime.loop"
 local options = require "tokenbatcher.core.options"
 local Recording = require "tokenbatcher.batching.recording"
 local stats = require "tokenbatcher.core.stats"
 local submission = require "tokenbatcher.batching.submission"
+local suspects = require "tokenbatcher.batching.suspects"
 local tasks = require "tokenbatcher.runtime.tasks"
 local turn = require "tokenbatcher.batching.turn"
 local tbffi = require "tokenbatcher.core.ffi"
@@ -42,6 +44,7 @@ meta.__index = function(self, key)
   if key == "stats" then
     local out = stats.read(self._handle, self:_now())
     out.policy_errors, out.policy_overruled = self._policy.errors, self._policy.overruled
+    out.total_joined = self._joined
     return out
   end
   return nil
@@ -61,6 +64,8 @@ local function apply(self, config, values, estimator_name)
   self._estimator, self._estimator_name = values.cost_estimator, estimator_name
   self._default_cost = values.default_cost
   self._observe = type(self._estimator) == "table" and self._estimator.observe or nil
+  self._join = values.join
+  self._suspect_us = (values.suspect_s or 0) * 1e6
   self._may_wait = config.on_full == C.TB_FULL_WAIT
   self._log = values.log
 end
@@ -80,11 +85,14 @@ end
 
 -- What a decision may know of the batcher: see decision.lua.
 local function port_of(self)
-  local keys, records, counts = self._keys, self._records, self._policy
+  local keys, groups, records, counts = self._keys, self._groups, self._records, self._policy
   return {
     record = function(slot) return records[slot] end,
     key_name = function(number) return keys:name(number) end,
     key_number = function(name) return keys:id(name) end,
+    is_suspect = function(number) return self._suspects:has(keys:name(number)) end,
+    group_name = function(number) return groups:name(number) end,
+    group_number = function(name) return groups:id(name) end,
     count = function(what) counts[what] = counts[what] + 1 end,
     warn = function(text) self:_warn(text) end,
   }
@@ -103,9 +111,11 @@ local function new(class, given)
   local self = setmetatable({
     _class = class, _handle = handle,
     _records = {}, _futures = {}, _runs = {}, _later = {}, _is_pulling = false, _drained = false, unsettled = 0,
-    _keys = Keys.new(), _policy = { errors = 0, overruled = 0 }, _recording = false,
+    _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
+    _policy = { errors = 0, overruled = 0 }, _recording = false,
   }, meta)
   self._port = port_of(self)
+  self._suspects = suspects.new(handle, self._keys)
   apply(self, config, values, estimator_name(self, given))
   return self
 end
@@ -256,13 +266,25 @@ end
 
 Batcher.submit, Batcher.try_submit = submission.submit, submission.try_submit
 Batcher.submit_batch = submission.submit_batch
+
+--- submit and await in one. @return result, or nil and an err
+function Batcher:ask(record, opts)
+  local future, err = self:submit(record, opts)
+  if not future then return nil, err end
+  return future:await()
+end
 Batcher.settle, Batcher.cancel_record, Batcher.cancel_queued = turn.settle, turn.cancel_record, turn.cancel_queued
 Batcher.turn, Batcher.abandon = turn.turn, turn.abandon
 
 --- When turn() is needed next, microseconds, or nil.
 function Batcher:next_us()
   local at = tonumber(C.tb_next(self._handle))
-  return at >= 0 and at or nil
+  if at < 0 then at = nil end
+  if self.unsettled == 0 then return at end
+  local also = self._suspects:next_us()
+  if also and not (at and at <= also) then at = also end
+  also = self._joining:next_us()
+  return also and not (at and at <= also) and also or at
 end
 
 return M

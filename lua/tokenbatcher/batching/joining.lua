@@ -53,6 +53,8 @@ local function settle_callers(future)
   for i = 1, #callers do Future.settle(callers[i], value, i == 1 and err or own(err)) end
 end
 
+--- One more who waits for a record. @param record table  what find() returned
+-- @param deadline_us number|nil  his own  @return table  his future
 local function new_caller(record, batcher, deadline_us)
   local caller = Future.new(batcher, false)
   caller.joined_to = record
@@ -60,6 +62,8 @@ local function new_caller(record, batcher, deadline_us)
   if deadline_us then record.joining.deadlines:add(deadline_us, caller) end
   return caller
 end
+
+M.join = new_caller
 
 --- A record that has entered and that others may join. @param record table  its future
 -- @return table  the future of who submitted it
@@ -85,17 +89,12 @@ function Joining:find(text, group, due_us)
   return record
 end
 
---- @param deadline_us number|nil  the caller's own  @return table  the caller's future
-function Joining:join(record, batcher, deadline_us)
-  return new_caller(record, batcher, deadline_us)
-end
-
--- One who waits for the record less; the last one takes it along.
+-- One caller's future settles alone; the record goes with the last of them.
 local function leave(batcher, caller, code, message)
   local record = caller.joined_to
-  record.wanted = record.wanted - 1
-  if record.wanted == 0 then return batcher:cancel_record(record) end
   Future.settle(caller, nil, errors.new(code, message))
+  record.wanted = record.wanted - 1
+  if record.wanted == 0 then batcher:cancel_record(record) end
 end
 
 --- Called by future:cancel().
@@ -108,12 +107,8 @@ end
 function Joining:expire(batcher, now_us)
   local caller = self.deadlines:pop(now_us)
   while caller do
-    local record = caller.joined_to
-    if not caller.state and C.tb_record_state(self.handle, record.id) ~= C.TB_RECORD_RUNNING then
-      Future.settle(caller, nil, errors.new("deadline", DEADLINE))
-      record.wanted = record.wanted - 1
-      if record.wanted == 0 then batcher:cancel_record(record) end
-    end
+    local is_waiting = C.tb_record_state(self.handle, caller.joined_to.id) ~= C.TB_RECORD_RUNNING
+    if not caller.state and is_waiting then leave(batcher, caller, "deadline", DEADLINE) end
     caller = self.deadlines:pop(now_us)
   end
 end

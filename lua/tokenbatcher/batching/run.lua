@@ -15,14 +15,18 @@ local M = {}
 local COMPLETED, FAILED, EXPIRED = tonumber(C.TB_COMPLETED), tonumber(C.TB_FAILED), tonumber(C.TB_EXPIRED)
 local DEADLINE = "the record's deadline passed before it was handed to inference_fn"
 
-local half = tbffi.new "tb_batch" -- a further call, as the core describes it
+local described = tbffi.new "tb_batch" -- a further call, as the core describes it
 
 local Failure = {}
 
 --- What inference_fn returns in the place of a result to fail that record alone.
 -- @param reason any  usually a string; becomes the err's message and cause
-function M.failure(reason)
-  return setmetatable({ reason = reason }, Failure)
+-- @param opts table|nil  refused: true where the record itself is at fault, tried by itself (R7)
+function M.failure(reason, opts)
+  if opts ~= nil and type(opts) ~= "table" then
+    errors.misuse("failure: options must be a table, got a " .. type(opts))
+  end
+  return setmetatable({ reason = reason, refused = opts and opts.refused == true or nil }, Failure)
 end
 
 function M.is_failure(value)
@@ -94,16 +98,24 @@ local function fail_range(run, first, last, message, cause, traceback)
   end
 end
 
+-- The record at this position failed by itself.
+local function blame(run, at)
+  run.blamed = run.blamed or {}
+  run.blamed[at] = true
+end
+
 -- Where a whole batch succeeds, the core completes what is left in one call
 -- (tb_batch_finish); a half of it (`partial`) is told record by record.
-local function settle_one(run, future, id, result, now)
+local function settle_one(run, at, future, id, result, now)
   local handle = run.batcher._handle
   if getmetatable(result) == Failure then
     C.tb_settle(handle, id, FAILED, now)
     run.failed = run.failed + 1
+    if result.refused then blame(run, at) end
     run.batcher:settle(future, nil, failure_err(result))
   else
     run.batcher:settle(future, result, nil)
+    run.answered = run.answered + 1
     if run.partial then C.tb_settle(handle, id, COMPLETED, now) end
   end
 end
@@ -114,12 +126,13 @@ local function settle_results(run, positions, results, n)
   for i = 1, n do
     local at = positions and positions[i] or i
     local future = futures[at]
-    if not future.state then settle_one(run, future, ids[at], results[i], now) end
+    if not future.state then settle_one(run, at, future, ids[at], results[i], now) end
   end
 end
 
-local function make_info(run, attempt, records, costs, cost, deadline)
+local function make_info(run, attempt, records, costs, cost, deadline, keys)
   local info = run.info
+  info.keys, info.group = keys, run.group
   info.id, info.size, info.cost, info.costs = run.id, #records, cost, costs
   info.reason, info.attempt, info.deadline = run.reason, attempt, deadline
   info.timeout_at = run.timeout_s > 0 and clock.now_us() / 1e6 + run.timeout_s or nil
@@ -200,16 +213,16 @@ end
 
 local function attempt_half(run, positions)
   local n = #positions
-  local records, costs, ids = {}, {}, tbffi.new("double[?]", n)
+  local records, costs, keys, ids = {}, {}, {}, tbffi.new("double[?]", n)
   for i, at in ipairs(positions) do
-    records[i], costs[i], ids[i - 1] = run.records[at], run.costs[at], run.ids[at]
+    records[i], costs[i], keys[i], ids[i - 1] = run.records[at], run.costs[at], run.keys[at], run.ids[at]
   end
   run.attempt = run.attempt + 1
   remember_info(run)
-  C.tb_batch_half(run.batcher._handle, run.id, ids, n, half, clock.now_us())
-  local deadline = tonumber(half.deadline_us)
-  return call(run, records, make_info(run, run.attempt, records, costs, half.cost, deadline >= 0 and deadline / 1e6
-    or nil), n)
+  C.tb_batch_half(run.batcher._handle, run.id, ids, n, described, clock.now_us())
+  local deadline = tonumber(described.deadline_us)
+  return call(run, records, make_info(run, run.attempt, records, costs, described.cost,
+    deadline >= 0 and deadline / 1e6 or nil, keys), n)
 end
 
 -- The records at `positions` failed together: halve them, left half first. A record
@@ -217,6 +230,7 @@ end
 local function bisect(run, positions, failed)
   local n = #positions
   if n == 1 then
+    blame(run, positions[1])
     return fail_range(run, positions[1], positions[1], failed.message, failed.cause, failed.traceback)
   end
   local middle = math.ceil(n / 2)
@@ -251,13 +265,21 @@ local function copy(list)
   return out
 end
 
+-- (Where nobody has a key, one list serves all batches.)
+local function copy_of_keys(keys)
+  return getmetatable(keys) and keys or copy(keys)
+end
+
 --- The body of the coroutine that runs a batch.
 function M.body(run)
   local records, costs = run.records, run.costs
   local may_bisect = run.on_error == "bisect" and run.size > 1
-  if may_bisect then records, costs = copy(records), copy(costs) end -- its lists are inference_fn's to change
+  local keys = run.keys
+  if may_bisect then -- its lists are inference_fn's to change
+    records, costs, keys = copy(records), copy(costs), copy_of_keys(keys)
+  end
   local results, message, cause, traceback = call(run, records,
-    make_info(run, 1, records, costs, run.cost, run.deadline), run.size)
+    make_info(run, 1, records, costs, run.cost, run.deadline, keys), run.size)
   if run.over then return report_late(run, message, cause) end
   if results then
     settle_results(run, nil, results, run.size)

@@ -7,11 +7,12 @@ local cost = require "tokenbatcher.batching.cost"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
+local joining = require "tokenbatcher.batching.joining"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
-local RUNNING = C.TB_RUNNING
+local RUNNING, AT_ONCE = C.TB_RUNNING, tonumber(C.TB_AT_ONCE)
 
 local M = {}
 
@@ -19,8 +20,8 @@ local submission = tbffi.new "tb_submission"
 local culprit = tbffi.new "uint32_t[1]"
 
 local SUBMIT_OPTIONS = {
-  TokenBatcher = { "estimated_tokens", "estimated_cost", "priority", "timeout_s", "key" },
-  DynamicBatcher = { "estimated_cost", "priority", "timeout_s", "key" },
+  TokenBatcher = { "estimated_tokens", "estimated_cost", "priority", "timeout_s", "batch_timeout_s", "key", "group" },
+  DynamicBatcher = { "estimated_cost", "priority", "timeout_s", "batch_timeout_s", "key", "group" },
 }
 local IS_SUBMIT_OPTION = {}
 for class, names in pairs(SUBMIT_OPTIONS) do
@@ -28,35 +29,53 @@ for class, names in pairs(SUBMIT_OPTIONS) do
   for _, name in ipairs(names) do IS_SUBMIT_OPTION[class][name] = true end
 end
 
+-- Times of this many seconds and more mean for ever.
+local LONGEST_S = 1e9
+
 local function bad_submit_option(self, name)
   local known = SUBMIT_OPTIONS[self._class]
   errors.misuse(("submit: unknown option '%s'; did you mean '%s'?"):format(errors.text(name),
     errors.nearest(errors.text(name), known)))
 end
 
--- Priority, timeout and key of a call, checked, into `submission`.
-local function read_submit_options(self, opts)
+local function check_string(name, value)
+  if type(value) == "string" then return end
+  errors.misuse(("submit: %s must be a string, got %s"):format(name, errors.show(value)))
+end
+
+-- Raises unless all that a call gives is known and of its kind.
+local function check_submit_options(self, opts)
   if type(opts) ~= "table" then errors.misuse("submit: options must be a table, got a " .. type(opts)) end
   local is_known = IS_SUBMIT_OPTION[self._class]
   for name in pairs(opts) do
     if not is_known[name] then bad_submit_option(self, name) end
   end
-  local priority, timeout_s, key = opts.priority, opts.timeout_s, opts.key
+  local priority, timeout_s, linger_s = opts.priority, opts.timeout_s, opts.batch_timeout_s
   if priority ~= nil and (type(priority) ~= "number" or priority ~= priority) then
     errors.misuse("submit: priority must be a number, got " .. errors.show(priority))
   end
-  if key ~= nil and type(key) ~= "string" then
-    errors.misuse("submit: key must be a string, got " .. errors.show(key))
-  end
+  if opts.key ~= nil then check_string("key", opts.key) end
+  if opts.group ~= nil then check_string("group", opts.group) end
   if timeout_s ~= nil and not (type(timeout_s) == "number" and timeout_s > 0) then
     errors.misuse("submit: timeout_s must be a number of seconds above 0, got " .. errors.show(timeout_s))
+  end
+  if linger_s ~= nil and not (type(linger_s) == "number" and linger_s >= 0) then
+    errors.misuse("submit: batch_timeout_s must be a number of seconds >= 0, got " .. errors.show(linger_s))
   end
 end
 
 local function timeout_us_of(opts)
   local timeout_s = opts and opts.timeout_s
-  if not timeout_s or timeout_s >= 1e9 then return timeout_s and 1e15 or 0 end
-  return math.max(1, math.floor(timeout_s * 1e6 + 0.5))
+  if not timeout_s then return 0 end
+  return math.max(1, math.floor(math.min(timeout_s, LONGEST_S) * 1e6 + 0.5))
+end
+
+-- How long a record may linger, for the core: TB_AT_ONCE, or microseconds; 0: as the option says.
+local function linger_us_of(opts)
+  local linger_s = opts and opts.batch_timeout_s
+  if not linger_s then return 0 end
+  if linger_s == 0 then return AT_ONCE end
+  return math.max(1, math.floor(math.min(linger_s, LONGEST_S) * 1e6 + 0.5))
 end
 
 local function cost_of(self, record, opts)
@@ -102,6 +121,15 @@ local function refusal(self, code, i)
   error(("%s: %s"):format(tostring(self), tbffi.text(C.tb_error_text(code))), 0)
 end
 
+-- A list that the bounds of an empty queue do not hold (S5).
+local function too_large(self, values, n)
+  local sum, config = 0, self._config
+  for i = 0, n - 1 do sum = sum + math.ceil(values[i]) end
+  local bound = n > config.max_queue_size and ("%d records, and max_queue_size = %d"):format(n, config.max_queue_size)
+    or ("records that cost %.0f, and max_queue_cost = %.0f"):format(sum, config.max_queue_cost)
+  return errors.new("batch_too_large", ("%s: the list has %s: it can never enter as one"):format(tostring(self), bound))
+end
+
 local function enlist(self, record, id)
   local future = Future.new(self, id)
   local slot = id % SLOTS
@@ -110,38 +138,78 @@ local function enlist(self, record, id)
   return future
 end
 
+-- The numbers of a record's key and group; 0: none.
+local function take_names(self, opts)
+  if not opts then return 0, 0 end
+  return opts.key and self._keys:take(opts.key) or 0, opts.group and self._groups:take(opts.group) or 0
+end
+
 -- Hand one record to the core; `flags` may let it wait in line.
-local function hand_in(self, record, cost_value, opts, flags, now, submitted_us)
-  if self._recording then self._recording:arrival(now, cost_value, opts) end
+local function hand_to_core(self, record, cost_value, opts, flags, now, submitted_us)
   if cost_value > self._max_record_cost then
     C.tb_refuse(self._handle, 1)
     return nil, C.TB_EOVERSIZE
   end
-  local timeout_us = timeout_us_of(opts)
-  local key = opts and opts.key
-  submission.key = key and self._keys:take(key) or 0
-  submission.cost, submission.timeout_us, submission.flags = cost_value, timeout_us, flags
-  submission.submitted_us = submitted_us or 0
+  local key, group = take_names(self, opts)
+  submission.key, submission.group = key, group
+  submission.cost, submission.flags, submission.submitted_us = cost_value, flags, submitted_us or 0
+  submission.timeout_us, submission.batch_timeout_us = timeout_us_of(opts), linger_us_of(opts)
   submission.priority = opts and opts.priority or 0
   local id = C.tb_submit(self._handle, submission, now)
   if id < 0 then
-    if key then self._keys:give(submission.key) end
+    self._keys:give(key)
+    self._groups:give(group)
     return nil, id
   end
   local future = enlist(self, record, id)
-  if key then future.key_number, self._is_keyed = submission.key, true end
+  if key ~= 0 then future.key_number, self._is_keyed = key, true end
+  if group ~= 0 then future.group_number, self._is_grouped = group, true end
   return future
 end
 
+-- The same, recorded: last, since a recording that fails tells a user's log function.
+local function hand_in(self, record, cost_value, opts, flags, now, submitted_us)
+  local future, code = hand_to_core(self, record, cost_value, opts, flags, now, submitted_us)
+  if self._recording then self._recording:arrival(now, cost_value, opts) end
+  return future, code
+end
+
 -- Suspend until the record, which waits in line, is queued or settled.
+-- @return true, or nil and an err when it was turned away
 local function wait_in_line(future)
   local waiter = tasks.waiter()
   future.admission = waiter
   tasks.suspend(waiter, "submit")
   future.admission = nil
   if future.refused then return Future.outcome(future) end
-  return future
+  return true
 end
+
+-- --- joining (R8) ---------------------------------------------------------------
+
+-- When a record with these options would be due at the latest.
+local function due_us_of(self, opts, now)
+  local linger_us = linger_us_of(opts)
+  if linger_us == 0 then linger_us = tonumber(self._config.batch_timeout_us) end
+  return joining.due_us(math.max(0, linger_us), timeout_us_of(opts), now)
+end
+
+-- The future of one who joins a record that is on its way, or nil. @param text string  see joining.lua
+local function join(self, text, opts, now)
+  local record = self._joining:find(text, opts and opts.group, due_us_of(self, opts, now))
+  if not record then return nil end
+  self._joined = self._joined + 1
+  local timeout_us = timeout_us_of(opts)
+  return joining.join(record, self, timeout_us > 0 and now + timeout_us or nil)
+end
+
+-- What its producer gets for a record that has entered: others may join it, unless it may expire.
+local function shared(self, future, text, opts, now)
+  if not text or timeout_us_of(opts) > 0 then return future end
+  return self._joining:open(future, self, text, opts and opts.group, due_us_of(self, opts, now))
+end
+
+-- --- one record -----------------------------------------------------------------
 
 -- A submit may wait for room if the option says so and the code may suspend; the
 -- batcher's own inference function never waits for itself.
@@ -155,32 +223,48 @@ end
 
 --- Hand in a record.
 -- @param record any  any value but nil
--- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, key
--- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, not_running.
+-- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, batch_timeout_s, key, group
+-- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, bad_join, not_running.
 function M.submit(self, record, opts)
   if record == nil then check_record(record) end
   if not (host.task and C.tb_state(self._handle) == RUNNING) or host.context then require_accepting(self, "submit") end
-  if opts ~= nil then read_submit_options(self, opts) end
+  if opts ~= nil then check_submit_options(self, opts) end
+  local text = self._join and joining.string_of(self._join, record)
+  local joined = text and join(self, text, opts, clock.now_us())
+  if joined then return joined end
   local value = cost_of(self, record, opts)
   local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
   local now = clock.now_us()
   if not host.task then clock.notify() end
   local future, code = hand_in(self, record, value, opts, waits and C.TB_MAY_WAIT or 0, now)
   if not future then return nil, refusal(self, code) end
-  if waits and C.tb_waiting(self._handle) > 0 then return wait_in_line(future) end
-  return future
+  local given = text and shared(self, future, text, opts, now) or future
+  if waits and C.tb_waiting(self._handle) > 0 then
+    local ok, err = wait_in_line(future)
+    if not ok then return nil, err end
+  end
+  return given
+end
+
+-- @return future, or nil, err and the core's code
+local function enter(self, record, opts, flags, submitted_us)
+  local now = clock.now_us()
+  local text = self._join and joining.string_of(self._join, record)
+  local joined = text and join(self, text, opts, now)
+  if joined then return joined end
+  local value = cost_of(self, record, opts)
+  clock.notify()
+  local future, code = hand_in(self, record, value, opts, flags, now, submitted_us)
+  if not future then return nil, refusal(self, code), code end
+  return shared(self, future, text, opts, now)
 end
 
 --- Like submit, but never suspends and never overtakes those who wait.
 function M.try_submit(self, record, opts)
   check_record(record)
   require_accepting(self, "try_submit")
-  if opts ~= nil then read_submit_options(self, opts) end
-  local value = cost_of(self, record, opts)
-  clock.notify()
-  local future, code = hand_in(self, record, value, opts, 0, clock.now_us())
-  if not future then return nil, refusal(self, code) end
-  return future
+  if opts ~= nil then check_submit_options(self, opts) end
+  return enter(self, record, opts, 0, 0)
 end
 
 --- For a program that hands in records from outside of all coroutines (engine.lua): never
@@ -190,11 +274,7 @@ end
 -- @return future, or nil, err and the core's code. Raises bad_cost, not_running.
 function M.enter(self, record, opts, flags, submitted_us)
   require_accepting(self)
-  local value = cost_of(self, record, opts)
-  clock.notify()
-  local future, code = hand_in(self, record, value, opts, flags, clock.now_us(), submitted_us)
-  if future then return future end
-  return nil, refusal(self, code), code
+  return enter(self, record, opts, flags, submitted_us)
 end
 
 local BATCH_OPTIONS = { estimated_tokens = true, estimated_cost = true }
@@ -230,19 +310,46 @@ local function check_records(records)
   end
 end
 
--- All are accepted: hand them in one after the other; the last one ends the call.
-local function hand_in_all(self, records, values, n, opts, flags)
-  local futures, now = {}, clock.now_us()
+-- Which records of a list go in, in order, and which may join one of those or one that is on its
+-- way. @return list of positions, list of positions, texts by position
+local function split_by_join(self, records, n, opts)
+  local entering, hoping, texts, seen = {}, {}, {}, {}
+  local due_us = due_us_of(self, opts, clock.now_us())
   for i = 1, n do
-    local more = i < n and C.TB_MORE or 0
+    local text = self._join and joining.string_of(self._join, records[i])
+    if text and (seen[text] or self._joining:find(text, opts and opts.group, due_us)) then
+      hoping[#hoping + 1] = i
+    else
+      entering[#entering + 1] = i
+    end
+    if text then texts[i], seen[text] = text, true end
+  end
+  return entering, hoping, texts
+end
+
+-- All are accepted: hand them in one after the other; the last one ends the call.
+-- @return futures by position, the record future of the last one that went in; or nil and a code
+local function hand_in_all(self, records, values, n, opts, flags)
+  local entering, hoping, texts = split_by_join(self, records, n, opts)
+  local futures, now, last = {}, clock.now_us(), nil
+  local function take(i, more)
     local future, code = hand_in(self, records[i], values[i - 1], opts, flags + more, now)
     if not future then -- memory ran out half-way: take back what is in
-      for j = 1, i - 1 do futures[j]:cancel() end
-      return nil, code
+      for _, given in pairs(futures) do given:cancel() end
+      return code
     end
-    futures[i] = future
+    futures[i], last = shared(self, future, texts[i], opts, now), future
   end
-  return futures
+  for k, i in ipairs(entering) do
+    local code = take(i, k < #entering and C.TB_MORE or 0)
+    if code then return nil, code end
+  end
+  for _, i in ipairs(hoping) do
+    futures[i] = join(self, texts[i], opts, now)
+    local code = not futures[i] and take(i, 0)
+    if code then return nil, code end
+  end
+  return futures, last
 end
 
 -- May these be handed in as one call? 0, or what refuses all of them, and which one is at fault.
@@ -266,21 +373,23 @@ end
 function M.submit_batch(self, records, opts)
   check_records(records)
   require_accepting(self, "submit_batch")
-  if opts ~= nil then read_submit_options(self, opts) end
+  if opts ~= nil then check_submit_options(self, opts) end
   local values, n = batch_costs(self, records, opts)
   if n == 0 then return {} end
   local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0
   local code, at_fault = check_batch(self, values, n, flags)
   if code ~= 0 then
+    local err = code == C.TB_ETOOLARGE and too_large(self, values, n) or refusal(self, code, at_fault)
     if self._recording then self._recording:refused(clock.now_us(), values, n, opts) end
-    return nil, refusal(self, code, at_fault)
+    return nil, err
   end
   clock.notify()
-  local futures, failed = hand_in_all(self, records, values, n, opts, flags)
-  if not futures then return nil, refusal(self, failed) end
-  if C.tb_waiting(self._handle) > 0 then
-    wait_in_line(futures[n])
-    if futures[1].refused then return Future.outcome(futures[1]) end -- none has entered
+  local futures, last = hand_in_all(self, records, values, n, opts, flags)
+  if not futures then return nil, refusal(self, last) end
+  if last and C.tb_waiting(self._handle) > 0 then
+    wait_in_line(last)
+    local first = futures[1].joined_to or futures[1]
+    if first.refused then return Future.outcome(first) end -- none has entered
   end
   return futures
 end

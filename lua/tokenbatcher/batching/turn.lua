@@ -10,6 +10,7 @@ local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
 local inference = require "tokenbatcher.batching.run"
+local joining = require "tokenbatcher.batching.joining"
 local loop = require "tokenbatcher.runtime.loop"
 local REASONS = require("tokenbatcher.core.stats").REASONS
 local tasks = require "tokenbatcher.runtime.tasks"
@@ -76,12 +77,14 @@ local function forget(self, id)
   local future = self._futures[slot]
   self._records[slot], self._futures[slot] = nil, nil
   if future.key_number then self._keys:give(future.key_number) end
+  if future.group_number then self._groups:give(future.group_number) end
   return future
 end
 
 --- Called by future:cancel().
 function M.cancel_record(self, future)
   M.forbid_in_estimator(self, "cancel")
+  if future.joined_to then return joining.cancel(self, future) end
   local id = future.id
   local slot = id % SLOTS
   C.tb_cancel(self._handle, id, clock.now_us())
@@ -101,8 +104,31 @@ end
 
 -- --- the turn -----------------------------------------------------------
 
+local function was_inference(future)
+  local _, err = Future.outcome(future)
+  return err.code == "inference_failed" or err.code == "inference_timeout"
+end
+
+-- Whose records are to run alone for a while (R7): those that were refused by themselves in a batch
+-- of which another was answered. A suspect's own batches of one count on.
+local function settle_blame(self, run, now)
+  local suspects = self._suspects
+  if not self._is_keyed or self._suspect_us == 0 or not run.blamed and suspects.count == 0 then return end
+  for i = 1, run.size do
+    local key, state = run.keys[i], run.futures[i].state
+    if key ~= "" and state == "failed" then
+      local is_blamed = run.blamed and run.blamed[i] and run.answered > 0
+        or suspects:has(key) and was_inference(run.futures[i])
+      if is_blamed then suspects:blame(key, self._suspect_us, now) end
+    elseif key ~= "" and state == "done" then
+      suspects:answered(key, now)
+    end
+  end
+end
+
 -- Tell the recording, and the policy and the estimator of then, how a batch went (X4).
 local function report(self, run, now)
+  settle_blame(self, run, now)
   if self._recording then self._recording:ended(run, now) end
   local usage, requests = inference.totals(run)
   local decision, estimator = run.decision, run.estimator
@@ -123,6 +149,8 @@ local function call_ended(task, ok, err)
   local run = task.run
   local self = run.batcher
   if run.over then
+    C.tb_call_ended(self._handle, run.id, clock.now_us())
+    clock.notify()
     if not ok then self:_warn("an abandoned inference call raised: " .. errors.message_of(err)) end
     return
   end
@@ -136,6 +164,24 @@ local function call_ended(task, ok, err)
   local now = clock.now_us()
   C.tb_batch_finish(self._handle, run.id, ok and C.TB_COMPLETED or C.TB_FAILED, now)
   report(self, run, now)
+end
+
+-- What info.keys is where no record ever had a key: "" at every position.
+local NO_KEYS = setmetatable({}, { __index = function() return "" end })
+
+-- The keys of records that go, which are queued no more.
+local function names_of_keys(self, futures, n)
+  local names = {}
+  for i = 1, n do
+    local number = futures[i].key_number or 0
+    names[i] = self._keys:name(number)
+    self._keys:give(number)
+  end
+  return names
+end
+
+local function give_groups(self, futures, n)
+  for i = 1, n do self._groups:give(futures[i].group_number or 0) end
 end
 
 -- Read a batch that the core has formed into a run.
@@ -153,19 +199,16 @@ local function read_run(self, id)
     run_ids[i], run_costs[i] = record_id, costs[i - 1]
     all_records[slot], all_futures[slot] = nil, nil
   end
-  if self._is_keyed then
-    for i = 1, n do
-      local key = run_futures[i].key_number
-      if key then self._keys:give(key) end
-    end
-  end
+  local group = self._groups:name(batch.group)
+  local keys = self._is_keyed and names_of_keys(self, run_futures, n) or NO_KEYS
+  if self._is_grouped then give_groups(self, run_futures, n) end
   local deadline = tonumber(batch.deadline_us)
   return {
     batcher = self, id = id, size = n, cost = batch.cost, reason = REASONS[batch.reason + 1],
     deadline = deadline >= 0 and deadline / 1e6 or nil,
     tokens = batch.sum, padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
-    records = run_records, futures = run_futures, ids = run_ids, costs = run_costs,
-    info = {}, over = false, fn = self._fn, on_error = self._values.on_error,
+    records = run_records, futures = run_futures, ids = run_ids, costs = run_costs, keys = keys, group = group,
+    info = {}, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
     decision = self._decision, estimator = self._estimator, observe = self._observe,
     timeout_s = tonumber(self._config.inference_timeout_us) / 1e6,
   }
@@ -248,6 +291,8 @@ end
 -- coroutines, in the next turn.
 function M.turn(self, now)
   if self._may_have_unwanted then abandon_unwanted(self) end
+  self._suspects:expire(now)
+  self._joining:expire(self, now)
   pull_events(self, now)
   local id = next_batch(self, now)
   while id ~= 0 do

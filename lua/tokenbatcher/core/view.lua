@@ -2,14 +2,17 @@
 -- view is open; afterwards they raise.
 --
 -- A view reaches its batcher through a port of a few functions:
---   record(slot) -> what was submitted     key_name(number) -> string     key_number(string) -> number or nil
+--   record(slot) -> what was submitted
+--   is_suspect(number) -> must the records of this key run alone?
+--   key_name(number), group_name(number) -> string
+--   key_number(string), group_number(string) -> number, or nil if no queued record has it
 
 local errors = require "tokenbatcher.base.errors"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
 local COST, DEADLINE, PRIORITY = C.TB_VIEW_COST, C.TB_VIEW_DEADLINE, C.TB_VIEW_PRIORITY
-local KEYS = C.TB_VIEW_KEYS
+local KEYS, GROUPS = C.TB_VIEW_KEYS, C.TB_VIEW_GROUPS
 
 local M = {}
 
@@ -49,6 +52,7 @@ local FIELDS = {
   total_cost = function(d) return d.total_cost end,
   full = function(d) return d.full end,
   due = function(d) return d.due end,
+  bounded = function(d) return d.bounded end,
   draining = function(d) return d.draining end,
   idle_slots = function(d) return d.idle_slots end,
 }
@@ -94,6 +98,12 @@ end
 function Queue:key(i)
   local at, view = look(self, i)
   return view.port.key_name(at.key)
+end
+
+--- @return boolean  must it run in a batch of one? (its key is suspect)
+function Queue:alone(i)
+  local at, view = look(self, i)
+  return view.port.is_suspect(at.key)
 end
 
 --- @return any  what was submitted
@@ -243,6 +253,61 @@ function Queue:of(key)
   return next_of, { queue = self, serial = view.serial, key = view.port.key_number(key) or NO_KEY }, 0
 end
 
+--- @return string  "" for a record without one
+function Queue:group(i)
+  local at, view = look(self, i)
+  return view.port.group_name(at.group)
+end
+
+local function next_group(self, previous)
+  local view = view_in_use(self)
+  local port, group = view.port
+  if previous == nil then
+    group = C.tb_groups_first(view.handle)
+  else
+    group = C.tb_groups_next(view.handle, port.group_number(previous) or NO_KEY)
+  end
+  if group >= 0 then return port.group_name(group) end
+end
+
+--- Groups that have queued records, in the order in which they got their first one.
+function Queue:groups()
+  open_order(self, GROUPS)
+  return next_group, self, nil
+end
+
+local function next_of_group(state, position)
+  local handle = handle_of(state)
+  local to = position == 0 and C.tb_group_first(handle, state.group) or C.tb_group_next(handle, position)
+  if to > 0 then return to end
+end
+
+-- The number of a group that a policy names. @param what string  the method
+local function group_number(view, group, what)
+  if type(group) ~= "string" then
+    errors.misuse(("queue:%s: a group is a string, got %s"):format(what, errors.show(group)))
+  end
+  return view.port.group_number(group) or NO_KEY
+end
+
+--- Positions of a group's records, by arrival.
+function Queue:of_group(group)
+  local view = open_order(self, GROUPS)
+  return next_of_group, { queue = self, serial = view.serial, group = group_number(view, group, "of_group") }, 0
+end
+
+--- @return boolean  do the group's records fill a batch? (`full` for one group)
+function Queue:full_of_group(group)
+  local view = open_order(self, GROUPS)
+  return C.tb_group_full(view.handle, group_number(view, group, "full_of_group")) == 1
+end
+
+--- @return boolean  is one of the group's records due? (`due` for one group)
+function Queue:due_of_group(group)
+  local view = open_order(self, GROUPS)
+  return C.tb_group_due(view.handle, group_number(view, group, "due_of_group")) == 1
+end
+
 local batch_meta = { name = "batch" }
 batch_meta.__index = function(self, name)
   local method = Batch[name]
@@ -255,14 +320,20 @@ batch_meta.__index = function(self, name)
 end
 batch_meta.__newindex = function() errors.misuse "a policy cannot change the batch but by add and limit" end
 
---- Name the record at position i. @return boolean  is it in the batch?
+local WHY_NOT = {
+  [tonumber(C.TB_ADD_BUDGET)] = "budget", [tonumber(C.TB_ADD_GROUP)] = "group", [tonumber(C.TB_ADD_ALONE)] = "alone",
+}
+
+--- Name the record at position i. @return boolean  is it in the batch? If not, a string: it does
+-- not fit for its cost or the batch is full ("budget"), is of another group, or must run alone.
 function Batch:add(i)
   local view = view_in_use(self)
   local answer = type(i) == "number" and C.tb_choose_add(view.handle, i) or -1
   if answer < 0 then
     errors.misuse(("batch:add: there is no position %s (the queue has %d)"):format(errors.show(i), view.size))
   end
-  return answer == 1
+  if answer == 1 then return true end
+  return false, WHY_NOT[answer]
 end
 
 --- Lower the budget for this decision.
@@ -299,6 +370,7 @@ function View:open(now)
   if C.tb_choose(self.handle, raw, now) ~= 0 then return false end
   self.size, self.total_cost = raw.size, raw.total_cost
   self.full, self.due, self.draining = raw.is_full ~= 0, raw.is_due ~= 0, raw.is_draining ~= 0
+  self.bounded = raw.is_bounded ~= 0
   self.idle_slots = raw.idle_slots
   self.is_open, self.serial = true, self.serial + 1
   return true

@@ -58,7 +58,9 @@ return {
           if p.slo_s and batch.size == 0 then
             batch:limit(math.max(queue:cost(i), model:cost_within(HOPELESS_SHARE * p.slo_s)))
           end
-          if not batch:add(i) then return end
+          local is_in, why = batch:add(i)
+          if not is_in then misfits = misfits + 1 end
+          if why == "budget" or misfits > MISFITS then return end
         end
       end,
       on_complete = function(report) model:learn(report) end,

@@ -1,7 +1,9 @@
 --- Deficit round robin by cost over `key`: each key in turn may send what it has been given,
 -- `quantum` at a visit; what it could not use it keeps while it has records queued. Two
 -- backlogged keys stay within two largest records and a quantum. The batch ends at the first
--- record that does not fit, and the next one goes on there.
+-- record that does not fit for its size, and the next one goes on there. A record of another group
+-- than the batch's, or that must run alone, is passed over; its key keeps turn and credit. One
+-- that ran alone ends its key's turn.
 
 local round_robin = require "tokenbatcher.policy.support.round_robin"
 

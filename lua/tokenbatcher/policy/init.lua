@@ -3,7 +3,8 @@
 
 local policies = require "tokenbatcher.batching.policies"
 
-policies.ship({ "fifo", "eager", "length_bucketed", "priority", "fair", "deadline", "adaptive", "rate_limited" },
+policies.ship({ "fifo", "eager", "length_bucketed", "priority", "fair", "deadline", "adaptive", "rate_limited",
+  "one_group" },
   function(name) return require("tokenbatcher.policy." .. name) end)
 
 return policies

@@ -1,6 +1,10 @@
 --- Highest priority first; a record gains one level for each aging_s it has waited, so that
--- none waits for ever. The batch ends at the first record that does not fit: a large one is
--- not overtaken for its size.
+-- none waits for ever. The batch ends at the first record that does not fit for its size: a large
+-- one is not overtaken. One of another group, or that must run alone, is passed over and keeps
+-- its place.
+
+local MOST_PASSED = 512 -- then the batch is closed
+
 return {
   about = "highest priority first; a record gains one level for each aging_s waited",
   parameters = {
@@ -11,8 +15,11 @@ return {
     return {
       form = function(queue, batch)
         if not (queue.full or queue.due) then return end
+        local passed = 0
         for i in queue:by_priority(p.aging_s) do
-          if not batch:add(i) then break end
+          local is_in, why = batch:add(i)
+          if not is_in then passed = passed + 1 end
+          if why == "budget" or passed > MOST_PASSED then break end
         end
       end,
     }

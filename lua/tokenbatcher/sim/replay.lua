@@ -67,11 +67,14 @@ end
 -- --- what a decision may know of it -----------------------------------------------------
 
 local function port_of(self)
-  local keys, counts = self.keys, self.policy
+  local keys, groups, counts = self.keys, self.groups, self.policy
   return {
     record = function(slot) return { cost = self.cost_of[slot], output_tokens = self.output_of[slot] } end,
     key_name = function(number) return keys:name(number) end,
     key_number = function(name) return keys:id(name) end,
+    group_name = function(number) return groups:name(number) end,
+    group_number = function(name) return groups:id(name) end,
+    is_suspect = function() return false end,
     count = function(what) counts[what] = counts[what] + 1 end,
     warn = function(text) self.warnings[#self.warnings + 1] = text end,
   }
@@ -84,7 +87,7 @@ function M.new(spec)
   if not handle then error("out of memory", 0) end
   local self = setmetatable({
     handle = handle, source = spec.source, service = spec.service, seconds = spec.service.seconds,
-    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), warnings = {},
+    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), groups = Keys.new(), warnings = {},
     policy = { errors = 0, overruled = 0 }, timeline = spec.timeline,
     fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,

@@ -2,11 +2,14 @@
 -- take turns in a ring; a lane is {key, deficit, has_quantum, and its place in the queue}.
 
 local M = {}
+
+local MOST_PASSED = 512 -- of a key's records in one decision
+
 local Ring = {}
 Ring.__index = Ring
 
 function M.new()
-  return setmetatable({ ring = {}, first = 1, last = 0, lanes = {}, round = 0 }, Ring)
+  return setmetatable({ ring = {}, first = 1, last = 0, lanes = {}, round = 0, held = {} }, Ring)
 end
 
 --- How many keys take turns.
@@ -16,6 +19,7 @@ function Ring:size() return self.last - self.first + 1 end
 -- end, and all begin with their first record. O(keys).
 function Ring:refresh(queue, quantum)
   self.round = self.round + 1
+  self:release()
   for key in queue:keys() do
     local lane = self.lanes[key]
     if not lane then
@@ -42,17 +46,46 @@ function Ring:refresh(queue, quantum)
   self.ring, self.first, self.last = ring, 1, last
 end
 
+-- Keys that could not send for the sake of the batch's group come first again.
+function Ring:release()
+  local held = self.held
+  if not held[1] then return end
+  for i = self.first, self.last do held[#held + 1] = self.ring[i] end
+  self.ring, self.first, self.last, self.held = held, 1, #held, {}
+end
+
+-- Send what the key may. @return how many; nil: the batch is closed; has a record been passed over,
+-- has one run alone
+local function send(lane, queue, batch)
+  local sent, passed = 0, 0
+  while lane.position and queue:cost(lane.position) <= lane.deficit and passed <= MOST_PASSED do
+    local is_in, why = batch:add(lane.position)
+    if is_in then
+      lane.deficit = lane.deficit - queue:cost(lane.position)
+      sent = sent + 1
+      if queue:alone(lane.position) then return sent, false, true end
+    elseif why == "budget" then
+      return nil
+    else
+      passed = passed + 1
+    end
+    lane.position = lane.step(lane.from, lane.position)
+  end
+  return sent, passed > 0, false
+end
+
 --- One visit to the key whose turn it is. @return how many it sent; nil: the batch is closed
 function Ring:visit(queue, batch, quantum)
-  local lane, sent = self.ring[self.first], 0
+  local lane = self.ring[self.first]
   if not lane.has_quantum then lane.deficit, lane.has_quantum = lane.deficit + quantum, true end
-  while lane.position and queue:cost(lane.position) <= lane.deficit do
-    if not batch:add(lane.position) then return nil end
-    lane.deficit = lane.deficit - queue:cost(lane.position)
-    lane.position = lane.step(lane.from, lane.position)
-    sent = sent + 1
-  end
+  local sent, has_passed, ran_alone = send(lane, queue, batch)
+  if not sent then return nil end
   self.ring[self.first], self.first = nil, self.first + 1
+  if has_passed then -- keeps turn and credit
+    self.held[#self.held + 1] = lane
+    return sent
+  end
+  if ran_alone then lane.position = lane.step(lane.from, lane.position) end
   lane.has_quantum = false
   if lane.position then
     self.last = self.last + 1
