@@ -62,7 +62,7 @@ deps: ## install what the other targets of this command line need (Debian packag
 
 # --- the libraries ---------------------------------------------------------
 
-$B/src/core/%.o: src/core/%.c src/core/core.h src/core/hot.h include/tokenbatcher.h
+$B/src/core/%.o: src/core/%.c $(wildcard src/core/*.h) include/tokenbatcher.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 

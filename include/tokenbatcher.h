@@ -47,10 +47,11 @@
  * keeps a pointer that it is given beyond the call, and none hands out a pointer into a
  * batcher: what is asked for is copied into the caller's memory. Strings are static.
  *
- * MEMORY. Slots for records grow by a fifth in tb_submit() and are reused: in steady
- * state no call allocates. A queued record takes 64 to 77 bytes, with a deadline 80 to
- * 96. Memory that has grown is kept until tb_free(). Only functions that name
- * TB_ENOMEM, and tb_new(), allocate.
+ * MEMORY. Slots for records grow by an eighth in tb_submit() and are reused: in steady
+ * state no call allocates. A queued record takes 64 to 72 bytes, with a deadline or a
+ * linger of its own 80 to 90; from the first record that has a group on all take 4 more.
+ * Memory that has grown is kept until tb_free(). Only functions that name TB_ENOMEM,
+ * tb_new(), and tb_poll() when a call of inference is abandoned, allocate.
  *
  * COST. Where nothing is said a call is O(1). "Queued" records are those not in a
  * batch and not cut ahead; n is their number.
@@ -89,7 +90,7 @@ extern "C" {
 /* TB_ABI changes with every incompatible change of a header. A record's id is
  * generation x 2^TB_SLOT_BITS + slot; so many records can live at once, and so many keys.
  * TB_MAX_BATCHES is the upper bound of max_concurrent_batches. */
-enum { TB_ABI = 1, TB_SLOT_BITS = 24, TB_MAX_BATCHES = 1024 };
+enum { TB_ABI = 2, TB_SLOT_BITS = 24, TB_MAX_BATCHES = 1024 };
 
 /* A batcher; its inside is the core's. */
 typedef struct tb_batcher tb_batcher;
@@ -111,7 +112,8 @@ typedef double tb_id;
  *   TB_ERUNNING     it was started already
  *   TB_ENOENT       no such record, batch or position (any more)
  *   TB_ESTATE       the record is not running
- *   TB_ERECORD      a priority that is no number, or a key of 2^24 or more
+ *   TB_ERECORD      a priority that is no number, or a key or group of 2^24 or more
+ *   TB_ETOOLARGE    more records, or more cost, than an empty queue holds: never
  */
 enum tb_error {
     TB_OK = 0,
@@ -126,7 +128,8 @@ enum tb_error {
     TB_ERUNNING = -9,
     TB_ENOENT = -10,
     TB_ESTATE = -11,
-    TB_ERECORD = -12
+    TB_ERECORD = -12,
+    TB_ETOOLARGE = -13
 };
 
 /* Short name ("queue_full") of an error: the codes of Lua's errors. "unknown" for a number
@@ -198,6 +201,9 @@ uint32_t tb_option_count(void);
 /* Option i, 0 <= i < tb_option_count(); NULL for another i. Static memory. */
 const tb_option *tb_option_at(uint32_t i);
 
+/* max_abandoned_calls: none, that is no limit. */
+enum { TB_NO_LIMIT = -1 };
+
 /* Settings of a batcher. Fill with tb_config_init(), change with tb_config_set() (or
  * directly, in the units named here), check with tb_config_check(). A plain value: the
  * caller's to copy.
@@ -205,6 +211,7 @@ const tb_option *tb_option_at(uint32_t i);
  *   batch_timeout_us        a batch that is not full goes when its oldest record has waited
  *                           so long; 0: at once
  *   inference_timeout_us    a call that takes longer fails its batch; 0: none
+ *   abandon_us              see max_abandoned_calls
  *   max_wait_us             records that have waited so long make the queue due and go
  *                           first; 0: none
  *   target_batch_cost       the budget, 1 to 1e15
@@ -214,14 +221,18 @@ const tb_option *tb_option_at(uint32_t i);
  *   max_queue_size          the most records queued, 1 to 1e7
  *   prefetch_batches        full batches cut ahead while all slots are busy, 0 to 1024
  *   max_concurrent_batches  processing slots, 1 to TB_MAX_BATCHES
+ *   max_abandoned_calls     while so many calls go on after their timeout, the slot of a batch
+ *                           that times out stays taken, until a call ends or abandon_us
+ *                           have passed; 0 to 1e6, 0: always; TB_NO_LIMIT: never
  *   policy, cost_model      enum tb_policy, enum tb_cost_model
  *   on_full                 enum tb_on_full; only kept: see TB_MAY_WAIT
  *   on_oversize             enum tb_on_oversize
  */
 struct tb_config {
-    int64_t batch_timeout_us, inference_timeout_us, max_wait_us;
+    int64_t batch_timeout_us, inference_timeout_us, abandon_us, max_wait_us;
     double target_batch_cost, max_queue_cost;
     uint32_t max_batch_size, min_batch_size, max_queue_size, prefetch_batches, max_concurrent_batches;
+    int32_t max_abandoned_calls;
     uint32_t policy, cost_model, on_full, on_oversize;
 };
 typedef struct tb_config tb_config;
@@ -239,6 +250,15 @@ int tb_config_set(tb_config *config, uint32_t i, double value);
 /* Back to "none", for an option without a default. TB_EOPTION: it has one, or there is no
  * option i. */
 int tb_config_unset(tb_config *config, uint32_t i);
+
+/* Bounds of the queue that are smaller than a batch: max_queue_size < max_batch_size, and
+ * max_queue_cost < target_batch_cost. */
+enum tb_bound { TB_BOUND_SIZE = 1, TB_BOUND_COST = 2 };
+
+/* Which bounds of the queue keep a batch from ever being full: bits of enum tb_bound, 0: none.
+ * No error: a queue that can take no more goes as if it were full (F2); but whoever set such
+ * bounds may not have meant it. */
+uint32_t tb_config_never_full(const tb_config *config);
 
 /* Every bound, and what holds between options. TB_EOPTION: a field is outside its bounds.
  * TB_EMINMAX: min_batch_size is above max_batch_size. */
@@ -284,10 +304,11 @@ void tb_stop(tb_batcher *b, int64_t timeout_us, int64_t now_us);
 void tb_flush(tb_batcher *b, int64_t now_us);
 
 /* New settings, all or nothing; running batches keep theirs, records keep their places, cuts
- * are made anew (the queue may exceed its bounds then until it drains). With another
- * policy than a script all views are closed.
- * TB_EOPTION, TB_EMINMAX: see tb_config_check(). TB_ENOMEM: no memory for more slots or
- * cuts. Nothing has changed then. O(records cut). */
+ * are made anew (the queue may exceed its bounds then until it drains). A higher
+ * max_abandoned_calls frees slots at once, a lower one takes none. With another policy than
+ * a script all views are closed.
+ * TB_EOPTION, TB_EMINMAX: see tb_config_check(). TB_ENOMEM: no memory for more slots, cuts,
+ * or the account of groups that a script needs. Nothing has changed then. O(records cut). */
 int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us);
 
 /* The present settings into *config. */
@@ -304,7 +325,11 @@ void tb_get(const tb_batcher *b, tb_config *config);
  * count as one in `waiting_submits`. */
 enum tb_submit_flags { TB_MAY_WAIT = 1, TB_MORE = 2 };
 
-/* One record.
+/* In tb_submission.batch_timeout_us: the record makes the queue due at once. */
+enum { TB_AT_ONCE = -1 };
+
+/* One record. A field that is 0 is as if it were not there, so that a caller sets what it
+ * knows of.
  *
  *   cost          finite, 0 to 1e12; rounded up to a whole number
  *   priority      higher first; for policies that look at it
@@ -315,11 +340,19 @@ enum tb_submit_flags { TB_MAY_WAIT = 1, TB_MORE = 2 };
  *   key           a small number that the caller gave to who submits, 0 to 2^24 - 1; 0: nobody.
  *                 With a view by key memory grows with the largest in use.
  *   flags         enum tb_submit_flags
+ *   batch_timeout_us  its own linger: it makes the queue due so long after the call of its
+ *                 producer, whatever the settings say, and fails nothing. 0: that of the
+ *                 settings; or TB_AT_ONCE
+ *   group         a small number that the caller gave to what may share a call, 0 to 2^24 - 1;
+ *                 0: none, which is a group, too. Records of two groups never share a batch.
+ *                 Memory grows with the largest in use, under a script.
  */
 struct tb_submission {
     double cost, priority;
     int64_t timeout_us, submitted_us;
     uint32_t key, flags;
+    int64_t batch_timeout_us;
+    uint32_t group;
 };
 typedef struct tb_submission tb_submission;
 
@@ -329,21 +362,25 @@ typedef struct tb_submission tb_submission;
  *
  *   TB_ENOTRUNNING  the state is not running
  *   TB_ECOST        cost
- *   TB_ETIMEOUT     timeout_us is negative
- *   TB_ERECORD      priority is not a number, or key is 2^24 or more
+ *   TB_ETIMEOUT     timeout_us is negative, or batch_timeout_us below TB_AT_ONCE
+ *   TB_ERECORD      priority is not a number, or key or group is 2^24 or more
  *   TB_EOVERSIZE    cost is above target_batch_cost, and on_oversize is reject
  *   TB_EFULL        max_queue_size records are queued; or cost would go above
  *                   max_queue_cost and the queue is not empty; or others wait in line
  *   TB_ENOMEM       no memory, or 2^24 records live
  *
- * TB_EFULL and TB_EOVERSIZE count as rejected. O(1); O(log n) with a deadline or a view. */
+ * TB_EFULL and TB_EOVERSIZE count as rejected. After TB_EFULL the queue is full as batches go
+ * (F2) until the next one went: take a turn. O(1); O(log n) with a deadline, a linger of its
+ * own, or a view. */
 tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us);
 
 /* Would these `n` costs all be accepted, one after the other, without suspending
- * anybody? First every cost (TB_ECOST, TB_EOVERSIZE), then the room (TB_EFULL; not
- * with TB_MAY_WAIT in `flags`). TB_OK, TB_ENOTRUNNING or one of those; then *culprit,
- * if not NULL, is the index at fault. `costs` may be NULL if n is 0. Changes nothing, but
- * counts a refusal of all `n` (TB_EFULL, TB_EOVERSIZE). O(n). */
+ * anybody? First every cost (TB_ECOST, TB_EOVERSIZE), then, without TB_MAY_WAIT in `flags`,
+ * the room: that of an empty queue (TB_ETOOLARGE: it is no use to ask again; one record
+ * alone always fits), then that there is (TB_EFULL). TB_OK, TB_ENOTRUNNING or one of those;
+ * then *culprit, if not NULL, is the index at fault: the first cost that is bad or finds no
+ * room. `costs` may be NULL if n is 0. Changes nothing, but counts a refusal of all `n`
+ * (but TB_ECOST), and TB_EFULL makes the queue full (see tb_submit()). O(n). */
 int tb_submit_check(tb_batcher *b, const double *costs, uint32_t n, uint32_t flags,
                     uint32_t *culprit);
 
@@ -372,6 +409,14 @@ int64_t tb_record_deadline(const tb_batcher *b, tb_id record);
  * mates, if any, stay. TB_ENOENT: it is gone already. No event follows. O(log n). */
 int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us);
 
+/* From now on, or no longer, records of this key run in batches of one: fifo ends a batch
+ * before them, tb_choose_add() takes no second record beside them. Their batches count as
+ * oversize only if they are. `key` is 1 to 2^24 - 1: a record without a key is never marked;
+ * other keys are misuse. `on` is 0 or not. Nothing happens if it is so already; otherwise
+ * cuts are made anew, and a turn is due. Holds until it is called again, over restarts.
+ * TB_ENOMEM: nothing has changed. O(1), O(n) with the view by group. A bit a key. */
+int tb_key_alone(tb_batcher *b, uint32_t key, int on, int64_t now_us);
+
 /* Count records as rejected that the pump refused for a reason of its own. */
 void tb_refuse(tb_batcher *b, uint32_t records);
 
@@ -387,6 +432,9 @@ uint32_t tb_waiting(const tb_batcher *b);
  *   TB_EVENT_BATCH_STOPPED    id: a batch abandoned by stop; its records have failed
  *   TB_EVENT_ADMITTED         id: a waiting record that is queued now
  *   TB_EVENT_DRAINED          id: 0; the batcher is stopped
+ *
+ * The call of inference of a batch that timed out or was stopped may go on; it is abandoned:
+ * see tb_call_ended().
  *
  * The id of a batch or record that an event ends is stale when the event is read: who needs
  * what it named keeps that beside the id. */
@@ -408,7 +456,8 @@ struct tb_event {
 typedef struct tb_event tb_event;
 
 /* Do and report what is due at `now_us`: batches timed out, then expiries, then
- * the end of stop, then admissions. If the line's first finds no room while every slot
+ * the end of stop, then admissions. Slots held by abandoned calls for abandon_us are free,
+ * without an event. If the line's first finds no room while every slot
  * is busy, full batches are cut ahead here, as tb_form() would, before it is left
  * waiting: cutting makes room. Records that expire in one late call are not in the order
  * of their deadlines. Fills up to `max` events of the caller's array (NULL if max is 0) and
@@ -420,8 +469,8 @@ uint32_t tb_poll(tb_batcher *b, tb_event *events, uint32_t max, int64_t now_us);
 enum { TB_NEVER_US = -1 };
 
 /* Asked after a complete turn: the earliest time at which tb_poll() or tb_form() may
- * have something to do if nobody submits, cancels, settles or sets before, or
- * TB_NEVER_US. It is above the `now` of that turn; it may be too early (a needless
+ * have something to do if nobody submits, is refused for room, cancels, settles, sets, marks a
+ * key or ends a call before, or TB_NEVER_US. It is above the `now` of that turn; it may be too early (a needless
  * turn), never too late. O(max_concurrent_batches) while batches have a timeout. */
 int64_t tb_next(const tb_batcher *b);
 
@@ -429,7 +478,7 @@ int64_t tb_next(const tb_batcher *b);
 
 /* Why a batch went.
  *
- *   TB_REASON_FULL     no further record would have fitted
+ *   TB_REASON_FULL     no further record would have fitted, or the queue can take no more
  *   TB_REASON_TIMEOUT  the queue was due
  *   TB_REASON_IDLE     a slot was idle (eager)
  *   TB_REASON_DRAIN    the batcher was stopping
@@ -448,7 +497,13 @@ enum tb_reason {
  * memory. */
 const char *tb_reason_name(int reason);
 
-/* If a processing slot is idle and the policy says so, move the next batch's
+/* A batch is full when it has max_batch_size records, when the next queued record would not
+ * fit, is of another group or must run alone, or when nothing of cost 1 would fit. A queue
+ * that can take no more is full, too, while a slot is idle: it holds max_queue_size records,
+ * or its bounds keep someone out (the first in line finds no room, or a record was refused
+ * for room since the last dispatch).
+ *
+ * If a processing slot is idle and the policy says so, move the next batch's
  * records from the queue to running and return the batch; 0 if nothing goes now.
  * While all slots are busy it cuts full batches off the head of the queue
  * (prefetch_batches). Also 0 while tb_poll() has not been called for what deadlines or
@@ -465,11 +520,12 @@ tb_id tb_form(tb_batcher *b, int64_t now_us);
  *   deadline_us  the earliest deadline of its records, or TB_NEVER_US
  *   size         its records
  *   reason       enum tb_reason
+ *   group        that of its records
  */
 struct tb_batch {
     double cost, sum, largest;
     int64_t started_us, deadline_us;
-    uint32_t size, reason;
+    uint32_t size, reason, group;
 };
 typedef struct tb_batch tb_batch;
 
@@ -505,6 +561,16 @@ int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us);
 int tb_batch_half(tb_batcher *b, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *out,
                   int64_t now_us);
 
+/* An abandoned call has ended: one of a batch that TB_EVENT_BATCH_TIMED_OUT or
+ * TB_EVENT_BATCH_STOPPED named. Say so once for each, also after tb_stop(). If its slot is
+ * held it is free now; if not, one that is held may be (max_abandoned_calls).
+ * While draining slots stay held as ever, but nobody waits for them when no record is
+ * left; a start finds all slots free, and calls of before still count.
+ * TB_ENOENT: no such call goes on, or it is one of those of which none is kept: the core
+ * remembers the last 4,096; older ones, and those for which there is no memory, count as
+ * ended. O(abandoned calls). */
+int tb_call_ended(tb_batcher *b, tb_id batch, int64_t now_us);
+
 /* --- Scripted policies ---------------------------------------------------
  *
  * With TB_POLICY_SCRIPT tb_form() forms nothing. Instead the pump asks, after tb_poll():
@@ -537,11 +603,13 @@ void tb_ask_again(tb_batcher *b, int64_t at_us);
 tb_id tb_form_default(tb_batcher *b, int64_t now_us);
 
 /* The queue as a decision finds it: cost and number of what is queued, idle processing
- * slots; is_full (a fifo prefix fills a batch), is_due, is_draining are 0 or 1. */
+ * slots; the others are 0 or 1. is_full: some group fills a batch (all that is queued of it
+ * does not fit one, or fills it exactly; a record that must run alone fills one), or
+ * is_bounded: the queue can take no more (see tb_form()). */
 struct tb_queue {
     double total_cost;
     uint32_t size, idle_slots;
-    uint32_t is_full, is_due, is_draining;
+    uint32_t is_full, is_due, is_draining, is_bounded;
 };
 typedef struct tb_queue tb_queue;
 
@@ -550,10 +618,18 @@ typedef struct tb_queue tb_queue;
  * otherwise O(records behind the first that left elsewhere). 12 bytes a slot. */
 int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us);
 
-/* Name a record. 1: it is in (already there: nothing changes); 0: it does not fit;
- * TB_ENOENT: no such position. The first call puts in, ahead of it and oldest first, the
- * records that have waited max_wait_s; if tb_choose_limit() leaves the first of them no room,
- * no record is in. */
+/* What tb_choose_add() answers, 1 or why not.
+ *
+ *   TB_ADD_BUDGET  it does not fit the budget, the limit or max_batch_size
+ *   TB_ADD_IN      it is in; already there: nothing changes
+ *   TB_ADD_GROUP   it is of another group than those that are in
+ *   TB_ADD_ALONE   it, or the one that is in, runs alone
+ */
+enum tb_add { TB_ADD_BUDGET, TB_ADD_IN, TB_ADD_GROUP, TB_ADD_ALONE };
+
+/* Name a record: enum tb_add, or TB_ENOENT: no such position. The first call puts in, ahead of
+ * it and oldest first, the records that have waited max_wait_s and may share the batch of the
+ * oldest; if tb_choose_limit() leaves the first of them no room, no record is in. */
 int tb_choose_add(tb_batcher *b, double position);
 
 /* Lower the budget for this choice; from the next tb_choose_add() on, nothing makes the
@@ -578,10 +654,10 @@ void tb_choose_reset(tb_batcher *b);
 void tb_choose_abandon(tb_batcher *b);
 
 /* A queued record: its id, cost, priority, microseconds since the call of its producer, deadline
- * (or TB_NEVER_US), and key. Doubles, which Lua reads without allocating. */
+ * (or TB_NEVER_US), key and group. Doubles, which Lua reads without allocating. */
 struct tb_look_at {
     tb_id id;
-    double cost, priority, age_us, deadline_us, key;
+    double cost, priority, age_us, deadline_us, key, group;
 };
 typedef struct tb_look_at tb_look_at;
 
@@ -597,21 +673,23 @@ double tb_look_cost(const tb_batcher *b, double position);
  *   TB_VIEW_DEADLINE  earliest first, records without one last
  *   TB_VIEW_PRIORITY  by priority + age / aging, highest first; aging 0: age does not count
  *   TB_VIEW_KEYS      by key
+ *   TB_VIEW_GROUPS    by group
  */
-enum tb_view_kind { TB_VIEW_COST, TB_VIEW_DEADLINE, TB_VIEW_PRIORITY, TB_VIEW_KEYS };
+enum tb_view_kind { TB_VIEW_COST, TB_VIEW_DEADLINE, TB_VIEW_PRIORITY, TB_VIEW_KEYS, TB_VIEW_GROUPS };
 
 /* Keep a view from now on, until tb_views_close() or tb_set(). `view` is an enum
  * tb_view_kind and `aging_us` >= 0 (it matters to TB_VIEW_PRIORITY only); others are
  * misuse. May be called within a choice. TB_ENOMEM: the view is not open. First use, or
  * another aging: O(n log n); afterwards O(1), and every record that comes or goes costs
- * O(log n). 16 bytes a slot. */
+ * O(log n). 16 bytes a slot, 8 for keys or groups. The core itself keeps the view by group
+ * while a script decides over records that have groups. */
 int tb_view_open(tb_batcher *b, uint32_t view, int64_t aging_us);
 
 /* Forget all views, and their memory. Not within a choice. */
 void tb_views_close(tb_batcher *b);
 
 /* The first position in the order of a view; 0: the queue is empty, or the view is not
- * open. TB_VIEW_KEYS is misuse, here and in the next two. */
+ * open. TB_VIEW_KEYS and _GROUPS are misuse, here and in the next two. */
 uint32_t tb_view_first(const tb_batcher *b, uint32_t view);
 
 /* The position after `position`; what follows 0 is the first. 0: the end. O(1) on average. */
@@ -638,6 +716,20 @@ uint32_t tb_key_first(const tb_batcher *b, uint32_t key);
  * end. */
 uint32_t tb_key_next(const tb_batcher *b, uint32_t position);
 
+/* The same four for groups; group 0 is that of the records without one. */
+double tb_groups_first(const tb_batcher *b);
+double tb_groups_next(const tb_batcher *b, uint32_t group);
+uint32_t tb_group_first(const tb_batcher *b, uint32_t group);
+uint32_t tb_group_next(const tb_batcher *b, uint32_t position);
+
+/* With the view by group: does this group fill a batch (see struct tb_queue)? 1 or 0. O(1),
+ * O(max_batch_size) at times with the padded cost model. */
+int tb_group_full(tb_batcher *b, uint32_t group);
+
+/* With the view by group: would the queue be due if it held this group alone? 1 or 0. O(1), but
+ * for records at its head with a linger of their own. */
+int tb_group_due(tb_batcher *b, uint32_t group);
+
 /* --- Statistics ----------------------------------------------------------- */
 
 /* A distribution; percentiles within 3 %, mean and max exact. All 0 while count is 0. */
@@ -652,12 +744,18 @@ typedef struct tb_summary tb_summary;
  *
  *   total_submitted      records accepted: queued at once, or let in from the line
  *   total_completed ...  how those ended
- *   total_rejected       refusals: TB_EFULL, TB_EOVERSIZE, TB_EVENT_REFUSED, tb_refuse()
+ *   total_rejected       refusals: TB_EFULL, TB_EOVERSIZE, TB_ETOOLARGE, TB_EVENT_REFUSED,
+ *                        tb_refuse()
  *   total_oversize       batches of a single record above the budget
  *   total_batches ...    batches formed, their records, their cost
  *   queue_size ...       what is queued: records, cost; calls that wait in line
  *   prefetched_batches ...  what is cut ahead, what runs
- *   busy_us, idle_us     slot-microseconds while not stopped
+ *   busy_us, idle_us     slot-microseconds while not stopped; a slot held by an abandoned call
+ *                        is busy
+ *   oldest_queued_us     since the call of the producer of the oldest record that is not
+ *                        dispatched, in line included; 0: none
+ *   oldest_running_us    since the oldest batch that runs was formed; 0: none
+ *   abandoned_calls      that go on after their batch has timed out or was stopped
  *   padded_cost ...      over all batches, number x largest and sum; their ratio is
  *                        padding_ratio
  *   dispatched           batches by enum tb_reason
@@ -676,10 +774,11 @@ struct tb_stats {
     double padded_cost, sum_cost;
     double dispatched[5];
     tb_summary wait_us, service_us, latency_us, batch_size, batch_cost;
+    double oldest_queued_us, oldest_running_us, abandoned_calls;
 };
 typedef struct tb_stats tb_stats;
 
-/* All of it as of `now_us`. In any state. O(1), but some microseconds: percentiles are
+/* All of it as of `now_us`. In any state. O(max_concurrent_batches), and some microseconds: percentiles are
  * looked up in five histograms. */
 void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us);
 

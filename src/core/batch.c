@@ -39,7 +39,7 @@ tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at)
 static uint32_t idle_slot(const tb_batcher *b)
 {
     uint32_t at = 0;
-    while (at < b->batches && b->batch[at].in_use) at++;
+    while (at < b->batches && (b->batch[at].in_use || b->batch[at].is_held)) at++;
     assert(at < b->batches);
     return at;
 }
@@ -55,11 +55,8 @@ static void record_start(tb_batcher *b, uint32_t at, uint32_t batch, tb_tally *w
     tb_slot *slot = &b->slot[at];
     assert(slot->state == TB_RECORD_QUEUED || slot->state == TB_RECORD_CUT);
     if (slot->state == TB_RECORD_QUEUED) tb__queue_leave(b, at);
-    if (slot->deadline_us != TB_TIME_MAX) {
-        tb__heap_remove(b, at);
-        if (slot->deadline_us < b->batch[batch].deadline_us)
-            b->batch[batch].deadline_us = slot->deadline_us;
-    }
+    if (slot->heap_at != TB_NIL) tb__heap_remove(b, at);
+    if (slot->deadline_us < b->batch[batch].deadline_us) b->batch[batch].deadline_us = slot->deadline_us;
     slot->state = TB_RECORD_RUNNING;
     slot->batch = (uint16_t)batch;
     tb__tally(&b->wait_us, waits, (uint64_t)(b->now_us - slot->submitted_us));
@@ -104,6 +101,7 @@ tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int r
     b->running_batches++;
     b->running_records += load->size;
     if (batch->timeout_us) b->timed_batches++;
+    b->was_refused = false;
     count_batch(b, batch);
     return tb__batch_id(b, at);
 }
@@ -218,6 +216,7 @@ int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
         .deadline_us = shown_us(found->deadline_us),
         .size = found->records.size,
         .reason = found->reason,
+        .group = found->load.mark & ~TB_ALONE,
     };
     for (uint32_t i = found->records.first; i != TB_NIL && n < capacity; i = b->slot[i].next, n++) {
         if (ids) ids[n] = tb__slot_id(b, i);
@@ -238,7 +237,7 @@ static bool half_load(const tb_batcher *b, uint32_t at, const tb_id *ids, uint32
         if (found == TB_NIL) return false;
         const tb_slot *slot = &b->slot[found];
         if (slot->state != TB_RECORD_RUNNING || slot->batch != at) return false;
-        tb__load_add(load, slot->cost);
+        tb__load_add(load, slot->cost, 0);
         if (slot->deadline_us < *deadline_us) *deadline_us = slot->deadline_us;
     }
     return true;
@@ -265,6 +264,7 @@ int tb_batch_half(tb_batcher *b, tb_id batch, const tb_id *ids, uint32_t n, tb_b
         .deadline_us = shown_us(deadline_us),
         .size = load.size,
         .reason = found->reason,
+        .group = found->load.mark & ~TB_ALONE,
     };
     return TB_OK;
 }

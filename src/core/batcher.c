@@ -34,7 +34,8 @@ tb_batcher *tb_new(const tb_config *config)
     b->state = TB_STOPPED;
     b->free_slot = TB_NIL;
     b->waiting = b->pending = EMPTY;
-    b->open.next = TB_NIL;
+    b->open.next = b->plain = TB_NIL;
+    tb__views_close(b, false);
     b->stop_at_us = b->ask_at_us = TB_TIME_MAX;
     if (!tb__batches_reserve(b, config->max_concurrent_batches) ||
         !cuts_reserve(b, config->prefetch_batches)) {
@@ -51,7 +52,10 @@ void tb_free(tb_batcher *b)
     free(b->heap.entry);
     free(b->cut);
     free(b->batch);
-    tb__views_close(b);
+    free(b->call);
+    free(b->group);
+    free(b->lone);
+    tb__views_close(b, false);
     free(b->choice.index);
     free(b->choice.position);
     free(b->choice.member);
@@ -63,6 +67,7 @@ size_t tb_memory(const tb_batcher *b)
     assert(b != NULL);
     return sizeof *b + b->slots * sizeof *b->slot + b->heap.capacity * sizeof *b->heap.entry +
            b->cut_capacity * sizeof *b->cut + b->batches * sizeof *b->batch +
+           b->groups * sizeof *b->group + b->lone_capacity / 8 + b->calls_capacity * sizeof *b->call +
            tb__views_memory(b) + (size_t)b->choice.capacity * 4 * sizeof *b->choice.index;
 }
 
@@ -78,6 +83,7 @@ int tb_start(tb_batcher *b, int64_t now_us)
     if (b->state != TB_STOPPED) return TB_ERUNNING;
     b->now_us = b->accounted_us = now_us;
     b->stop_at_us = TB_TIME_MAX;
+    b->was_refused = false;
     b->state = TB_RUNNING;
     return TB_OK;
 }
@@ -108,24 +114,22 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
     assert(config != NULL);
     int error = tb_config_check(config);
     if (error) return error;
+    bool is_scripted = config->policy == TB_POLICY_SCRIPT;
     if (!tb__batches_reserve(b, config->max_concurrent_batches) ||
-        !cuts_reserve(b, config->prefetch_batches))
+        !cuts_reserve(b, config->prefetch_batches) ||
+        (is_scripted && b->group && !tb__view_open(b, TB_VIEW_GROUPS, 0)))
         return TB_ENOMEM;
     tb__advance(b, now_us);
     tb__account(b);
     adopt(b, config);
-    if (config->policy != TB_POLICY_SCRIPT) tb__views_close(b);
+    if (!is_scripted) tb__views_close(b, false);
     tb__cuts_dissolve(b);
     tb__open_reset(b);
+    tb__groups_judge(b);
+    tb__calls_review(b);
     b->news = true;
     b->ask_at_us = TB_TIME_MAX;
     return TB_OK;
-}
-
-void tb_views_close(tb_batcher *b)
-{
-    assert(b != NULL);
-    tb__views_close(b);
 }
 
 void tb_get(const tb_batcher *b, tb_config *config)
@@ -153,6 +157,32 @@ int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us)
     return TB_OK;
 }
 
+/* --- records of a key alone ------------------------------------------------- */
+
+/* The account of groups follows. */
+static void groups_follow(tb_batcher *b, uint32_t key, bool is_lone)
+{
+    if (!(b->views_in_use & (1u << TB_VIEW_GROUPS))) return;
+    for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next)
+        if (b->slot[at].key == key && b->slot[at].state == TB_RECORD_QUEUED) tb__group_lone(b, at, is_lone);
+}
+
+int tb_key_alone(tb_batcher *b, uint32_t key, int on, int64_t now_us)
+{
+    assert(b != NULL);
+    assert(key > 0);
+    assert(key < TB_SLOTS_MAX);
+    tb__advance(b, now_us);
+    if (tb__is_lone(b, key) == (on != 0)) return TB_OK;
+    if (!tb__lone_reserve(b, key)) return TB_ENOMEM;
+    b->lone[key / 8] ^= (uint8_t)(1u << key % 8);
+    b->lone_keys += on ? 1 : UINT32_MAX;
+    b->has_marks = b->group || b->lone_keys > 0;
+    groups_follow(b, key, on != 0);
+    tb__marks_changed(b);
+    return TB_OK;
+}
+
 /* --- tb_poll ------------------------------------------------------------ */
 
 static bool batch_timed_out(tb_batcher *b, tb_event *event)
@@ -162,6 +192,7 @@ static bool batch_timed_out(tb_batcher *b, tb_event *event)
         if (!b->batch[at].in_use || b->batch[at].expires_us > b->now_us) continue;
         *event = (tb_event){tb__batch_id(b, at), TB_EVENT_BATCH_TIMED_OUT, 0};
         tb__batch_end(b, at, TB_FAILED);
+        tb__call_abandoned(b, at, true);
         return true;
     }
     return false;
@@ -173,6 +204,7 @@ static bool any_batch_stopped(tb_batcher *b, tb_event *event)
         if (!b->batch[at].in_use) continue;
         *event = (tb_event){tb__batch_id(b, at), TB_EVENT_BATCH_STOPPED, 0};
         tb__batch_end(b, at, TB_FAILED);
+        tb__call_abandoned(b, at, false);
         return true;
     }
     return false;
@@ -207,6 +239,7 @@ static bool drained(tb_batcher *b, tb_event *event)
     assert(b->state == TB_DRAINING);
     if (b->pending.size || b->waiting.size || b->running_records) return false;
     if (any_batch_stopped(b, event)) return true;
+    tb__calls_release_all(b); /* calls that nobody waits for keep nobody from stopping */
     tb__account(b);
     b->state = TB_STOPPED;
     *event = (tb_event){0, TB_EVENT_DRAINED, 0};
@@ -236,6 +269,7 @@ uint32_t tb_poll(tb_batcher *b, tb_event *events, uint32_t max, int64_t now_us)
     uint32_t n = 0;
     tb__advance(b, now_us);
     if (b->state == TB_STOPPED) return 0;
+    if (b->held_batches) tb__calls_release(b);
     while (n < max && next_event(b, &events[n])) {
         events[n].reserved = 0;
         n++;
@@ -264,13 +298,13 @@ int64_t tb_next(const tb_batcher *b)
 {
     assert(b != NULL);
     if (b->state == TB_STOPPED) return TB_NEVER_US;
-    int64_t at = earliest_timeout(b);
+    int64_t at = earlier(earliest_timeout(b), tb__calls_next_us(b));
     if (b->heap.size) at = earlier(at, b->heap.entry[0].at_us);
     if (b->state == TB_DRAINING) at = earlier(at, b->stop_at_us);
     if (tb__has_idle_slot(b)) {
         bool is_scripted = b->config.policy == TB_POLICY_SCRIPT;
         at = earlier(at, is_scripted ? tb__ask_us(b) : tb__due_us(b));
-        if (b->cuts) at = 0;
+        if (b->cuts || (!is_scripted && tb__is_bounded(b))) at = 0;
     }
     bool over = b->pending.size == 0 && b->waiting.size == 0 && b->running_records == 0;
     if (b->state == TB_DRAINING && over) at = 0;

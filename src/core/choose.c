@@ -7,11 +7,20 @@
  */
 #include "core.h"
 
+/* F2, for a policy: some group fills a batch, or the queue can take no more. Without groups a
+ * fifo prefix fills a batch if and only if all that is queued does. */
+bool tb__queue_is_full(tb_batcher *b)
+{
+    if (tb__is_bounded(b)) return true;
+    if (b->views_in_use & (1u << TB_VIEW_GROUPS)) return tb__groups_fill(b);
+    tb__open_extend(b);
+    return b->open.full;
+}
+
 /* Below min_batch_size the policy is not asked unless the queue is full or due. */
 static bool may_ask(tb_batcher *b, bool due)
 {
-    tb__open_extend(b);
-    return due || b->open.full || b->queued >= b->config.min_batch_size;
+    return due || b->queued >= b->config.min_batch_size || tb__queue_is_full(b);
 }
 
 int tb_ask(tb_batcher *b, int64_t now_us)
@@ -42,8 +51,10 @@ void tb_ask_again(tb_batcher *b, int64_t at_us)
 int64_t tb__ask_us(const tb_batcher *b)
 {
     int64_t due_us = tb__due_us(b);
-    bool gathering = b->queued < b->config.min_batch_size && !b->open.full;
     if (b->queued == 0) return TB_TIME_MAX;
+    bool by_groups = b->views_in_use & (1u << TB_VIEW_GROUPS);
+    bool full = by_groups ? b->groups_full || b->groups_unknown : b->open.full;
+    bool gathering = b->queued < b->config.min_batch_size && !full && !tb__is_bounded(b);
     if (gathering && !b->asked_due) return due_us;
     if (b->news) return 0;
     int64_t at = b->asked_due ? TB_TIME_MAX : due_us;
@@ -73,7 +84,8 @@ int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
         .total_cost = (double)b->queued_cost,
         .size = c->size,
         .idle_slots = b->config.max_concurrent_batches - b->running_batches,
-        .is_full = b->open.full,
+        .is_full = tb__queue_is_full(b),
+        .is_bounded = tb__is_bounded(b),
         .is_due = tb__is_due(b),
         .is_draining = b->state == TB_DRAINING,
     };
@@ -87,24 +99,28 @@ static bool fits(const tb_batcher *b, uint64_t cost)
     tb_load more = c->load;
     if (!tb__fits(b, &more, cost)) return false;
     if (c->limit == UINT64_MAX) return true;
-    tb__load_add(&more, cost);
+    tb__load_add(&more, cost, 0);
     return tb__load_cost(b, &more) <= c->limit;
 }
 
-static bool add_slot(tb_batcher *b, uint32_t at)
+/* enum tb_add */
+static int add_slot(tb_batcher *b, uint32_t at)
 {
-    assert(at < b->choice.capacity);
     tb_choice *c = &b->choice;
-    if (c->position[at] & TB_CHOSEN) return true;
-    if (!fits(b, b->slot[at].cost)) return false;
+    assert(at < c->capacity);
+    if (c->position[at] & TB_CHOSEN) return TB_ADD_IN;
+    uint32_t mark = tb__mark(b, at);
+    if (!tb__may_share(&c->load, mark)) return (c->load.mark ^ mark) & ~TB_ALONE ? TB_ADD_GROUP : TB_ADD_ALONE;
+    if (!fits(b, b->slot[at].cost)) return TB_ADD_BUDGET;
     c->member[c->load.size] = at;
-    tb__load_add(&c->load, b->slot[at].cost);
+    tb__load_add(&c->load, b->slot[at].cost, mark);
     c->position[at] |= TB_CHOSEN;
-    return true;
+    return TB_ADD_IN;
 }
 
-/* Records that have waited max_wait_s go first, oldest first, whoever else is named. If the
- * policy's limit has no room for the very first, nobody goes: it would be overtaken for ever. */
+/* Records that have waited max_wait_s go first, oldest first, whoever else is named; those that
+ * may not share the oldest one's batch are passed over. If the policy's limit has no room for
+ * the very first, nobody goes: it would be overtaken for ever. */
 static void add_aged(tb_batcher *b)
 {
     tb_choice *c = &b->choice;
@@ -112,7 +128,7 @@ static void add_aged(tb_batcher *b)
     for (uint32_t i = c->head; i < c->used; i++) {
         const tb_slot *slot = &b->slot[c->index[i]];
         if (slot->submitted_us + b->config.max_wait_us > b->now_us) return;
-        if (add_slot(b, c->index[i])) continue;
+        if (add_slot(b, c->index[i]) != TB_ADD_BUDGET) continue;
         c->is_closed = c->load.size == 0;
         return;
     }
@@ -126,7 +142,7 @@ int tb_choose_add(tb_batcher *b, double position)
     uint32_t i = (uint32_t)position;
     if (i != position) return TB_ENOENT;
     if (!c->aged_done) add_aged(b);
-    if (c->is_closed) return 0;
+    if (c->is_closed) return TB_ADD_BUDGET;
     return add_slot(b, c->index[c->head + i - 1]);
 }
 
@@ -168,6 +184,7 @@ tb_id tb_choose_end(tb_batcher *b)
     c->load = (tb_load){0};
     c->size = 0;
     if (load.size == 0) return 0;
+    assert(tb__has_idle_slot(b));
     for (uint32_t i = 0; i < load.size; i++) {
         tb__list_remove(b, &b->pending, c->member[i]);
         tb__list_append(b, &members, c->member[i]);
@@ -191,114 +208,4 @@ void tb_choose_abandon(tb_batcher *b)
     assert(b != NULL);
     tb_choose_reset(b);
     b->choice.size = 0;
-}
-
-/* --- what a policy may look at ------------------------------------------- */
-
-static const tb_slot *looked_at(const tb_batcher *b, double position)
-{
-    assert(b != NULL);
-    const tb_choice *c = &b->choice;
-    if (!(position >= 1 && position <= c->size)) return NULL;
-    uint32_t i = (uint32_t)position;
-    return i == position ? &b->slot[c->index[c->head + i - 1]] : NULL;
-}
-
-int tb_look(const tb_batcher *b, double position, tb_look_at *out)
-{
-    assert(out != NULL);
-    const tb_slot *slot = looked_at(b, position);
-    if (!slot) return TB_ENOENT;
-    out->id = tb__slot_id(b, (uint32_t)(slot - b->slot));
-    out->cost = tb__double(slot->cost);
-    out->priority = slot->priority;
-    out->age_us = (double)(b->now_us - slot->submitted_us);
-    out->deadline_us = slot->deadline_us == TB_TIME_MAX ? TB_NEVER_US : (double)slot->deadline_us;
-    out->key = slot->key;
-    return TB_OK;
-}
-
-double tb_look_cost(const tb_batcher *b, double position)
-{
-    const tb_slot *slot = looked_at(b, position);
-    return slot ? tb__double(slot->cost) : TB_ENOENT;
-}
-
-/* The slot at a position, or TB_NIL: an iterator may be called with anything. */
-static uint32_t slot_at(const tb_batcher *b, uint32_t position)
-{
-    assert(b != NULL);
-    bool is_there = position >= 1 && position <= b->choice.size;
-    return is_there ? b->choice.index[b->choice.head + position - 1] : TB_NIL;
-}
-
-static bool is_open(const tb_batcher *b, uint32_t view)
-{
-    assert(b != NULL);
-    return b->views_in_use & (1u << view);
-}
-
-static uint32_t position_of(const tb_batcher *b, uint32_t at)
-{
-    return at == TB_NIL ? 0 : (b->choice.position[at] & ~TB_CHOSEN) - b->choice.head;
-}
-
-uint32_t tb_view_first(const tb_batcher *b, uint32_t view)
-{
-    assert(view < TB_VIEW_KEYS);
-    if (!is_open(b, view)) return 0;
-    return position_of(b, tb__tree_first(&b->view[view]));
-}
-
-uint32_t tb_view_next(const tb_batcher *b, uint32_t view, uint32_t position)
-{
-    assert(view < TB_VIEW_KEYS);
-    if (position == 0) return tb_view_first(b, view);
-    uint32_t at = slot_at(b, position);
-    if (!is_open(b, view) || at == TB_NIL) return 0;
-    return position_of(b, tb__tree_next(&b->view[view], at));
-}
-
-uint32_t tb_view_previous(const tb_batcher *b, uint32_t view, uint32_t position)
-{
-    assert(view < TB_VIEW_KEYS);
-    uint32_t at = slot_at(b, position);
-    if (!is_open(b, view) || at == TB_NIL) return 0;
-    return position_of(b, tb__tree_previous(&b->view[view], at));
-}
-
-uint32_t tb_view_alike(const tb_batcher *b, uint32_t position)
-{
-    uint32_t at = slot_at(b, position);
-    if (!is_open(b, TB_VIEW_COST) || at == TB_NIL) return 0;
-    return position_of(b, tb__tree_alike(b, at));
-}
-
-static double key_or_end(uint32_t key)
-{
-    return key == TB_NIL ? (double)TB_NEVER_US : (double)key;
-}
-
-double tb_keys_first(const tb_batcher *b)
-{
-    return key_or_end(is_open(b, TB_VIEW_KEYS) ? b->keys.first : TB_NIL);
-}
-
-double tb_keys_next(const tb_batcher *b, uint32_t key)
-{
-    assert(b != NULL);
-    return key_or_end(key < b->keys.lanes ? b->keys.lane[key].next : TB_NIL);
-}
-
-uint32_t tb_key_first(const tb_batcher *b, uint32_t key)
-{
-    assert(b != NULL);
-    return key < b->keys.lanes ? position_of(b, b->keys.lane[key].first) : 0;
-}
-
-uint32_t tb_key_next(const tb_batcher *b, uint32_t position)
-{
-    uint32_t at = slot_at(b, position);
-    if (!is_open(b, TB_VIEW_KEYS) || at == TB_NIL) return 0;
-    return position_of(b, b->keys.link[at].next);
 }

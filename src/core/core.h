@@ -12,22 +12,29 @@
  *
  *     [ cut | cut | open batch ... next | rest of the queue ]
  *
- * Records with a deadline are also in a heap (heap.c), keyed by the next time that
- * matters to them: first half of their timeout (then they make the queue due),
- * then the deadline itself.
+ * Records with a deadline or a linger of their own are also in a heap (heap.c), keyed by the
+ * next time that matters to them: first half of their timeout or their linger (then they
+ * make the queue due), then the deadline itself.
+ *
+ * What may share a batch is a mark (hot.h): a record's group, and whether its key is one
+ * whose records run alone. A load has the mark of its members.
  *
  * Files, each of which calls only those above it (tests/lint/rooms_c.sh proves it):
  *
  *     error.c     names and sentences of refusals       options.c  the one table of options
  *     slots.c     allocation of slots, ids, list links  stats.c    counters, histograms, slot-time
  *     heap.c      the heap of times
- *     order.c     positions, for scripted policies      view.c     the queue in other orders
+ *     order.c     positions, for scripted policies
+ *     lanes.c     queued records by key and by group, marks
+ *     view.c      the queue in other orders
  *     pending.c   the pending list: enter, leave, the open batch, cuts
  *     batch.c     running records: start, settle, finish, retry
- *     form.c      due, full, the built-in policies      choose.c   a scripted policy's decision
+ *     calls.c     calls that go on after their batch has ended
+ *     form.c      due, full, the built-in policies
+ *     choose.c    a scripted policy's decision          look.c     what it may look at
  *     queue.c     submission, the line, expiry
  *     batcher.c   life: new, start, stop, set, cancel, poll, next
- *     verify.c    every invariant, as sentences
+ *     verify_views.c, verify.c  every invariant, as sentences
  *     hot.h       what every record passes through, small enough to be inlined
  */
 #ifndef TB_CORE_H
@@ -68,8 +75,9 @@ typedef struct {
     uint32_t heap_at;    /* position in the heap, or TB_NIL */
     uint16_t batch;      /* slot of its batch while running */
     uint8_t state;       /* enum tb_record_state */
-    uint8_t overdue : 1; /* half of its timeout has passed */
+    uint8_t overdue : 1; /* it makes the queue due: half of its timeout, or its linger, has passed */
     uint8_t more : 1;    /* TB_MORE */
+    uint8_t own : 1;     /* it has a linger of its own, not the option's */
 } tb_slot;
 
 _Static_assert(sizeof(tb_slot) == 64, "a slot is as large as a cache line");
@@ -89,10 +97,13 @@ typedef struct {
     uint32_t size, capacity;
 } tb_heap;
 
-/* n, sum and largest decide what fits, here and in a batch. */
+/* In a mark: the record runs in a batch of one. */
+#define TB_ALONE (UINT32_C(1) << 31)
+
+/* n, sum, largest and the mark of all decide what fits, here and in a batch. */
 typedef struct {
     uint64_t sum, largest;
-    uint32_t size;
+    uint32_t size, mark;
 } tb_load;
 
 typedef struct {
@@ -118,7 +129,17 @@ typedef struct {
     uint32_t reason;
     bool is_padded;      /* the cost model of then */
     bool in_use;
+    bool is_held;        /* not in use, but taken by a call that goes on after its timeout */
 } tb_running;
+
+/* A call that goes on after its batch has ended (calls.c). */
+typedef struct {
+    tb_id batch;
+    int64_t until_us; /* its slot is free then, if it is held */
+    bool is_held;
+} tb_call;
+
+enum { TB_CALLS_MAX = 4096 };
 
 /* Marks, in tb_choice.position, a record that the decision in progress has chosen. */
 #define TB_CHOSEN (UINT32_C(1) << 31)
@@ -134,22 +155,34 @@ typedef struct {
 } tb_view;
 
 /* One more view, by arrival: what positions are. In use from the first decision on. */
-enum { TB_VIEW_ORDER = TB_VIEW_KEYS + 1 };
+enum { TB_VIEW_ORDER = TB_VIEW_GROUPS + 1 };
 
-/* Queued records by key, and the keys that have any (view.c). */
+/* Queued records by a number that they have, and the numbers that have any (lanes.c). */
 typedef struct {
     uint32_t previous, next;
-} tb_key_link;
+} tb_lane_link;
 
 typedef struct {
     uint32_t first, last, previous, next;
-} tb_key_lane;
+} tb_lane;
 
 typedef struct {
-    tb_key_link *link; /* by slot */
-    tb_key_lane *lane; /* by key */
+    tb_lane_link *link; /* by slot */
+    tb_lane *lane;      /* by number */
     uint32_t links, lanes, first, last;
-} tb_keys;
+} tb_lanes;
+
+/* Does all that is queued of a group fill a batch? */
+enum { TB_FILL_NO, TB_FILL_YES, TB_FILL_UNKNOWN };
+
+/* The account of a group, while there is a view of groups. */
+typedef struct {
+    tb_load load;           /* of all its queued records; largest is a bound unless is_exact */
+    uint32_t alone;         /* of these: run alone, */
+    uint32_t overdue, own;  /* make the queue due, have a linger of their own */
+    uint8_t fill;           /* TB_FILL_... */
+    bool is_inexact;
+} tb_group;
 
 /* The queue in arrival order as an array: from `head` on, with holes where records have gone
  * since the last decision; and the decision in progress (choose.c). */
@@ -182,9 +215,19 @@ struct tb_batcher {
 
     tb_list waiting, pending;
     uint32_t waiting_calls;
-    uint32_t queued, overdue; /* queued records; those of them past half their timeout */
+    uint32_t queued, overdue; /* queued records; those of them that make the queue due */
     uint64_t queued_cost;
+    bool was_refused;         /* a record, for room, since the last dispatch */
     tb_open open;
+
+    bool has_marks;           /* groups or lone keys are in use */
+    uint32_t *group;          /* by slot; NULL until the first record that has one */
+    uint32_t groups;          /* its capacity */
+    uint8_t *lone;            /* a bit by key: its records run alone */
+    uint32_t lone_capacity, lone_keys; /* in keys; how many are set */
+    bool has_own;             /* lingers of records' own are in use */
+    uint32_t own;             /* queued records that have one */
+    uint32_t plain;           /* then: the first queued record that has none, or TB_NIL */
 
     tb_cut *cut; /* ring of config.prefetch_batches */
     uint32_t cuts, cut_first, cut_capacity;
@@ -192,7 +235,9 @@ struct tb_batcher {
     bool cuts_stale;
 
     tb_view view[TB_VIEW_KEYS];
-    tb_keys keys;
+    tb_lanes by_key, by_group;
+    tb_group *account;     /* of groups, like by_group.lane */
+    uint32_t groups_full, groups_unknown;
     uint32_t views_in_use; /* bit by enum tb_view_kind */
     int64_t aging_us;      /* of the priority view; 0: age does not count */
     tb_choice choice;
@@ -203,6 +248,10 @@ struct tb_batcher {
     tb_running *batch;
     uint32_t batches; /* allocated */
     uint32_t running_batches, running_records, timed_batches;
+    uint32_t held_batches; /* slots */
+
+    tb_call *call; /* that go on after their batch, in the order in which those ended */
+    uint32_t calls, calls_capacity;
 
     uint64_t submitted, completed, failed, cancelled, expired, rejected, oversize;
     uint64_t dispatched[TB_REASONS];
@@ -237,11 +286,28 @@ void tb__order_add(tb_batcher *b, uint32_t at);
 void tb__order_remove(tb_batcher *b, uint32_t at);
 void tb__order_compact(tb_choice *c);
 
+/* lanes.c */
+bool tb__grow(void **array, size_t count, size_t size);
+bool tb__lanes_reserve(tb_batcher *b, tb_lanes *l, uint32_t number);
+void tb__lane_add(tb_lanes *l, uint32_t number, uint32_t at);
+void tb__lane_remove(tb_lanes *l, uint32_t number, uint32_t at);
+bool tb__marks_reserve(tb_batcher *b, uint32_t group);
+bool tb__lone_reserve(tb_batcher *b, uint32_t key);
+bool tb__groups_reserve(tb_batcher *b, uint32_t group);
+void tb__group_add(tb_batcher *b, uint32_t at);
+void tb__group_remove(tb_batcher *b, uint32_t at);
+void tb__group_overdue(tb_batcher *b, uint32_t at);
+void tb__group_lone(tb_batcher *b, uint32_t at, bool is_lone);
+void tb__groups_judge(tb_batcher *b);
+bool tb__group_fills(tb_batcher *b, uint32_t group);
+bool tb__groups_fill(tb_batcher *b);
+
 /* view.c */
-bool tb__views_reserve(tb_batcher *b, uint32_t key);
+bool tb__views_reserve(tb_batcher *b, uint32_t key, uint32_t group);
+bool tb__view_open(tb_batcher *b, uint32_t view, int64_t aging_us);
 void tb__views_add(tb_batcher *b, uint32_t at);
 void tb__views_remove(tb_batcher *b, uint32_t at);
-void tb__views_close(tb_batcher *b);
+void tb__views_close(tb_batcher *b, bool keep_groups);
 size_t tb__views_memory(const tb_batcher *b);
 bool tb__view_before(const tb_batcher *b, uint32_t view, uint32_t x, uint32_t y);
 uint32_t tb__tree_first(const tb_view *v);
@@ -252,7 +318,13 @@ uint32_t tb__tree_alike(const tb_batcher *b, uint32_t at);
 /* pending.c */
 bool tb__room_for(const tb_batcher *b, uint32_t queued, uint64_t queued_cost, uint64_t cost);
 bool tb__has_room(const tb_batcher *b, uint64_t cost);
+bool tb__is_bounded(const tb_batcher *b);
+void tb__room_refused(tb_batcher *b);
 uint32_t tb__first_queued(const tb_batcher *b);
+uint32_t tb__first_plain(const tb_batcher *b);
+void tb__plain_leave(tb_batcher *b, uint32_t at);
+void tb__own_begin(tb_batcher *b);
+void tb__marks_changed(tb_batcher *b);
 void tb__open_reset(tb_batcher *b);
 void tb__open_extend(tb_batcher *b);
 tb_list tb__open_take(tb_batcher *b, tb_load *load);
@@ -270,19 +342,31 @@ void tb__batch_end(tb_batcher *b, uint32_t at, int outcome);
 tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at);
 tb_id tb__batch_id(const tb_batcher *b, uint32_t at);
 
+/* calls.c */
+void tb__call_abandoned(tb_batcher *b, uint32_t at, bool may_hold);
+void tb__calls_release(tb_batcher *b);
+void tb__calls_release_all(tb_batcher *b);
+void tb__calls_review(tb_batcher *b);
+int64_t tb__calls_next_us(const tb_batcher *b);
+
 /* form.c */
 bool tb__is_due(const tb_batcher *b);
 int64_t tb__due_us(const tb_batcher *b);
+int64_t tb__due_from_us(const tb_batcher *b, uint32_t head, uint32_t plain, uint32_t overdue);
 bool tb__is_polled(const tb_batcher *b);
 void tb__seal_ahead(tb_batcher *b);
 
 /* choose.c */
+bool tb__queue_is_full(tb_batcher *b);
 int64_t tb__ask_us(const tb_batcher *b);
 
 /* queue.c */
 void tb__queue_forget(tb_batcher *b, uint32_t at);
 bool tb__pop_expired(tb_batcher *b, tb_id *id);
 bool tb__admit_next(tb_batcher *b, tb_id *id);
+
+/* verify_views.c */
+const char *tb__verify_views(const tb_batcher *b);
 
 #include "hot.h"
 

@@ -17,7 +17,8 @@ static const struct {
     {TB_ERUNNING, "already_running", "the batcher is already running"},
     {TB_ENOENT, "no_such_id", "no such record or batch"},
     {TB_ESTATE, "not_running_record", "the record is not running"},
-    {TB_ERECORD, "bad_record", "a priority must be a number, and a key below 2^24"},
+    {TB_ERECORD, "bad_record", "a priority must be a number, and a key or group below 2^24"},
+    {TB_ETOOLARGE, "batch_too_large", "so many records, or so much cost, can never be queued at once"},
 };
 
 enum { ERROR_COUNT = sizeof ERRORS / sizeof *ERRORS };

@@ -1,22 +1,27 @@
 /* form.c - when the next batch goes: due, full, the built-in policies, cutting ahead. */
 #include "core.h"
 
-/* When the head of the queue has lingered long enough. */
-static int64_t linger_us(const tb_batcher *b)
+/* When records become due (F3): `head` is the oldest of them, `plain` the oldest without a linger
+ * of its own, or TB_NIL; so many are overdue. Half-deadlines and lingers of records' own are
+ * in the heap. 0: they are due already. */
+int64_t tb__due_from_us(const tb_batcher *b, uint32_t head, uint32_t plain, uint32_t overdue)
 {
     const tb_config *c = &b->config;
-    return c->max_wait_us && c->max_wait_us < c->batch_timeout_us ? c->max_wait_us
-                                                                  : c->batch_timeout_us;
+    int64_t at = TB_TIME_MAX;
+    assert(head != TB_NIL);
+    assert(plain == TB_NIL || !b->slot[plain].own);
+    if (b->state == TB_DRAINING || overdue || b->slot[head].seq < b->flushed_seq) return 0;
+    if (c->max_wait_us) at = b->slot[head].submitted_us + c->max_wait_us;
+    if (plain == TB_NIL) return at;
+    int64_t lingered = b->slot[plain].submitted_us + c->batch_timeout_us;
+    return lingered < at ? lingered : at;
 }
 
-/* When the queue becomes due (F3), half-deadlines apart, which are in the heap.
- * 0: it is due already. TB_TIME_MAX: it is empty. */
+/* The same of the whole queue. TB_TIME_MAX also when it is empty. */
 int64_t tb__due_us(const tb_batcher *b)
 {
     if (b->queued == 0) return TB_TIME_MAX;
-    const tb_slot *head = &b->slot[tb__first_queued(b)];
-    if (b->state == TB_DRAINING || b->overdue || head->seq < b->flushed_seq) return 0;
-    return head->submitted_us + linger_us(b);
+    return tb__due_from_us(b, tb__first_queued(b), tb__first_plain(b), b->overdue);
 }
 
 bool tb__is_due(const tb_batcher *b)
@@ -24,10 +29,10 @@ bool tb__is_due(const tb_batcher *b)
     return b->queued && tb__due_us(b) <= b->now_us;
 }
 
-/* Does the open batch go now, and why? -1: it stays open. */
+/* Does the open batch go now that a slot is idle, and why? -1: it stays open. */
 static int fifo_reason(const tb_batcher *b)
 {
-    if (b->open.full) return TB_REASON_FULL;
+    if (b->open.full || tb__is_bounded(b)) return TB_REASON_FULL;
     if (!tb__is_due(b)) return -1;
     return b->state == TB_DRAINING ? TB_REASON_DRAIN : TB_REASON_TIMEOUT;
 }

@@ -62,10 +62,11 @@ static inline uint64_t tb__load_cost(const tb_batcher *b, const tb_load *load)
     return b->config.cost_model == TB_COST_PADDED ? load->size * load->largest : load->sum;
 }
 
-static inline void tb__load_add(tb_load *load, uint64_t cost)
+static inline void tb__load_add(tb_load *load, uint64_t cost, uint32_t mark)
 {
     load->size++;
     load->sum += cost;
+    load->mark = mark;
     if (cost > load->largest) load->largest = cost;
 }
 
@@ -82,14 +83,38 @@ static inline bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t c
 /* No record of cost 1 would fit any more. */
 static inline bool tb__is_full(const tb_batcher *b, const tb_load *load)
 {
-    return load->size > 0 && !tb__fits(b, load, 1);
+    return load->size > 0 && (load->mark & TB_ALONE || !tb__fits(b, load, 1));
+}
+
+/* --- marks: what may share a batch ------------------------------------------ */
+
+static inline uint32_t tb__group_of(const tb_batcher *b, uint32_t at)
+{
+    return b->group ? b->group[at] : 0;
+}
+
+static inline bool tb__is_lone(const tb_batcher *b, uint32_t key)
+{
+    return key < b->lone_capacity && (b->lone[key / 8] >> key % 8 & 1);
+}
+
+static inline uint32_t tb__mark(const tb_batcher *b, uint32_t at)
+{
+    if (!b->has_marks) return 0;
+    return tb__group_of(b, at) | (tb__is_lone(b, b->slot[at].key) ? TB_ALONE : 0);
+}
+
+/* May a record of this mark join those of the load, whatever it costs? */
+static inline bool tb__may_share(const tb_load *load, uint32_t mark)
+{
+    return load->size == 0 || (load->mark == mark && !(mark & TB_ALONE));
 }
 
 /* --- slots of processing, accounts of the queue ---------------------------- */
 
 static inline bool tb__has_idle_slot(const tb_batcher *b)
 {
-    return b->running_batches < b->config.max_concurrent_batches;
+    return b->running_batches + b->held_batches < b->config.max_concurrent_batches;
 }
 
 /* A queued record is queued no more: it is cut, runs, or goes. Its links are the caller's. */
@@ -101,6 +126,7 @@ static inline void tb__queue_leave(tb_batcher *b, uint32_t at)
     b->queued--;
     b->queued_cost -= slot->cost;
     b->overdue -= slot->overdue;
+    if (b->has_own) tb__plain_leave(b, at);
 }
 
 /* A record has joined the end of the queue. If all before it are in the open batch, so
@@ -110,12 +136,13 @@ static inline void tb__open_append(tb_batcher *b, uint32_t at)
     tb_open *open = &b->open;
     if (open->next != TB_NIL) return;
     uint64_t cost = b->slot[at].cost;
-    if (open->full || !tb__fits(b, &open->load, cost)) {
+    uint32_t mark = tb__mark(b, at);
+    if (open->full || !tb__may_share(&open->load, mark) || !tb__fits(b, &open->load, cost)) {
         open->full = true;
         open->next = at;
         return;
     }
-    tb__load_add(&open->load, cost);
+    tb__load_add(&open->load, cost, mark);
     open->full = tb__is_full(b, &open->load);
 }
 

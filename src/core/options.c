@@ -6,6 +6,7 @@
 /* Where the core keeps an option: an offset into tb_config, or nowhere. */
 #define AT(field) offsetof(tb_config, field)
 #define NOWHERE SIZE_MAX
+#define NO_LIMIT ((double)TB_NO_LIMIT)
 #define YEAR_S (365.0 * 24 * 3600)
 
 typedef struct {
@@ -68,10 +69,25 @@ static const option OPTIONS[] = {
       "A call of inference_fn that takes longer fails its batch and frees the slot.", 0, 1e-6,
       YEAR_S, TB_KIND_SECONDS, 0},
      AT(inference_timeout_us)},
+    {{"max_abandoned_calls", NULL, NULL, "calls",
+      "While so many calls go on after their timeout, a slot whose call timed out stays taken; 0: always.",
+      NO_LIMIT, 0, 1e6, TB_KIND_COUNT, 0},
+     AT(max_abandoned_calls)},
+    {{"abandon_s", NULL, NULL, "s",
+      "A slot that a call keeps taken after its timeout is free again after so long.", 60, 0, YEAR_S,
+      TB_KIND_SECONDS, 1},
+     AT(abandon_us)},
+    {{"suspect_s", NULL, NULL, "s",
+      "How long the records of a key that made a batch fail run in batches of one; 0: never.", 10, 0,
+      YEAR_S, TB_KIND_SECONDS, 1},
+     NOWHERE},
     {{"max_wait_s", NULL, NULL, "s",
       "Records that have waited so long make the queue due and go first.", 0, 1e-6, YEAR_S,
       TB_KIND_SECONDS, 0},
      AT(max_wait_us)},
+    PLAIN(join, NULL, "",
+          "join(record) returns a string, or nil: records with equal strings, in flight at once, are one.",
+          TB_KIND_FUNCTION),
     PLAIN(record, NULL, "",
           "Writes arrivals and batches to this file (%p in it: the process id), for simulate and fit.",
           TB_KIND_STRING),
@@ -111,7 +127,7 @@ static void store(tb_config *config, const option *o, double value)
     char *field = (char *)config + o->at;
     bool is_cost = o->shown.kind == TB_KIND_COST, is_time = o->shown.kind == TB_KIND_SECONDS;
     int64_t us = is_time ? (int64_t)(value * 1e6 + 0.5) : 0;
-    uint32_t count = is_cost || is_time ? 0 : (uint32_t)value;
+    int32_t count = is_cost || is_time ? 0 : (int32_t)value;
     switch (o->shown.kind) {
     case TB_KIND_SECONDS: memcpy(field, &us, sizeof us); break;
     case TB_KIND_COST: memcpy(field, &value, sizeof value); break;
@@ -131,7 +147,7 @@ int tb_config_unset(tb_config *config, uint32_t i)
 {
     assert(config != NULL);
     if (i >= OPTION_COUNT || OPTIONS[i].shown.has_default) return TB_EOPTION;
-    store(config, &OPTIONS[i], 0);
+    store(config, &OPTIONS[i], OPTIONS[i].shown.fallback);
     return TB_OK;
 }
 
@@ -148,13 +164,21 @@ static double load(const tb_config *config, const option *o)
     assert(o->at != NOWHERE);
     const char *field = (const char *)config + o->at;
     int64_t us = 0;
-    uint32_t count = 0;
+    int32_t count = 0;
     double value = 0;
     switch (o->shown.kind) {
     case TB_KIND_SECONDS: memcpy(&us, field, sizeof us); return (double)us / 1e6;
     case TB_KIND_COST: memcpy(&value, field, sizeof value); return value;
     default: memcpy(&count, field, sizeof count); return count;
     }
+}
+
+uint32_t tb_config_never_full(const tb_config *config)
+{
+    assert(config != NULL);
+    bool by_size = config->max_queue_size < config->max_batch_size;
+    bool by_cost = config->max_queue_cost != 0 && config->max_queue_cost < config->target_batch_cost;
+    return (by_size ? TB_BOUND_SIZE : 0u) | (by_cost ? TB_BOUND_COST : 0u);
 }
 
 int tb_config_check(const tb_config *config)
@@ -164,7 +188,7 @@ int tb_config_check(const tb_config *config)
         const option *o = &OPTIONS[i];
         if (o->at == NOWHERE) continue;
         double value = load(config, o);
-        bool none = !o->shown.has_default && value == 0;
+        bool none = !o->shown.has_default && value == o->shown.fallback;
         if (!none && !is_allowed(&o->shown, value)) return TB_EOPTION;
     }
     return config->min_batch_size > config->max_batch_size ? TB_EMINMAX : TB_OK;

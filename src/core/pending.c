@@ -26,7 +26,22 @@ bool tb__has_room(const tb_batcher *b, uint64_t cost)
     return tb__room_for(b, b->queued, b->queued_cost, cost);
 }
 
-/* --- the head ------------------------------------------------------------- */
+/* The queue can take no more (F2): it holds max_queue_size records, or its bounds keep someone
+ * out: the first in line, or one that was refused since the last dispatch. */
+bool tb__is_bounded(const tb_batcher *b)
+{
+    if (b->queued == 0) return false;
+    if (b->was_refused || b->queued >= b->config.max_queue_size) return true;
+    return b->waiting.size && !tb__has_room(b, b->slot[b->waiting.first].cost);
+}
+
+void tb__room_refused(tb_batcher *b)
+{
+    if (!b->was_refused) b->news = true;
+    b->was_refused = true;
+}
+
+/* --- the queue proper ------------------------------------------------------- */
 
 static uint32_t queue_head(const tb_batcher *b)
 {
@@ -44,6 +59,51 @@ uint32_t tb__first_queued(const tb_batcher *b)
     while (at != TB_NIL && b->slot[at].state == TB_RECORD_CUT) at = b->slot[at].next;
     return at;
 }
+
+/* --- lingers ---------------------------------------------------------------
+ *
+ * The oldest record that has no linger of its own says when the option's linger makes the
+ * queue due. While all are such it is the oldest of all; otherwise it is remembered. */
+
+static uint32_t next_plain(const tb_batcher *b, uint32_t at)
+{
+    while (at != TB_NIL && (b->slot[at].own || b->slot[at].state != TB_RECORD_QUEUED)) at = b->slot[at].next;
+    return at;
+}
+
+/* The oldest queued record without a linger of its own, or TB_NIL. */
+uint32_t tb__first_plain(const tb_batcher *b)
+{
+    if (!b->has_own) return tb__first_queued(b);
+    return b->plain;
+}
+
+/* From now on records may have lingers of their own. */
+void tb__own_begin(tb_batcher *b)
+{
+    if (!b->has_own) b->plain = next_plain(b, b->pending.first);
+    b->has_own = true;
+}
+
+/* The record at `at` has left the queue's accounts; its links, into the pending list or one of
+ * a batch, still hold. */
+void tb__plain_leave(tb_batcher *b, uint32_t at)
+{
+    b->own -= b->slot[at].own;
+    if (at != b->plain) return;
+    b->plain = TB_NIL;
+    if (b->own == b->queued) return;
+    b->plain = next_plain(b, b->slot[at].next);
+    if (b->plain == TB_NIL) b->plain = next_plain(b, b->pending.first);
+}
+
+static void plain_enter(tb_batcher *b, uint32_t at)
+{
+    b->own += b->slot[at].own;
+    if (b->plain == TB_NIL && !b->slot[at].own) b->plain = at;
+}
+
+/* --- the head of the list ----------------------------------------------------- */
 
 /* The head of the pending list, up to `last`, as a list of its own. */
 static tb_list split(tb_batcher *b, uint32_t last, uint32_t size)
@@ -81,9 +141,10 @@ void tb__open_extend(tb_batcher *b)
     bool full = b->open.full;
     while (!full && next != TB_NIL) {
         const tb_slot *slot = &b->slot[next];
-        full = !tb__fits(b, &load, slot->cost);
+        uint32_t mark = tb__mark(b, next);
+        full = !tb__may_share(&load, mark) || !tb__fits(b, &load, slot->cost);
         if (full) break;
-        tb__load_add(&load, slot->cost);
+        tb__load_add(&load, slot->cost, mark);
         next = slot->next;
         full = tb__is_full(b, &load);
     }
@@ -142,6 +203,7 @@ static void enter_queue(tb_batcher *b, uint32_t at)
     b->queued_cost += slot->cost;
     b->overdue += slot->overdue;
     if (b->views_in_use) tb__views_add(b, at);
+    if (b->has_own) plain_enter(b, at);
 }
 
 /* A record is queued: it joins the end. */
@@ -221,5 +283,15 @@ void tb__cuts_dissolve(tb_batcher *b)
     b->cuts = 0;
     b->cut_first = 0;
     b->cut_records = 0;
+    if (b->has_own) b->plain = next_plain(b, b->pending.first);
     tb__open_reset(b);
+}
+
+/* What may share a batch has changed (a key is marked, or no longer): batches that are not
+ * formed yet are made anew. */
+void tb__marks_changed(tb_batcher *b)
+{
+    b->news = true;
+    if (b->cuts) b->cuts_stale = true;
+    else tb__open_reset(b);
 }

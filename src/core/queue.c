@@ -36,6 +36,12 @@ static tb_id refuse(tb_batcher *b, int error)
     return error;
 }
 
+static tb_id refuse_for_room(tb_batcher *b)
+{
+    tb__room_refused(b);
+    return refuse(b, TB_EFULL);
+}
+
 /* A record is never earlier than the one ahead of it, so that the head of the queue
  * is the oldest. */
 static int64_t time_of_call(const tb_batcher *b, const tb_submission *record)
@@ -49,6 +55,11 @@ static int64_t time_of_call(const tb_batcher *b, const tb_submission *record)
     return at < b->now_us ? at : b->now_us;
 }
 
+static int64_t bounded(int64_t us)
+{
+    return us < TB_TIME_MAX / 2 ? us : TB_TIME_MAX / 2;
+}
+
 static void fill(tb_batcher *b, uint32_t at, const tb_submission *record, uint64_t cost)
 {
     tb_slot *slot = &b->slot[at];
@@ -59,19 +70,37 @@ static void fill(tb_batcher *b, uint32_t at, const tb_submission *record, uint64
     slot->deadline_us = TB_TIME_MAX;
     slot->seq = b->next_seq++;
     slot->heap_at = TB_NIL;
-    slot->overdue = 0;
+    slot->overdue = record->batch_timeout_us == TB_AT_ONCE;
+    slot->own = record->batch_timeout_us != 0;
     slot->more = (record->flags & TB_MORE) != 0;
-    if (record->timeout_us == 0) return;
-    int64_t timeout = record->timeout_us < TB_TIME_MAX / 2 ? record->timeout_us : TB_TIME_MAX / 2;
-    slot->deadline_us = slot->submitted_us + timeout;
-    tb__heap_push(b, at, slot->submitted_us + timeout / 2);
+    if (b->group) b->group[at] = record->group;
+    int64_t timeout = bounded(record->timeout_us), linger = bounded(record->batch_timeout_us);
+    int64_t first = TB_TIME_MAX; /* the first time that matters */
+    if (timeout > 0) {
+        slot->deadline_us = slot->submitted_us + timeout;
+        first = slot->overdue ? slot->deadline_us : slot->submitted_us + timeout / 2;
+    }
+    if (linger > 0 && slot->submitted_us + linger < first) first = slot->submitted_us + linger;
+    if (first != TB_TIME_MAX) tb__heap_push(b, at, first);
 }
 
 static void join_line(tb_batcher *b, uint32_t at)
 {
     b->slot[at].state = TB_RECORD_WAITING;
+    if (b->waiting.size == 0) b->news = true; /* the queue may be bounded now */
     tb__list_append(b, &b->waiting, at);
     if (!b->slot[at].more) b->waiting_calls++;
+}
+
+/* Memory for all that a record needs, now and when it is let in. */
+static bool reserve(tb_batcher *b, const tb_submission *record)
+{
+    if (!tb__slots_reserve(b)) return false;
+    if ((record->timeout_us || record->batch_timeout_us > 0) && !tb__heap_reserve(&b->heap)) return false;
+    if (!tb__marks_reserve(b, record->group)) return false;
+    bool is_scripted = b->config.policy == TB_POLICY_SCRIPT;
+    if (b->group && is_scripted && !tb__view_open(b, TB_VIEW_GROUPS, 0)) return false;
+    return !b->views_in_use || tb__views_reserve(b, record->key, record->group);
 }
 
 tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
@@ -83,14 +112,14 @@ tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
     if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
     int error = cost_check(b, record->cost, &cost);
     if (error == TB_ECOST) return error;
-    if (record->timeout_us < 0) return TB_ETIMEOUT;
-    if (record->key >= TB_SLOTS_MAX || record->priority != record->priority) return TB_ERECORD;
+    if (record->timeout_us < 0 || record->batch_timeout_us < TB_AT_ONCE) return TB_ETIMEOUT;
+    if (record->key >= TB_SLOTS_MAX || record->group >= TB_SLOTS_MAX) return TB_ERECORD;
+    if (record->priority != record->priority) return TB_ERECORD;
     if (error) return refuse(b, error);
     bool fits = b->waiting.size == 0 && tb__has_room(b, cost);
-    if (!fits && !(record->flags & TB_MAY_WAIT)) return refuse(b, TB_EFULL);
-    if (!tb__slots_reserve(b)) return TB_ENOMEM;
-    if (record->timeout_us && !tb__heap_reserve(&b->heap)) return TB_ENOMEM;
-    if (!tb__views_reserve(b, record->key)) return TB_ENOMEM;
+    if (!fits && !(record->flags & TB_MAY_WAIT)) return refuse_for_room(b);
+    if (!reserve(b, record)) return TB_ENOMEM;
+    if (record->batch_timeout_us) tb__own_begin(b);
     uint32_t at = tb__slot_take(b);
     fill(b, at, record, cost);
     if (fits) enqueue(b, at);
@@ -108,18 +137,28 @@ static int check_costs(const tb_batcher *b, const double *costs, uint32_t n, uin
     return TB_OK;
 }
 
-/* The costs are known to be good. */
-static int check_room(const tb_batcher *b, const double *costs, uint32_t n, uint32_t *i)
+/* Does a queue of so many records and so much cost take all of these, which are known to be
+ * good? Then *i is n. */
+static bool takes_all(const tb_batcher *b, const double *costs, uint32_t n, tb_load queue, uint32_t *i)
 {
-    uint32_t queued = b->queued;
-    uint64_t queued_cost = b->queued_cost, cost = 0;
+    uint64_t cost = 0;
     for (*i = 0; *i < n; ++*i) {
         (void)cost_check(b, costs[*i], &cost);
-        if (b->waiting.size || !tb__room_for(b, queued, queued_cost, cost)) return TB_EFULL;
-        queued++;
-        queued_cost += cost;
+        if (!tb__room_for(b, queue.size, queue.sum, cost)) return false;
+        tb__load_add(&queue, cost, 0);
     }
-    return TB_OK;
+    return true;
+}
+
+static int check_room(const tb_batcher *b, const double *costs, uint32_t n, uint32_t *i)
+{
+    tb_load queue = {.size = b->queued, .sum = b->queued_cost};
+    if (!takes_all(b, costs, n, (tb_load){0}, i)) return TB_ETOOLARGE;
+    if (n > 0 && b->waiting.size) {
+        *i = 0;
+        return TB_EFULL;
+    }
+    return takes_all(b, costs, n, queue, i) ? TB_OK : TB_EFULL;
 }
 
 int tb_submit_check(tb_batcher *b, const double *costs, uint32_t n, uint32_t flags,
@@ -132,7 +171,8 @@ int tb_submit_check(tb_batcher *b, const double *costs, uint32_t n, uint32_t fla
     int error = check_costs(b, costs, n, &i);
     if (!error && !(flags & TB_MAY_WAIT)) error = check_room(b, costs, n, &i);
     if (error && culprit) *culprit = i;
-    if (error == TB_EFULL || error == TB_EOVERSIZE) b->rejected += n;
+    if (error == TB_EFULL) tb__room_refused(b);
+    if (error == TB_EFULL || error == TB_EOVERSIZE || error == TB_ETOOLARGE) b->rejected += n;
     return error;
 }
 
@@ -184,8 +224,19 @@ void tb__queue_forget(tb_batcher *b, uint32_t at)
     tb__slot_give(b, at);
 }
 
+/* The record makes the queue due, or will when it is in it. */
+static void make_overdue(tb_batcher *b, uint32_t at)
+{
+    tb_slot *slot = &b->slot[at];
+    assert(!slot->overdue);
+    slot->overdue = 1;
+    if (slot->state != TB_RECORD_QUEUED) return;
+    b->overdue++;
+    if (b->views_in_use & (1u << TB_VIEW_GROUPS)) tb__group_overdue(b, at);
+}
+
 /* One record whose deadline has come, if any. Records of which only half of the
- * timeout has passed make the queue due on the way. */
+ * timeout, or a linger of their own, has passed make the queue due on the way. */
 bool tb__pop_expired(tb_batcher *b, tb_id *id)
 {
     while (b->heap.size && b->heap.entry[0].at_us <= b->now_us) {
@@ -197,9 +248,9 @@ bool tb__pop_expired(tb_batcher *b, tb_id *id)
             b->expired++;
             return true;
         }
-        slot->overdue = 1;
-        if (slot->state == TB_RECORD_QUEUED) b->overdue++;
-        tb__heap_move_top(b, slot->deadline_us);
+        make_overdue(b, at);
+        if (slot->deadline_us == TB_TIME_MAX) tb__heap_remove(b, at);
+        else tb__heap_move_top(b, slot->deadline_us);
     }
     return false;
 }

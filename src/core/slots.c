@@ -20,11 +20,11 @@ bool tb__split_id(tb_id id, uint32_t *slot, uint32_t *generation)
     return true;
 }
 
-/* By a fifth: large arrays are moved by remapping pages, and a record's share of memory
- * never exceeds 6/5 of its size. */
+/* By an eighth: large arrays are moved by remapping pages, and a record's share of memory
+ * never exceeds 9/8 of its size. */
 uint32_t tb__grown(uint32_t capacity, uint32_t first)
 {
-    return capacity ? capacity + capacity / 5 + 1 : first;
+    return capacity ? capacity + capacity / 8 + 1 : first;
 }
 
 static bool slots_grow(tb_batcher *b)

@@ -8,8 +8,9 @@ void tb__account(tb_batcher *b)
     uint32_t slots = b->config.max_concurrent_batches;
     b->accounted_us = b->now_us;
     if (b->state == TB_STOPPED) return;
-    b->busy_us += passed * b->running_batches;
-    if (slots > b->running_batches) b->idle_us += passed * (slots - b->running_batches);
+    uint32_t taken = b->running_batches + b->held_batches;
+    b->busy_us += passed * taken;
+    if (slots > taken) b->idle_us += passed * (slots - taken);
 }
 
 /* The middle of a bucket. */
@@ -48,6 +49,23 @@ static void summarize(const tb_histogram *h, tb_summary *out)
     out->max = (double)h->max;
 }
 
+/* How long the oldest record that is not dispatched has been here; 0: there is none. */
+static double oldest_queued_us(const tb_batcher *b)
+{
+    const tb_list *list = b->pending.size ? &b->pending : &b->waiting;
+    return list->size ? (double)(b->now_us - b->slot[list->first].submitted_us) : 0;
+}
+
+static double oldest_running_us(const tb_batcher *b)
+{
+    int64_t oldest = 0;
+    for (uint32_t i = 0; i < b->batches; i++) {
+        int64_t age = b->now_us - b->batch[i].started_us;
+        if (b->batch[i].in_use && age > oldest) oldest = age;
+    }
+    return (double)oldest;
+}
+
 void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us)
 {
     assert(b != NULL);
@@ -76,6 +94,9 @@ void tb_stats_read(tb_batcher *b, tb_stats *out, int64_t now_us)
         .idle_us = b->idle_us,
         .padded_cost = b->padded_total,
         .sum_cost = b->sum_total,
+        .oldest_queued_us = oldest_queued_us(b),
+        .oldest_running_us = oldest_running_us(b),
+        .abandoned_calls = b->calls,
     };
     for (int i = 0; i < TB_REASONS; i++) out->dispatched[i] = (double)b->dispatched[i];
     summarize(&b->wait_us, &out->wait_us);

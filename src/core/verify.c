@@ -1,10 +1,5 @@
 /* verify.c - every invariant of the state, as sentences. */
-#include "core.h"
-
-#define CHECK(condition, sentence) \
-    do { \
-        if (!(condition)) return sentence; \
-    } while (0)
+#include "check.h"
 
 static bool list_links_hold(const tb_batcher *b, const tb_list *list)
 {
@@ -46,7 +41,7 @@ static const char *verify_line(const tb_batcher *b)
 
 static const char *verify_pending(const tb_batcher *b)
 {
-    uint32_t queued = 0, cut = 0, overdue = 0;
+    uint32_t queued = 0, cut = 0, overdue = 0, own = 0, plain = TB_NIL;
     uint64_t cost = 0;
     CHECK(list_links_hold(b, &b->pending), "the links of the queue hold");
     for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next) {
@@ -63,17 +58,22 @@ static const char *verify_pending(const tb_batcher *b)
         queued++;
         cost += slot->cost;
         overdue += slot->overdue;
+        own += slot->own;
+        if (plain == TB_NIL && !slot->own) plain = at;
     }
     CHECK(queued == b->queued && cut == b->cut_records, "queue_size and prefetched_records hold");
     CHECK(cost == b->queued_cost, "queue_cost is the sum of the queued costs");
     CHECK(overdue == b->overdue, "the overdue records are counted");
+    CHECK(own == b->own, "the records with a linger of their own are counted");
+    CHECK(!b->has_own || plain == b->plain, "the oldest record without a linger of its own is known");
     return NULL;
 }
 
-/* Greedy: the next record does not fit, or nothing would. */
+/* Greedy: the next record does not fit or may not share, or nothing would fit. */
 static bool load_is_full(const tb_batcher *b, const tb_load *load, uint32_t next)
 {
-    return tb__is_full(b, load) || (next != TB_NIL && !tb__fits(b, load, b->slot[next].cost));
+    if (tb__is_full(b, load)) return true;
+    return next != TB_NIL && (!tb__may_share(load, tb__mark(b, next)) || !tb__fits(b, load, b->slot[next].cost));
 }
 
 static const char *verify_cuts(const tb_batcher *b)
@@ -88,7 +88,8 @@ static const char *verify_cuts(const tb_batcher *b)
         CHECK(cut->first == at, "cuts follow one another");
         for (; load.size < cut->load.size; at = b->slot[at].next) {
             CHECK(tb__fits(b, &load, b->slot[at].cost), "a cut keeps to the budget");
-            tb__load_add(&load, b->slot[at].cost);
+            CHECK(tb__may_share(&load, tb__mark(b, at)), "a cut keeps to one group, or one record");
+            tb__load_add(&load, b->slot[at].cost, tb__mark(b, at));
         }
         CHECK(load.sum == cut->load.sum && load.largest == cut->load.largest, "a cut's load holds");
         CHECK(load_is_full(b, &load, at), "a cut is full");
@@ -105,7 +106,8 @@ static const char *verify_open(const tb_batcher *b)
     for (; at != b->open.next; at = b->slot[at].next) {
         CHECK(at != TB_NIL, "the open batch ends in the queue");
         CHECK(tb__fits(b, &load, b->slot[at].cost), "the open batch keeps to the budget");
-        tb__load_add(&load, b->slot[at].cost);
+        CHECK(tb__may_share(&load, tb__mark(b, at)), "the open batch keeps to one group, or one record");
+        tb__load_add(&load, b->slot[at].cost, tb__mark(b, at));
     }
     CHECK(load.size == b->open.load.size && load.sum == b->open.load.sum &&
               load.largest == b->open.load.largest,
@@ -121,14 +123,17 @@ static const char *verify_heap(const tb_batcher *b)
         const tb_heap_entry *e = &b->heap.entry[i];
         CHECK(b->slot[e->slot].heap_at == i, "a record knows its place in the heap");
         CHECK(i == 0 || b->heap.entry[(i - 1) / 2].at_us <= e->at_us, "the heap is a heap");
+        CHECK(e->at_us == b->slot[e->slot].deadline_us || !b->slot[e->slot].overdue,
+              "what is overdue waits for its deadline only");
         CHECK(e->at_us <= b->slot[e->slot].deadline_us, "a record's next time is not past its deadline");
     }
     for (uint32_t at = 0; at < b->slots_used; at++) {
         uint8_t state = b->slot[at].state;
         bool undispatched = state != TB_RECORD_NONE && state != TB_RECORD_RUNNING;
-        if (undispatched && b->slot[at].deadline_us != TB_TIME_MAX) timed++;
+        bool lingers = b->slot[at].own && !b->slot[at].overdue;
+        if (undispatched && (lingers || b->slot[at].deadline_us != TB_TIME_MAX)) timed++;
     }
-    CHECK(timed == b->heap.size, "every undispatched record with a deadline is in the heap");
+    CHECK(timed == b->heap.size, "every undispatched record with a deadline or a linger is in the heap");
     return NULL;
 }
 
@@ -158,88 +163,40 @@ static const char *verify_counts(const tb_batcher *b)
                               b->failed + b->cancelled + b->expired,
           "submitted = queued + cut + running + completed + failed + cancelled + expired");
     CHECK(b->state != TB_STOPPED ||
-              b->queued + b->cut_records + b->running_batches + b->waiting.size == 0,
+              b->queued + b->cut_records + b->running_batches + b->held_batches + b->waiting.size == 0,
           "nothing is left in a stopped batcher");
     return NULL;
 }
 
-static const char *verify_tree(const tb_batcher *b, uint32_t view)
+static const char *verify_calls(const tb_batcher *b)
 {
-    const tb_view *v = &b->view[view];
-    uint32_t n = 0, previous = TB_NIL;
-    for (uint32_t at = tb__tree_first(v); at != TB_NIL; at = tb__tree_next(v, at)) {
-        uint32_t parent = v->node[at].parent;
-        CHECK(b->slot[at].state == TB_RECORD_QUEUED, "a view holds queued records");
-        CHECK(parent == TB_NIL || v->node[parent].weight >= v->node[at].weight, "a treap is a heap");
-        CHECK(previous == TB_NIL || tb__view_before(b, view, previous, at), "a view is in its order");
-        CHECK(tb__tree_previous(v, at) == previous, "a view is the same backwards");
-        CHECK(++n <= b->queued, "a view holds no record twice");
-        previous = at;
+    uint32_t held = 0, taken = 0;
+    CHECK(b->calls <= TB_CALLS_MAX, "no more abandoned calls than are kept");
+    for (uint32_t i = 0; i < b->calls; i++) {
+        const tb_call *call = &b->call[i];
+        uint64_t id = (uint64_t)call->batch;
+        const tb_running *batch = &b->batch[id % TB_MAX_BATCHES];
+        if (!call->is_held) continue;
+        held++;
+        CHECK(batch->is_held && !batch->in_use && batch->generation == id / TB_MAX_BATCHES,
+              "a held slot is that of the batch whose call goes on");
     }
-    CHECK(n == b->queued, "a view holds every queued record");
+    for (uint32_t i = 0; i < b->batches; i++) taken += b->batch[i].is_held;
+    CHECK(held == b->held_batches && taken == held, "the held slots are counted");
+    CHECK(held == 0 || b->config.max_abandoned_calls != TB_NO_LIMIT, "without a limit no slot is held");
+    CHECK(held == 0 || (int64_t)b->calls - held >= b->config.max_abandoned_calls,
+          "a slot is held only while as many calls as may go on without one do");
     return NULL;
 }
 
-static const char *verify_lane(const tb_batcher *b, uint32_t key, uint32_t *n)
+static const char *verify_marks(const tb_batcher *b)
 {
-    const tb_keys *k = &b->keys;
-    uint32_t previous = TB_NIL;
-    CHECK(k->lane[key].first != TB_NIL, "a key in the list has a record");
-    for (uint32_t at = k->lane[key].first; at != TB_NIL; at = k->link[at].next) {
-        CHECK(b->slot[at].key == key && b->slot[at].state == TB_RECORD_QUEUED && (*n)++ < b->queued,
-              "a key's records are queued and its own");
-        CHECK(k->link[at].previous == previous, "the links of a key's records hold");
-        CHECK(previous == TB_NIL || b->slot[previous].seq < b->slot[at].seq,
-              "a key's records are in the order of arrival");
-        previous = at;
-    }
-    CHECK(k->lane[key].last == previous, "a key knows its last record");
+    uint32_t lone = 0;
+    for (uint32_t key = 0; key < b->lone_capacity; key++) lone += tb__is_lone(b, key);
+    CHECK(lone == b->lone_keys, "the keys whose records run alone are counted");
+    CHECK(b->has_marks == (b->group || lone > 0), "marks are looked at if there are any");
+    CHECK(!tb__is_lone(b, 0), "a record without a key is never marked");
     return NULL;
-}
-
-static const char *verify_keys(const tb_batcher *b)
-{
-    const tb_keys *k = &b->keys;
-    uint32_t n = 0, previous = TB_NIL;
-    for (uint32_t key = k->first; key != TB_NIL; key = k->lane[key].next) {
-        const char *broken = verify_lane(b, key, &n);
-        if (broken) return broken;
-        CHECK(k->lane[key].previous == previous, "the links of the keys hold");
-        previous = key;
-    }
-    CHECK(k->last == previous, "the list of keys ends with the last");
-    CHECK(n == b->queued, "the keys hold every queued record");
-    return NULL;
-}
-
-static const char *verify_order(const tb_batcher *b)
-{
-    const tb_choice *c = &b->choice;
-    uint32_t at = b->pending.first, holes = 0;
-    CHECK(c->head == c->used || c->index[c->head] != TB_NIL, "the head is no hole");
-    for (uint32_t i = c->head; i < c->used; i++) {
-        CHECK(c->index[i] != TB_NIL || i >= c->hole, "no hole is before the first one");
-        if (c->index[i] == TB_NIL) {
-            holes++;
-            continue;
-        }
-        CHECK(at == c->index[i] && c->position[at] == i + 1, "positions are in the order of arrival");
-        at = b->slot[at].next;
-    }
-    CHECK(at == TB_NIL, "every queued record has a position");
-    CHECK(holes == c->holes && (holes > 0 || c->hole == c->used), "the holes are counted");
-    return NULL;
-}
-
-static const char *verify_views(const tb_batcher *b)
-{
-    for (uint32_t i = 0; i < TB_VIEW_KEYS; i++) {
-        const char *broken = b->views_in_use & (1u << i) ? verify_tree(b, i) : NULL;
-        if (broken) return broken;
-    }
-    const char *broken = b->views_in_use & (1u << TB_VIEW_KEYS) ? verify_keys(b) : NULL;
-    if (broken || !(b->views_in_use & (1u << TB_VIEW_ORDER))) return broken;
-    return verify_order(b);
 }
 
 typedef const char *verify_part(const tb_batcher *b);
@@ -247,7 +204,7 @@ typedef const char *verify_part(const tb_batcher *b);
 static verify_part *const PARTS[] = {
     verify_slots, verify_line,    verify_pending, verify_cuts,
     verify_open,  verify_batches, verify_counts,  verify_heap,
-    verify_views,
+    verify_calls, verify_marks,   tb__verify_views,
 };
 
 const char *tb_verify(const tb_batcher *b)

@@ -6,8 +6,7 @@
  * for a record that comes or goes, O(1) on average for a step. A view that nobody
  * asked for costs nothing.
  *
- * The keys view is a list of records for each key, and a list of the keys that have
- * any; a key joins its end when it gets its first record.
+ * The views by key and by group are lanes (lanes.c).
  */
 #include "core.h"
 
@@ -156,167 +155,130 @@ uint32_t tb__tree_alike(const tb_batcher *b, uint32_t at)
     return at;
 }
 
-/* --- keys ----------------------------------------------------------------- */
-
-static void key_add(tb_batcher *b, uint32_t at)
-{
-    assert(b->slot[at].key < b->keys.lanes);
-    assert(at < b->keys.links);
-    tb_keys *k = &b->keys;
-    uint32_t key = b->slot[at].key;
-    tb_key_lane *lane = &k->lane[key];
-    k->link[at] = (tb_key_link){lane->last, TB_NIL};
-    if (lane->last == TB_NIL) {
-        lane->first = at;
-        lane->previous = k->last;
-        lane->next = TB_NIL;
-        if (k->last == TB_NIL) k->first = key;
-        else k->lane[k->last].next = key;
-        k->last = key;
-    } else {
-        k->link[lane->last].next = at;
-    }
-    lane->last = at;
-}
-
-static void key_leave(tb_keys *k, uint32_t key)
-{
-    const tb_key_lane *lane = &k->lane[key];
-    if (lane->previous == TB_NIL) k->first = lane->next;
-    else k->lane[lane->previous].next = lane->next;
-    if (lane->next == TB_NIL) k->last = lane->previous;
-    else k->lane[lane->next].previous = lane->previous;
-}
-
-static void key_remove(tb_batcher *b, uint32_t at)
-{
-    assert(b->keys.lane[b->slot[at].key].first != TB_NIL);
-    tb_keys *k = &b->keys;
-    uint32_t key = b->slot[at].key;
-    tb_key_lane *lane = &k->lane[key];
-    tb_key_link link = k->link[at];
-    if (link.previous == TB_NIL) lane->first = link.next;
-    else k->link[link.previous].next = link.next;
-    if (link.next == TB_NIL) lane->last = link.previous;
-    else k->link[link.next].previous = link.previous;
-    if (lane->first == TB_NIL) key_leave(k, key);
-}
-
-/* Lanes for keys up to and including `key`. */
-static bool lanes_reserve(tb_keys *k, uint32_t key)
-{
-    if (key < k->lanes) return true;
-    uint32_t want = k->lanes ? k->lanes : 16;
-    while (want <= key) want *= 2;
-    tb_key_lane *grown = realloc(k->lane, (size_t)want * sizeof *grown);
-    if (!grown) return false;
-    for (uint32_t i = k->lanes; i < want; i++) grown[i] = (tb_key_lane){TB_NIL, TB_NIL, TB_NIL, TB_NIL};
-    k->lane = grown;
-    k->lanes = want;
-    return true;
-}
-
 /* --- all views -------------------------------------------------------------- */
 
-static bool grow(void **array, size_t count, size_t size)
+static bool is_open(const tb_batcher *b, uint32_t view)
 {
-    void *grown = realloc(*array, count * size);
-    if (grown) *array = grown;
-    return grown != NULL;
+    return b->views_in_use & (1u << view);
 }
 
-/* The views that are in use can hold every slot, and the lanes this key. */
-bool tb__views_reserve(tb_batcher *b, uint32_t key)
+/* The views that are in use can hold every slot, and their lanes this key and this group. */
+bool tb__views_reserve(tb_batcher *b, uint32_t key, uint32_t group)
 {
-    if (!b->views_in_use) return true;
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++) {
         tb_view *v = &b->view[i];
-        if (!(b->views_in_use & (1u << i)) || v->capacity >= b->slots) continue;
-        if (!grow((void **)&v->node, b->slots, sizeof *v->node)) return false;
+        if (!is_open(b, i) || v->capacity >= b->slots) continue;
+        if (!tb__grow((void **)&v->node, b->slots, sizeof *v->node)) return false;
         v->capacity = b->slots;
     }
-    if (b->views_in_use & (1u << TB_VIEW_ORDER) && !tb__order_reserve(b)) return false;
-    if (!(b->views_in_use & (1u << TB_VIEW_KEYS))) return true;
-    if (b->keys.links < b->slots) {
-        if (!grow((void **)&b->keys.link, b->slots, sizeof *b->keys.link)) return false;
-        b->keys.links = b->slots;
-    }
-    return lanes_reserve(&b->keys, key);
+    if (is_open(b, TB_VIEW_ORDER) && !tb__order_reserve(b)) return false;
+    if (is_open(b, TB_VIEW_KEYS) && !tb__lanes_reserve(b, &b->by_key, key)) return false;
+    return !is_open(b, TB_VIEW_GROUPS) || tb__groups_reserve(b, group);
 }
 
 void tb__views_add(tb_batcher *b, uint32_t at)
 {
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++)
-        if (b->views_in_use & (1u << i)) tree_add(b, i, at);
-    if (b->views_in_use & (1u << TB_VIEW_KEYS)) key_add(b, at);
-    if (b->views_in_use & (1u << TB_VIEW_ORDER)) tb__order_add(b, at);
+        if (is_open(b, i)) tree_add(b, i, at);
+    if (is_open(b, TB_VIEW_KEYS)) tb__lane_add(&b->by_key, b->slot[at].key, at);
+    if (is_open(b, TB_VIEW_GROUPS)) tb__group_add(b, at);
+    if (is_open(b, TB_VIEW_ORDER)) tb__order_add(b, at);
 }
 
 void tb__views_remove(tb_batcher *b, uint32_t at)
 {
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++)
-        if (b->views_in_use & (1u << i)) tree_remove(&b->view[i], at);
-    if (b->views_in_use & (1u << TB_VIEW_KEYS)) key_remove(b, at);
-    if (b->views_in_use & (1u << TB_VIEW_ORDER)) tb__order_remove(b, at);
+        if (is_open(b, i)) tree_remove(&b->view[i], at);
+    if (is_open(b, TB_VIEW_KEYS)) tb__lane_remove(&b->by_key, b->slot[at].key, at);
+    if (is_open(b, TB_VIEW_GROUPS)) tb__group_remove(b, at);
+    if (is_open(b, TB_VIEW_ORDER)) tb__order_remove(b, at);
 }
 
-/* No views any more, until a policy asks for one. */
-void tb__views_close(tb_batcher *b)
+static void lanes_free(tb_lanes *l)
+{
+    free(l->link);
+    free(l->lane);
+    *l = (tb_lanes){.first = TB_NIL, .last = TB_NIL};
+}
+
+/* Views are forgotten until a policy asks for them, but for the one by group if that is kept. */
+void tb__views_close(tb_batcher *b, bool keep_groups)
 {
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++) free(b->view[i].node);
-    free(b->keys.link);
-    free(b->keys.lane);
     memset(b->view, 0, sizeof b->view);
-    memset(&b->keys, 0, sizeof b->keys);
-    b->views_in_use = 0;
+    lanes_free(&b->by_key);
+    b->views_in_use &= keep_groups ? 1u << TB_VIEW_GROUPS : 0;
+    if (b->views_in_use) return;
+    lanes_free(&b->by_group);
+    free(b->account);
+    b->account = NULL;
+    b->groups_full = b->groups_unknown = 0;
 }
 
-static uint32_t largest_key_of(const tb_batcher *b, const tb_list *list)
+/* The largest key and group of all that may be queued. Of those in line, too: when they are let
+ * in, there is no way to refuse them. */
+static void largest(const tb_batcher *b, uint32_t *key, uint32_t *group)
 {
-    uint32_t key = 0;
-    for (uint32_t at = list->first; at != TB_NIL; at = b->slot[at].next)
-        if (b->slot[at].key > key) key = b->slot[at].key;
-    return key;
+    const tb_list *lists[] = {&b->pending, &b->waiting};
+    *key = *group = 0;
+    for (int i = 0; i < 2; i++)
+        for (uint32_t at = lists[i]->first; at != TB_NIL; at = b->slot[at].next) {
+            if (b->slot[at].key > *key) *key = b->slot[at].key;
+            if (tb__group_of(b, at) > *group) *group = tb__group_of(b, at);
+        }
 }
 
-/* Of those in line, too: when they are let in, there is no way to refuse them. */
-static uint32_t largest_key(const tb_batcher *b)
+static void enter_view(tb_batcher *b, uint32_t view, uint32_t at)
 {
-    uint32_t queued = largest_key_of(b, &b->pending), waiting = largest_key_of(b, &b->waiting);
-    return queued > waiting ? queued : waiting;
+    if (b->slot[at].state != TB_RECORD_QUEUED) return;
+    if (view == TB_VIEW_KEYS) tb__lane_add(&b->by_key, b->slot[at].key, at);
+    else if (view == TB_VIEW_GROUPS) tb__group_add(b, at);
+    else tree_add(b, view, at);
+}
+
+bool tb__view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
+{
+    if (is_open(b, view) && (view != TB_VIEW_PRIORITY || aging_us == b->aging_us)) return true;
+    uint32_t in_use = b->views_in_use, key, group;
+    largest(b, &key, &group);
+    b->views_in_use |= 1u << view;
+    if (!tb__views_reserve(b, key, group)) {
+        b->views_in_use = in_use;
+        return false;
+    }
+    if (view < TB_VIEW_KEYS) {
+        b->view[view].root = TB_NIL;
+        b->view[view].seed = 2463534242u;
+    }
+    if (view == TB_VIEW_PRIORITY) b->aging_us = aging_us;
+    for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next) enter_view(b, view, at);
+    return true;
 }
 
 int tb_view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
 {
     assert(b != NULL);
-    assert(view <= TB_VIEW_KEYS);
+    assert(view <= TB_VIEW_GROUPS);
     assert(aging_us >= 0);
-    bool is_open = b->views_in_use & (1u << view);
-    if (is_open && (view != TB_VIEW_PRIORITY || aging_us == b->aging_us)) return TB_OK;
-    uint32_t in_use = b->views_in_use;
-    b->views_in_use |= 1u << view;
-    if (!tb__views_reserve(b, largest_key(b))) {
-        b->views_in_use = in_use;
-        return TB_ENOMEM;
-    }
-    if (view == TB_VIEW_KEYS) {
-        b->keys.first = b->keys.last = TB_NIL;
-    } else {
-        b->view[view].root = TB_NIL;
-        b->view[view].seed = 2463534242u;
-    }
-    if (view == TB_VIEW_PRIORITY) b->aging_us = aging_us;
-    for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next) {
-        if (b->slot[at].state != TB_RECORD_QUEUED) continue;
-        if (view == TB_VIEW_KEYS) key_add(b, at);
-        else tree_add(b, view, at);
-    }
-    return TB_OK;
+    return tb__view_open(b, view, aging_us) ? TB_OK : TB_ENOMEM;
+}
+
+/* The account of groups stays while a script decides over records that have some: it tells
+ * when the queue is full (F2). */
+void tb_views_close(tb_batcher *b)
+{
+    assert(b != NULL);
+    tb__views_close(b, b->group && b->config.policy == TB_POLICY_SCRIPT);
+}
+
+static size_t lanes_memory(const tb_lanes *l)
+{
+    return l->links * sizeof *l->link + l->lanes * sizeof *l->lane;
 }
 
 size_t tb__views_memory(const tb_batcher *b)
 {
-    size_t bytes = b->keys.links * sizeof *b->keys.link + b->keys.lanes * sizeof *b->keys.lane;
+    size_t bytes = lanes_memory(&b->by_key) + lanes_memory(&b->by_group) + b->by_group.lanes * sizeof *b->account;
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++) bytes += b->view[i].capacity * sizeof *b->view[i].node;
     return bytes;
 }

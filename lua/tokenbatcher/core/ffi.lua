@@ -14,7 +14,7 @@
 
 local ffi = require "ffi"
 
-local ABI = 1
+local ABI = 2
 local LIBRARY = "libtokenbatcher.so"
 
 ffi.cdef "ssize_t readlink(const char *path, char *buffer, size_t size);"

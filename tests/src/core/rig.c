@@ -53,6 +53,13 @@ tb_id submit_timeout(rig *r, double cost, int64_t timeout_us)
     return submit(r, (tb_submission){.cost = cost, .timeout_us = timeout_us});
 }
 
+tb_id occupy(rig *r)
+{
+    assert_true(submit(r, (tb_submission){.cost = 1, .batch_timeout_us = TB_AT_ONCE}) > 0);
+    assert_int_equal(turn(r), 1);
+    return r->batches[0];
+}
+
 void submit_many(rig *r, uint32_t n, double cost)
 {
     while (n-- > 0) assert_true(submit_cost(r, cost) > 0);

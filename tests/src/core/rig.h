@@ -39,6 +39,8 @@ tb_id submit(rig *r, tb_submission record);
 tb_id submit_cost(rig *r, double cost);
 tb_id submit_waiting(rig *r, double cost); /* TB_MAY_WAIT */
 tb_id submit_timeout(rig *r, double cost, int64_t timeout_us);
+/* A batch of one record that runs from now on: the slot is taken. One turn. */
+tb_id occupy(rig *r);
 void submit_many(rig *r, uint32_t n, double cost);
 
 /* One complete turn; how many batches went. Checks what holds after every turn. */

@@ -234,15 +234,20 @@ static void waiting_counts_as_lingering(void **state)
 {
     (void)state;
     tb_config config = small_config();
-    config.max_queue_size = 1;
+    config.max_queue_size = 2;
     rig *r = rig_start(&config);
     int64_t start_us = r->now_us;
-    tb_id first = submit_cost(r, 1), second = submit_waiting(r, 1);
+    tb_id busy = occupy(r);
+    tb_id first = submit_cost(r, 1), second = submit_cost(r, 1), third = submit_waiting(r, 1);
     turn_at(r, start_us + 600);
+    assert_state(r, third, TB_RECORD_WAITING);
     assert_int_equal(tb_cancel(r->b, first, r->now_us), TB_OK);
+    assert_int_equal(tb_cancel(r->b, second, r->now_us), TB_OK);
+    turn(r);
+    finish(r, busy);
     assert_int_equal(turns_until(r, start_us + 999), 0);
     assert_int_equal(turn_at(r, start_us + 1000), 1);
-    assert_batch(r, r->batches[0], second, 0.0);
+    assert_batch(r, r->batches[0], third, 0.0);
     assert_true(stats(r).wait_us.max == 1000);
     rig_end(r);
 }

@@ -34,6 +34,7 @@ static void expiry_while_waiting(void **state)
     config.batch_timeout_us = 1000000;
     rig *r = rig_start(&config);
     int64_t start_us = r->now_us;
+    occupy(r);
     submit_cost(r, 1);
     tb_id waiting = submit(r, (tb_submission){.cost = 1, .timeout_us = 10, .flags = TB_MAY_WAIT});
     turn(r);
@@ -41,7 +42,7 @@ static void expiry_while_waiting(void **state)
     assert_state(r, waiting, TB_RECORD_WAITING);
     turn_at(r, start_us + 10);
     assert_event(r, 0, TB_EVENT_EXPIRED, waiting);
-    assert_true(stats(r).total_submitted == 2 && stats(r).total_expired == 1);
+    assert_true(stats(r).total_submitted == 3 && stats(r).total_expired == 1);
     assert_true(stats(r).waiting_submits == 0 && stats(r).total_rejected == 0);
     rig_end(r);
 }
@@ -138,16 +139,22 @@ static void flush_makes_due(void **state)
 {
     (void)state;
     tb_config config = small_config();
-    config.max_queue_size = 2;
+    config.max_queue_size = 3;
     rig *r = rig_start(&config);
     tb_flush(r->b, r->now_us); /* nothing there: nothing happens */
-    tb_id a = submit_cost(r, 1), b = submit_cost(r, 1), waiting = submit_waiting(r, 1);
+    tb_id a = submit_cost(r, 1), b = submit_cost(r, 1);
     assert_int_equal(turn(r), 0);
     tb_flush(r->b, r->now_us);
     turn(r);
     assert_went(r, 1, TB_REASON_TIMEOUT);
     assert_batch(r, r->batches[0], a, b, 0.0);
-    finish(r, r->batches[0]);
+
+    tb_id queued[3] = {submit_cost(r, 1), submit_cost(r, 1), submit_cost(r, 1)};
+    tb_id waiting = submit_waiting(r, 1), busy = r->batches[0];
+    tb_flush(r->b, r->now_us);
+    for (int i = 0; i < 3; i++) assert_int_equal(tb_cancel(r->b, queued[i], r->now_us), TB_OK);
+    turn(r);
+    finish(r, busy);
     assert_int_equal(turn(r), 0); /* it was not queued when flush was called */
     assert_state(r, waiting, TB_RECORD_QUEUED);
     rig_end(r);

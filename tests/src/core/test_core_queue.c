@@ -107,12 +107,13 @@ static void the_line_is_fifo(void **state)
     tb_config config = small_config();
     config.max_queue_cost = 10;
     rig *r = rig_start(&config);
+    occupy(r);
     tb_id first = submit_cost(r, 10), big = submit_waiting(r, 8), small = submit_waiting(r, 1);
     assert_state(r, first, TB_RECORD_QUEUED);
     assert_state(r, big, TB_RECORD_WAITING);
     assert_state(r, small, TB_RECORD_WAITING);
     assert_int_equal(tb_waiting(r->b), 2);
-    assert_true(stats(r).total_submitted == 1 && stats(r).waiting_submits == 2);
+    assert_true(stats(r).total_submitted == 2 && stats(r).waiting_submits == 2);
 
     assert_int_equal(tb_cancel(r->b, first, r->now_us), TB_OK);
     tb_id last = submit_waiting(r, 2);
@@ -121,7 +122,7 @@ static void the_line_is_fifo(void **state)
     assert_event(r, 0, TB_EVENT_ADMITTED, big);
     assert_event(r, 1, TB_EVENT_ADMITTED, small);
     assert_state(r, last, TB_RECORD_WAITING);
-    assert_true(stats(r).total_submitted == 3 && stats(r).waiting_submits == 1);
+    assert_true(stats(r).total_submitted == 4 && stats(r).waiting_submits == 1);
     rig_end(r);
 }
 
@@ -131,6 +132,7 @@ static void small_ones_do_not_overtake(void **state)
     tb_config config = small_config();
     config.max_queue_cost = 10;
     rig *r = rig_start(&config);
+    occupy(r);
     submit_cost(r, 5);
     submit_waiting(r, 9);
     tb_id small = submit_waiting(r, 1); /* would fit */
@@ -193,10 +195,10 @@ static void check_is_all_or_nothing(void **state)
     config.max_queue_cost = 20;
     config.on_oversize = TB_OVERSIZE_REJECT;
     rig *r = rig_start(&config);
-    assert_int_equal(tb_submit_check(r->b, (double[]){30, 0}, 2, 0, &culprit), TB_EFULL);
+    assert_int_equal(tb_submit_check(r->b, (double[]){30, 0}, 2, 0, &culprit), TB_ETOOLARGE);
     assert_int_equal(culprit, 1); /* the first enters an empty queue, whatever it costs */
     assert_int_equal(tb_submit_check(r->b, (double[]){1, 2, 3}, 3, 0, &culprit), TB_OK);
-    assert_int_equal(tb_submit_check(r->b, (double[]){1, 2, 3, 4}, 4, 0, &culprit), TB_EFULL);
+    assert_int_equal(tb_submit_check(r->b, (double[]){1, 2, 3, 4}, 4, 0, &culprit), TB_ETOOLARGE);
     assert_int_equal(culprit, 3);
     assert_int_equal(tb_submit_check(r->b, (double[]){1, 2, 3, 4}, 4, TB_MAY_WAIT, NULL), TB_OK);
     assert_int_equal(tb_submit_check(r->b, (double[]){1, 2, 3, 4, NAN}, 5, 0, &culprit), TB_ECOST);
@@ -206,6 +208,12 @@ static void check_is_all_or_nothing(void **state)
     assert_int_equal(tb_submit_check(r->b, NULL, 0, 0, NULL), TB_OK);
     tb_stats s = stats(r);
     assert_true(s.total_submitted == 0 && s.queue_size == 0 && s.total_rejected == 2 + 4 + 3);
+    submit_many(r, 1, 15);
+    assert_int_equal(tb_submit_check(r->b, (double[]){1, 2, 3}, 3, 0, &culprit), TB_EFULL);
+    assert_int_equal(culprit, 2);
+    assert_int_equal(tb_submit_check(r->b, (double[]){1, 5}, 2, 0, &culprit), TB_EFULL);
+    assert_int_equal(culprit, 1);
+    assert_true(stats(r).total_rejected == 2 + 4 + 3 + 3 + 2);
     rig_end(r);
 }
 

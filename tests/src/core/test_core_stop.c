@@ -132,12 +132,13 @@ static void set_is_all_or_nothing(void **state)
     assert_true(kept.batch_timeout_us == 1000 && kept.max_queue_size == 5000);
     submit_cost(r, 1);
     turn(r);
-    config.max_queue_size = 1;
+    config.max_queue_size = 2;
     set(r, &config);
     tb_get(r->b, &kept);
-    assert_true(kept.batch_timeout_us == 7 && kept.max_queue_size == 1);
+    assert_true(kept.batch_timeout_us == 7 && kept.max_queue_size == 2);
     turn(r);
     assert_true(tb_next(r->b) == r->now_us + 7); /* what is queued obeys the new knobs */
+    assert_true(submit_cost(r, 1) > 0);
     assert_true(submit_cost(r, 1) == TB_EFULL);
     rig_end(r);
 }
