@@ -37,6 +37,8 @@ function M.read(handle, now_us)
   out.avg_batch_size = ratio(raw.total_batch_records, raw.total_batches)
   out.avg_batch_cost = ratio(raw.total_batch_cost, raw.total_batches)
   out.busy_time_s, out.idle_time_s = raw.busy_us / 1e6, raw.idle_us / 1e6
+  out.oldest_queued_s, out.oldest_running_s = raw.oldest_queued_us / 1e6, raw.oldest_running_us / 1e6
+  out.abandoned_calls = raw.abandoned_calls
   out.utilization = ratio(raw.busy_us, raw.busy_us + raw.idle_us)
   out.padding_ratio = ratio(raw.padded_cost, raw.sum_cost)
   out.dispatched = {}

@@ -93,10 +93,16 @@ local function await_until(future, timeout_s)
   if not future.state then drop_waiter(future, waiter) end
 end
 
+local function not_a_future(method, value)
+  errors.misuse(("%s: a future is needed, got %s (future:%s() has a colon)"):format(method,
+    value == nil and "nil" or "a " .. type(value), method))
+end
+
 --- Wait for the answer. May be called by many, and again.
 -- @param timeout_s number|nil  seconds, >= 0; the future stays as it is when they pass
 -- @return any result, or nil and an err (code await_timeout when the time passed)
 function Future:await(timeout_s)
+  if getmetatable(self) ~= Future then not_a_future("await", self) end
   if not self._batcher then self.awaited = true end
   if self.state then return outcome(self) end
   if timeout_s ~= nil and not (type(timeout_s) == "number" and timeout_s >= 0) then
@@ -113,12 +119,14 @@ end
 --- Cancel the record. A coroutine's future cannot be cancelled.
 -- @return boolean  whether that changed anything
 function Future:cancel()
+  if getmetatable(self) ~= Future then not_a_future("cancel", self) end
   if self.state or not self._batcher then return false end
   return self._batcher:cancel_record(self)
 end
 
 --- @return boolean
 function Future:done()
+  if getmetatable(self) ~= Future then not_a_future("done", self) end
   return self.state ~= false
 end
 

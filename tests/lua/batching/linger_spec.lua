@@ -57,8 +57,8 @@ describe("F3: batch_timeout_s of a record", function()
   it("that is no time is refused at the caller's line", virtually(function()
     local batcher = H.start()
     for _, value in ipairs { -1, "x", 0 / 0 } do
-      assert.matches("linger_spec.lua:%d+: submit: batch_timeout_s must be a number of seconds >= 0",
-        H.message(batcher.submit, batcher, "x", { batch_timeout_s = value }))
+      local message = H.message(function() batcher:submit("x", { batch_timeout_s = value }) end)
+      assert.matches("linger_spec.lua:%d+: submit: batch_timeout_s must be a number of seconds >= 0", message)
     end
     batcher:stop()
   end))

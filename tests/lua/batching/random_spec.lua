@@ -99,7 +99,8 @@ end
 local function take(world, records, futures, err)
   if not futures then
     world.rejected = world.rejected + #records
-    assert(err.code == "queue_full" or err.code == "oversize" or err.code == "stopped", tostring(err))
+    assert(err.code == "queue_full" or err.code == "oversize" or err.code == "stopped"
+      or err.code == "batch_too_large" and #records > 1, tostring(err))
     return
   end
   for i, record in ipairs(records) do watch(world, record, futures[i]) end
