@@ -447,6 +447,7 @@ describe("stats:", function()
     "busy_time_s", "idle_time_s", "utilization", "total_failed", "total_cancelled", "total_expired",
     "total_rejected", "total_oversize", "queue_size", "queue_cost", "waiting_submits", "prefetched_batches",
     "prefetched_records", "running_batches", "running_records", "policy_errors", "policy_overruled", "padding_ratio",
+    "total_joined", "oldest_queued_s", "oldest_running_s", "abandoned_calls",
   }
   local SUMMARIES = { "wait_s", "service_s", "latency_s", "batch_size", "batch_cost" }
   local PARTS = { "count", "mean", "p50", "p90", "p99", "max" }
@@ -630,7 +631,7 @@ describe("constructors:", function()
     local defaults = {
       target_batch_cost = 32000, default_cost = 1, max_batch_size = 256, min_batch_size = 1, batch_timeout_s = 0.05,
       max_queue_size = 5000, prefetch_batches = 2, max_concurrent_batches = 1, policy = "fifo", cost_model = "sum",
-      on_full = "wait", on_oversize = "alone", on_error = "fail",
+      on_full = "wait", on_oversize = "alone", on_error = "fail", suspect_s = 10, abandon_s = 60,
     }
     for _, entry in ipairs(options.list) do
       assert.equal(defaults[entry.name], entry.default, entry.name)
