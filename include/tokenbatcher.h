@@ -561,6 +561,11 @@ int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us);
 int tb_batch_half(tb_batcher *b, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *out,
                   int64_t now_us);
 
+/* The program could not look for `us` microseconds (> 0): its loop was blocked, or the process
+ * stopped. That time does not count against the calls that run: their timeouts come later by
+ * it. To be said before the tb_poll() that follows. O(max_concurrent_batches). */
+void tb_calls_excuse(tb_batcher *b, int64_t us);
+
 /* An abandoned call has ended: one of a batch that TB_EVENT_BATCH_TIMED_OUT or
  * TB_EVENT_BATCH_STOPPED named. Say so once for each, also after tb_stop(). If its slot is
  * held it is free now; if not, one that is held may be (max_abandoned_calls).

@@ -268,3 +268,13 @@ int tb_batch_half(tb_batcher *b, tb_id batch, const tb_id *ids, uint32_t n, tb_b
     };
     return TB_OK;
 }
+
+void tb_calls_excuse(tb_batcher *b, int64_t us)
+{
+    assert(b != NULL);
+    assert(us > 0);
+    for (uint32_t at = 0; at < b->batches; at++) {
+        tb_running *batch = &b->batch[at];
+        if (batch->in_use && batch->expires_us != TB_TIME_MAX) batch->expires_us += us;
+    }
+}

@@ -276,6 +276,11 @@ end
 Batcher.settle, Batcher.cancel_record, Batcher.cancel_queued = turn.settle, turn.cancel_record, turn.cancel_queued
 Batcher.turn, Batcher.abandon = turn.turn, turn.abandon
 
+--- Nobody could look for `us` microseconds: that does not count against running calls.
+function Batcher:excuse(us)
+  C.tb_calls_excuse(self._handle, us)
+end
+
 --- When turn() is needed next, microseconds, or nil.
 function Batcher:next_us()
   local at = tonumber(C.tb_next(self._handle))

@@ -4,7 +4,8 @@
 --
 -- Two kinds take part in its turns. A source wakes tasks from outside, such as the HTTP
 -- client; see add_source(). A member is a batcher, from attach to detach: turn(now_us), next_us(),
--- unsettled (how many records have no answer yet), flush(), abandon(now_us).
+-- unsettled (how many records have no answer yet), flush(), abandon(now_us), excuse(us): nobody
+-- could look for so long.
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
@@ -55,6 +56,17 @@ function M.abandon()
   for i = #members, 1, -1 do members[i]:abandon(now) end
 end
 
+-- Less is no blocking, but a turn's work and the delays of any machine.
+local BLOCKED_US = 50000
+
+local armed_us -- when step() asked to be called again
+
+-- Nobody could look for so long: that does not count against calls (R5).
+local function excuse(us)
+  if us < BLOCKED_US then return end
+  for i = 1, #members do members[i]:excuse(us) end
+end
+
 -- --- a turn ---------------------------------------------------------------------
 
 -- The parts of a turn; host.turn puts them into order.
@@ -62,6 +74,9 @@ local steps = {
   timers = tasks.fire_sleepers, awaits = tasks.fire_awaits, again = tasks.again,
   first_timer = tasks.first_sleeper_us,
 }
+
+--- What ran in this turn has taken so long.
+function steps.away(us) excuse(us) end
 
 function steps.wake(task) tasks.wake(task, false) end
 
@@ -84,6 +99,12 @@ function steps.decide()
     member:turn(now)
     if members[i] == member then i = i + 1 end -- one that has drained detaches itself
   end
+end
+
+--- A turn begins. A wait has just ended that began at `began` and should have ended at `due` (nil:
+-- no time).
+function steps.waited(began, due)
+  if due then excuse(clock.pump.now() - math.max(due, began)) end
 end
 
 -- May something but time still wake a task?
@@ -208,11 +229,13 @@ end
 function M.step(most)
   if is_running or clock.is_turning then errors.misuse("step cannot be called from within run or step") end
   local pump, left = M.outside(), most or 1
+  if armed_us then excuse(pump.now() - armed_us) end
   repeat
     host.turn(steps, 0)
     left = left - 1
   until left < 1 or not host.has_ready()
-  pump.arm(M.next_us())
+  armed_us = M.next_us()
+  pump.arm(armed_us)
   is_driven_on = spawn.live() > 0 or #members > 0 or tasks.timed() > 0
   if spawn.live() > 0 and not spawn.too_many_failures() then return end
   raise_unawaited()
@@ -223,7 +246,7 @@ end
 if host.pump then
   clock.use(host.pump)
   host.pump.drive {
-    turn = function(is_leaving) host.turn(steps, nil, is_leaving) end,
+    turn = function(is_leaving, late_us) host.turn(steps, late_us, is_leaving) end,
     is_busy = M.is_busy, next_us = M.next_us, abandon = M.abandon,
   }
 end

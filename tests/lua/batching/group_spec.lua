@@ -37,7 +37,8 @@ describe("groups:", function()
 
   it("F1: eager, cuts ahead and a policy that names everything keep groups apart", virtually(function()
     local greedy = { form = function(queue, batch) for i = 1, queue.size do batch:add(i) end end }
-    for _, policy in ipairs { "fifo", "eager", "priority", "length_bucketed", "fair", "deadline", "adaptive", greedy } do
+    local policies = { "fifo", "eager", "priority", "length_bucketed", "fair", "deadline", "adaptive", greedy }
+    for _, policy in ipairs(policies) do
       local batcher, calls = H.start { policy = policy, takes = 0.1, max_batch_size = 4, prefetch_batches = 3 }
       local futures = submit_all(batcher, "a1 b1 a2 a3 b2 c1 c2 a4 a5 a6 a7 b3 b4 b5 b6 b7")
       batcher:stop()

@@ -172,7 +172,7 @@ describe("R8: join", function()
     end
   end))
 
-  it("a joined record is cancelled, counted and gone at once when its callers all leave while it runs", virtually(function()
+  it("a joined record is cancelled, and gone, when all its callers leave while it runs", virtually(function()
     local batcher = start { takes = 5, batch_timeout_s = 0 }
     local a = batcher:submit "a"
     tb.sleep(1)

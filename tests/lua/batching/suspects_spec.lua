@@ -26,7 +26,7 @@ local function start(options, takes_s)
 end
 
 describe("R7: a suspect", function()
-  it("is the key whose record failed alone where another was answered; its records run by themselves", virtually(function()
+  it("is the key whose record failed alone where another was answered; it runs by itself", virtually(function()
     local batcher, calls = start { batch_timeout_s = 0.01 }
     local good = batcher:submit("good1", { key = "g" })
     batcher:submit("bad1", { key = "b" })

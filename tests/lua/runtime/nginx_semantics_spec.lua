@@ -3,7 +3,8 @@
 
 local nginx = dofile "tests/nginx/server.lua"
 
-local FILES = { "batching/cancel", "batching/estimator", "batching/forming", "batching/guards",
+local FILES = { "batching/cancel", "batching/abandoned", "batching/estimator", "batching/forming",
+  "batching/group", "batching/guards", "batching/join", "batching/linger", "batching/shared_state", "batching/suspects",
   "batching/lifecycle", "batching/metrics", "batching/original", "policy/policy", "policy/policy_guard",
   "batching/random", "batching/reload", "batching/results", "policy/shipped_policies", "batching/stop",
   "batching/submission" }
@@ -22,6 +23,7 @@ local SKIPPED = {
   ["an estimator X3: must not spawn"] = "the line named is that of the runner's own spawn",
   ["views follow records that come, go"] = "counts turns, and the end of a batch is one of its own in nginx",
   ["on the real clock a batch is never early, and not late"] = "nginx has a clock of milliseconds",
+  ["is none while the loop only waits"] = "sleeps for ever, on the real clock",
   ["the README has the table"] = "about the README",
 }
 

@@ -11,7 +11,7 @@
 --   has_ready()     is there a task that could go on at once?
 --   start(task)     run task.fn(unpack(task.arguments)), then task.on_end(task, ok, ...)
 --   call(fn, ...)   pcall of a function that must not suspend
---   turn(steps, deadline, is_leaving)   the parts of a turn in this host's order; see loop.lua
+--   turn(steps, deadline or lateness, is_leaving)   the parts of a turn in this host's order; see loop.lua
 --   can_start(is_driven), check(name), refuse(name)   misuse of a place
 --   log(level, text)   is there a log of the host? a line in it
 --   pump            the only one there is, or nil: run() and step() bring theirs

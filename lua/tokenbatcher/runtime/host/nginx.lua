@@ -152,15 +152,18 @@ local function wake_sleepers(steps)
 end
 
 --- Those that were started or woken run while let_run() waits.
+-- @param late_us number  how much too late the turn is
 -- @param is_leaving boolean  the worker exits: all that is queued is due now
-function M.turn(steps, _, is_leaving)
+function M.turn(steps, late_us, is_leaving)
   clock.is_turning = false -- true only if the last turn raised
   wake_sleepers(steps) -- they are some only if the last turn was broken off
   local now = pump.now()
+  steps.waited(now, now - late_us)
   local first = steps.first_timer()
   if first and first <= now and worker.has_unstarted() then pump.let_run() end
   if steps.timers(now) then pump.let_run() end
   if steps.awaits(now) then pump.let_run() end
+  steps.away(pump.now() - now)
   clock.is_turning = true
   if is_leaving then steps.flush() end
   sleepers, after_turn = after_turn, {}

@@ -11,6 +11,9 @@ local status = coroutine.status
 -- the loop from its deadlines.
 local RESUMES_PER_TURN = 100000
 
+-- A turn that takes longer than this looks again before timeouts are served.
+local AWAY_US = 1000
+
 local M = { task = nil, context = nil, call = pcall }
 
 local ready, ready_first, ready_last = {}, 1, 0
@@ -114,17 +117,33 @@ local function run_ready(again)
   if ready_first > ready_last then ready_first, ready_last = 1, 0 end
 end
 
---- Wait (not at all if something is ready), wake what is due, run ready coroutines until
--- none is left, then let every batcher decide once.
-function M.turn(steps, deadline)
-  clock.is_turning = true
-  clock.pump.wait(deadline)
+-- Wait, and wake and run what that has brought.
+local function take_arrivals(steps, deadline)
+  local pump = clock.pump
+  local began = pump.now()
+  pump.wait(deadline)
+  steps.waited(began, deadline)
   steps.sources()
-  local now = clock.pump.now()
+  local now = pump.now()
   steps.timers(now)
   run_ready(steps.again)
   steps.awaits(now)
   run_ready(steps.again)
+  return now
+end
+
+--- Wait (not at all if something is ready), wake what is due, run ready coroutines until
+-- none is left, then let every batcher decide once. R5: where that took long (a coroutine that
+-- blocks, a process that was stopped), what has arrived meanwhile is taken before any batcher
+-- serves its timeouts.
+function M.turn(steps, deadline)
+  clock.is_turning = true
+  local looked_us = take_arrivals(steps, deadline)
+  local away_us = clock.pump.now() - looked_us
+  if away_us > AWAY_US then
+    steps.away(away_us)
+    take_arrivals(steps, 0)
+  end
   steps.decide()
   clock.is_turning = false
 end

@@ -95,9 +95,12 @@ local function next_time()
   return at
 end
 
+local late_us = 0 -- how much too late the last wait ended
+
 local function turn()
   is_rung = false
-  local ok, err = pcall(port.turn, leave_by ~= nil)
+  local ok, err = pcall(port.turn, leave_by ~= nil, late_us)
+  late_us = 0
   if ok then return end
   worker.log("error", "a turn raised: " .. errors.text(err))
   bell:wait(0.1) -- not a thousand lines a second
@@ -115,7 +118,9 @@ local function loop()
       if not port.is_busy() and not worker.has_unstarted() then break end
       keep_sentinel()
       worker.watch()
-      pump.idle(next_time())
+      local at = next_time()
+      pump.idle(at)
+      late_us = at and math.max(0, pump.now() - at) or 0
       if bell ~= own_bell then return end
       turned_at = real_now()
     end

@@ -1,0 +1,48 @@
+-- R5: time in which the loop was blocked does not count against calls: completions that have
+-- arrived are taken before timeouts are served.
+
+local H = require "tests.lua.helper"
+local http = require "tests.lua.http_helper"
+local tb = require "tokenbatcher"
+
+local TIMEOUT_S = 0.05
+
+-- Hold the loop up from within a coroutine while a call is under way, past its timeout.
+local function answer_of(inference_fn)
+  return H.run(function()
+    local batcher = tb.TokenBatcher { inference_fn = inference_fn, policy = "eager", inference_timeout_s = TIMEOUT_S }
+    batcher:start()
+    local future = batcher:submit "x"
+    repeat tb.sleep(0) until batcher.stats.running_records == 1
+    tb.sleep(0) -- the call has begun
+    local back_at = tb.now() + 3 * TIMEOUT_S
+    repeat until tb.now() >= back_at
+    local answer, err = future:await()
+    batcher:stop()
+    return answer or err
+  end, "real")
+end
+
+describe("R5: an answer that came while a coroutine blocked the loop counts", function()
+  it("of a sleep", function()
+    assert.equal("x", answer_of(function(records)
+      tb.sleep(TIMEOUT_S / 2)
+      return records
+    end))
+  end)
+
+  it("of an HTTP server", function()
+    local reason = http.missing()
+    if reason then return pending("skipped: " .. reason) end
+    local server = http.server()
+    finally(server.stop)
+    assert.equal(200, answer_of(function() return { assert(tb.http.get(server.url .. "/stats")).status } end))
+  end)
+
+  it("but one that comes much later does not", function()
+    assert.equal("inference_timeout", answer_of(function(records)
+      tb.sleep(100 * TIMEOUT_S)
+      return records
+    end).code)
+  end)
+end)
