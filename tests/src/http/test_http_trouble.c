@@ -149,6 +149,23 @@ static void headers_of_a_request_above_64_KiB_are_refused_and_below_go_out(void 
     free(headers);
 }
 
+static void an_error_quotes_no_credentials(void **state)
+{
+    static const char *const proxies[] = {"http://user:se'cr et@@:bad", "http://user:secret@127.0.0.1:1"};
+    struct rig *rig = *state;
+    for (size_t i = 0; i < 2; i++) {
+        setenv("http_proxy", proxies[i], 1);
+        double id = start(rig);
+        tb_http_response response = await(rig, id);
+        unsetenv("http_proxy");
+        assert_int_equal(response.outcome, TB_HTTP_CONNECT);
+        assert_true(strlen(response.error) > 0);
+        assert_null(strstr(response.error, "user"));
+        assert_null(strstr(response.error, "cr"));
+        tb_http_release(rig->http, id);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,6 +175,7 @@ int main(void)
         WITH_RIG(an_end_within_the_headers_is_broken),
         WITH_RIG(trailers_after_a_body_are_no_headers_that_go_on),
         WITH_RIG(headers_above_64_KiB_are_too_large_however_long_a_line_is),
+        WITH_RIG(an_error_quotes_no_credentials),
         WITH_RIG(headers_of_a_request_above_64_KiB_are_refused_and_below_go_out),
     };
     alarm(HANGS_AFTER_S);
