@@ -23,6 +23,7 @@ enum tb__ref {
     REF_STOP,
     REF_ABANDON,
     REF_STATS,
+    REF_SET,
     REF_IDS,
     REF_TEXTS,
     REF_CODES,
@@ -33,8 +34,9 @@ enum tb__ref {
 static const char *const names[REFS] = {
     [REF_SUBMIT] = "submit",       [REF_TURN] = "turn",         [REF_TAKE] = "take",
     [REF_CANCEL] = "cancel",       [REF_STOP] = "stop",         [REF_ABANDON] = "abandon",
-    [REF_STATS] = "stats",         [REF_IDS] = "ids",           [REF_TEXTS] = "texts",
-    [REF_CODES] = "codes",         [REF_MESSAGES] = "messages", [REF_TRACEBACKS] = "tracebacks",
+    [REF_STATS] = "stats",         [REF_SET] = "set",           [REF_IDS] = "ids",
+    [REF_TEXTS] = "texts",         [REF_CODES] = "codes",       [REF_MESSAGES] = "messages",
+    [REF_TRACEBACKS] = "tracebacks",
 };
 _Static_assert(REFS <= sizeof(((tb_engine *)0)->refs) / sizeof(int), "room for every ref");
 
@@ -137,9 +139,23 @@ static void call_new(lua_State *L)
     lua_remove(L, -2);
 }
 
+/* A list of name, value, name, value ... */
+static void push_settings(lua_State *L, const struct tb__settings *settings)
+{
+    lua_createtable(L, 2 * (int)settings->count, 0);
+    for (size_t i = 0; i < settings->count; i++) {
+        assert(settings->options[i].name && settings->options[i].value);
+        lua_pushstring(L, settings->options[i].name);
+        lua_rawseti(L, -2, 2 * (int)i + 1);
+        lua_pushstring(L, settings->options[i].value);
+        lua_rawseti(L, -2, 2 * (int)i + 2);
+    }
+}
+
 struct opening {
     const char *script;
-    bool is_open;
+    struct tb__settings settings;
+    int error;
 };
 
 static void open_body(tb_engine *engine, lua_State *L, void *data)
@@ -148,33 +164,34 @@ static void open_body(tb_engine *engine, lua_State *L, void *data)
     tb__state_open(L);
     call_new(L);
     lua_pushstring(L, opening->script);
+    push_settings(L, &opening->settings);
     lua_pushlightuserdata(L, engine);
     lua_pushcclosure(L, log_from_lua, 1);
-    if (lua_pcall(L, 2, 2, 0)) {
+    if (lua_pcall(L, 3, 3, 0)) {
         keep_message(engine, error_text(L));
-    } else if (lua_istable(L, -2)) {
-        keep_refs(engine, L, lua_gettop(L) - 1);
-        opening->is_open = true;
+    } else if (lua_istable(L, -3)) {
+        keep_refs(engine, L, lua_gettop(L) - 2);
+        opening->error = TB_OK;
     } else {
-        keep_message(engine, lua_tostring(L, -1));
+        keep_message(engine, lua_tostring(L, -2));
+        if (lua_isnumber(L, -1)) opening->error = (int)lua_tointeger(L, -1);
     }
 }
 
-int tb__bridge_open(tb_engine *engine, const char *script, char *err, size_t err_size)
+int tb__bridge_open(tb_engine *engine, const char *script, struct tb__settings settings)
 {
     assert(!engine->L);
     assert(script);
     engine->L = luaL_newstate();
     if (!engine->L) {
-        snprintf(err, err_size, "out of memory: no Lua state");
+        keep_message(engine, "out of memory: no Lua state");
         return TB_ENOMEM;
     }
-    struct opening opening = {script, false};
+    struct opening opening = {script, settings, TB_ENGINE_ESCRIPT};
     struct call call = {engine, open_body, &opening};
     engine->in_lua = true;
-    if (succeeded(engine, lua_cpcall(engine->L, enter, &call)) && opening.is_open) return TB_OK;
-    snprintf(err, err_size, "%s", engine->message);
-    return TB_ENGINE_ESCRIPT;
+    bool is_open = succeeded(engine, lua_cpcall(engine->L, enter, &call));
+    return is_open ? opening.error : TB_ENGINE_ESCRIPT;
 }
 
 void tb__bridge_close(tb_engine *engine)
@@ -202,12 +219,12 @@ static void push_number_or_nil(lua_State *L, double value)
 
 static void push_options(lua_State *L, const tb_submit_options *options)
 {
-    static const tb_submit_options none;
-    if (!options) options = &none;
     push_number_or_nil(L, options->estimated_tokens);
     push_number_or_nil(L, options->priority);
     push_number_or_nil(L, options->timeout_s);
+    push_number_or_nil(L, options->batch_timeout_s);
     lua_pushstring(L, options->key); /* NULL: nil */
+    lua_pushstring(L, options->group);
 }
 
 static void submit_body(tb_engine *engine, lua_State *L, void *data)
@@ -216,9 +233,9 @@ static void submit_body(tb_engine *engine, lua_State *L, void *data)
     push_method(engine, L, REF_SUBMIT);
     lua_pushnumber(L, (double)s->record->id);
     lua_pushlstring(L, s->record->size ? s->record->bytes : "", s->record->size);
-    push_options(L, s->record->options);
     lua_pushnumber(L, (double)s->record->submitted_us);
-    lua_call(L, 8, 2);
+    push_options(L, s->record->options);
+    lua_call(L, 10, 2);
     s->error = (int)lua_tonumber(L, 1);
     if (s->error != TB_OK) keep_message(engine, lua_tostring(L, 2));
 }
@@ -227,6 +244,7 @@ int tb__bridge_submit(tb_engine *engine, const struct tb__input *record)
 {
     assert(record->id > 0);
     assert(record->bytes || record->size == 0);
+    assert(record->options->size == sizeof(tb_submit_options));
     struct submitting s = {record, TB_ENGINE_ESCRIPT};
     protect(engine, submit_body, &s);
     return s.error;
@@ -355,6 +373,28 @@ static void abandon_body(tb_engine *engine, lua_State *L, void *data)
 void tb__bridge_abandon(tb_engine *engine)
 {
     protect(engine, abandon_body, NULL);
+}
+
+struct setting {
+    struct tb__settings settings;
+    int error;
+};
+
+static void set_body(tb_engine *engine, lua_State *L, void *data)
+{
+    struct setting *s = data;
+    push_method(engine, L, REF_SET);
+    push_settings(L, &s->settings);
+    lua_call(L, 2, 2);
+    s->error = (int)lua_tonumber(L, 1);
+    if (s->error != TB_OK) keep_message(engine, lua_tostring(L, 2));
+}
+
+int tb__bridge_set(tb_engine *engine, struct tb__settings settings)
+{
+    struct setting s = {settings, TB_ENGINE_ESCRIPT};
+    protect(engine, set_body, &s);
+    return s.error;
 }
 
 static void stats_body(tb_engine *engine, lua_State *L, void *data)

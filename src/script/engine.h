@@ -48,7 +48,7 @@ struct tb__callback {
     void *user;
 };
 
-/* A record of another thread; its key, if any, and its bytes follow. */
+/* A record of another thread; its key and group, if any, and its bytes follow. */
 struct tb__posted {
     struct tb__posted *next;
     int64_t id, submitted_us;
@@ -110,8 +110,9 @@ bool tb__callback_take(struct tb__callbacks *callbacks, int64_t id, struct tb__c
 /* Any record that is unanswered, or 0. */
 int64_t tb__callback_any(struct tb__callbacks *callbacks);
 
-/* Refuse what is wrong in itself: TB_OK, TB_ECOST, TB_ETIMEOUT, TB_ERECORD. */
-int tb__options_check(const tb_submit_options *options);
+/* What a program gave (of its size, or NULL), as this library has it. What is wrong in itself
+ * is refused: TB_OK, TB_EOPTION, TB_ECOST, TB_ETIMEOUT, TB_ERECORD. */
+int tb__options_read(const tb_submit_options *given, tb_submit_options *out);
 
 /* Everything posted so far, oldest first; the caller frees each. */
 struct tb__posted *tb__posts_take(struct tb__callbacks *callbacks);
@@ -122,15 +123,22 @@ void tb__callbacks_count(struct tb__callbacks *callbacks, double *posted, double
 
 /* --- bridge.c ----------------------------------------------------------- */
 
-/* A state, and engine.lua's engine in it; a message in `err` if it fails. */
-int tb__bridge_open(tb_engine *engine, const char *script, char *err, size_t err_size);
+/* Options by name, of the script or of the batcher. */
+struct tb__settings {
+    const tb_engine_option *options;
+    size_t count;
+};
+
+/* A state, and engine.lua's engine in it. TB_OK; TB_ENOMEM, TB_EOPTION, TB_ENGINE_ESCRIPT:
+ * engine->message says what. */
+int tb__bridge_open(tb_engine *engine, const char *script, struct tb__settings settings);
 void tb__bridge_close(tb_engine *engine);
 
 struct tb__input {
     int64_t id, submitted_us;
     const char *bytes;
     size_t size;
-    const tb_submit_options *options;
+    const tb_submit_options *options; /* as tb__options_read() has filled them */
 };
 
 /* TB_OK; or why not, and engine->message has the sentence. A record of another thread
@@ -148,6 +156,7 @@ void tb__bridge_answer(tb_engine *engine, uint32_t i, tb_engine_result *out);
 bool tb__bridge_cancel(tb_engine *engine, int64_t id);
 int tb__bridge_stop(tb_engine *engine, double timeout_s);
 void tb__bridge_abandon(tb_engine *engine);
+int tb__bridge_set(tb_engine *engine, struct tb__settings settings);
 int tb__bridge_stats(tb_engine *engine, tb_engine_numbers *out);
 
 /* --- watchers.c --------------------------------------------------------- */

@@ -38,7 +38,7 @@ static void on_answer(tb_engine *engine, const tb_engine_result *result, void *u
 static void *produce(void *argument)
 {
     struct producer *p = argument;
-    tb_submit_options options = {.estimated_tokens = 1, .timeout_s = 100, .key = "producer"};
+    tb_submit_options options = {.size = sizeof options, .estimated_tokens = 1, .timeout_s = 100, .key = "producer"};
     for (int64_t i = 0; i < EACH; i++) {
         char text[64];
         int size = snprintf(text, sizeof text, "%d.%lld", p->number, (long long)i);
@@ -126,7 +126,7 @@ static void a_record_of_another_thread_that_is_refused_learns_it_by_its_callback
         assert_true(tb_engine_submit_threadsafe(engine, texts[i], strlen(texts[i]), NULL, on_result,
                                                 &rig->notes) > 0);
     }
-    tb_submit_options bad = {.timeout_s = -1};
+    tb_submit_options bad = {.size = sizeof bad, .timeout_s = -1};
     assert_int_equal(tb_engine_submit_threadsafe(engine, "x", 1, &bad, on_result, &rig->notes),
                      TB_ETIMEOUT);
     run_until(rig->loop, &rig->notes.results, 4);
@@ -142,7 +142,7 @@ static void time_in_the_inbox_counts(void **state)
 {
     struct rig *rig = *state;
     tb_engine *engine = engine_on(rig->loop, ECHO "policy = 'eager'");
-    tb_submit_options soon = {.timeout_s = 0.002};
+    tb_submit_options soon = {.size = sizeof soon, .timeout_s = 0.002};
     tb_engine_submit_threadsafe(engine, "a", 1, &soon, on_result, &rig->notes);
     usleep(4000); /* the loop is busy elsewhere until the deadline has passed */
     run_until(rig->loop, &rig->notes.results, 1);
