@@ -17,6 +17,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+static const char HANGING[] = "all threads hang in calls that were given up";
+
 struct job {
     struct job *next;
     double id;
@@ -34,7 +36,8 @@ struct worker {
     tb_threads *pool;
     pthread_t thread;
     struct job *job;
-    bool is_abandoned;
+    bool is_abandoned; /* it has left its place, and frees itself when it ends */
+    bool is_given_up;  /* its job is, but nobody may take its place */
 };
 
 struct tb_threads {
@@ -164,7 +167,8 @@ static void *work(void *data)
         pthread_mutex_lock(&pool->lock);
         assert(worker->job == job);
         worker->job = NULL;
-        if (worker->is_abandoned) {
+        if (worker->is_abandoned || worker->is_given_up) {
+            worker->is_given_up = false;
             drop(job);
         } else {
             append(&pool->done, job);
@@ -199,23 +203,41 @@ static struct worker *start(tb_threads *pool)
     return worker;
 }
 
-/* With the lock: as many as there should be. The number there are. */
-static uint32_t start_missing(tb_threads *pool)
-{
-    uint32_t running = 0;
-    for (uint32_t i = 0; i < pool->count; i++) {
-        if (!pool->workers[i]) pool->workers[i] = start(pool);
-        if (pool->workers[i]) running++;
-    }
-    return running;
-}
-
 /* With the lock. It frees itself when it ends. */
 static void let_go(struct worker *worker)
 {
     assert(!worker->is_abandoned);
     worker->is_abandoned = true;
     pthread_detach(worker->thread);
+}
+
+/* With the lock: those that have not ended, whoever has given them up. */
+static uint32_t alive(const tb_threads *pool)
+{
+    assert(pool->references > 0); /* the owner's */
+    return pool->references - 1;
+}
+
+static bool may_start(const tb_threads *pool)
+{
+    return alive(pool) < pool->count + TB_THREADS_SPARE;
+}
+
+/* With the lock: as many as there should be. The number of those that do not hang. */
+static uint32_t start_missing(tb_threads *pool)
+{
+    uint32_t able = 0;
+    for (uint32_t i = 0; i < pool->count; i++) {
+        struct worker **place = &pool->workers[i];
+        if (*place && (*place)->is_given_up && may_start(pool)) {
+            let_go(*place);
+            *place = NULL;
+        }
+        if (!*place && may_start(pool)) *place = start(pool);
+        if (*place && !(*place)->is_given_up) able++;
+    }
+    assert(alive(pool) <= pool->count + TB_THREADS_SPARE);
+    return able;
 }
 
 /* --- the owner's calls ------------------------------------------------------ */
@@ -253,7 +275,7 @@ static void let_go_of(tb_threads *pool, bool idle_ones)
     for (uint32_t i = 0; i < pool->count; i++) {
         struct worker *worker = pool->workers[i];
         if (!worker || (!worker->job && !idle_ones)) continue;
-        if (worker->job) pool->abandoned++;
+        if (worker->job && !worker->is_given_up) pool->abandoned++;
         let_go(worker);
         pool->workers[i] = NULL;
     }
@@ -300,36 +322,66 @@ int tb_threads_fd(const tb_threads *pool)
     return pool->fd;
 }
 
+/* With the lock: 0, or why no job is taken. */
+static double refusal(tb_threads *pool)
+{
+    if (pool->waiting.count == TB_THREADS_JOBS) return TB_THREADS_FULL;
+    if (start_missing(pool) > 0) return 0;
+    return may_start(pool) ? TB_THREADS_FULL : TB_THREADS_HANG;
+}
+
 double tb_threads_submit(tb_threads *pool, const char *bytes, size_t size)
 {
     assert(pool);
     assert(bytes || size == 0);
     struct job *job = malloc(sizeof *job + size);
-    if (!job) return -1;
+    if (!job) return TB_THREADS_FULL;
     *job = (struct job){.size = size};
     memcpy(job->bytes, bytes, size);
     pthread_mutex_lock(&pool->lock);
-    bool is_possible = pool->waiting.count < TB_THREADS_JOBS && start_missing(pool) > 0;
-    if (is_possible) {
-        job->id = ++pool->last_id;
+    double id = refusal(pool);
+    if (id == 0) {
+        id = job->id = ++pool->last_id;
         append(&pool->waiting, job);
         pthread_cond_signal(&pool->wanted);
     }
-    double id = is_possible ? job->id : -1;
     pthread_mutex_unlock(&pool->lock);
-    if (!is_possible) free(job);
+    if (id < 0) free(job);
     return id;
 }
 
-/* With the lock. Does a worker of ours have this job? It is replaced, then. */
+/* With the lock: nobody is left who could begin what waits. */
+static void fail_waiting(tb_threads *pool)
+{
+    while (pool->waiting.first) {
+        struct job *job = take_first(&pool->waiting);
+        job->outcome = (struct tb__outcome){.bytes = strdup(HANGING), .size = sizeof HANGING - 1};
+        append(&pool->done, job);
+    }
+}
+
+static bool all_hang(const tb_threads *pool)
+{
+    for (uint32_t i = 0; i < pool->count; i++) {
+        if (pool->workers[i] && !pool->workers[i]->is_given_up) return false;
+    }
+    return true;
+}
+
+/* With the lock. Does a worker of ours have this job? It is replaced, then, if it may be. */
 static bool abandon_worker(tb_threads *pool, double id)
 {
     for (uint32_t i = 0; i < pool->count; i++) {
         struct worker *worker = pool->workers[i];
         if (!worker || !worker->job || worker->job->id != id) continue;
-        let_go(worker);
         pool->abandoned++;
-        pool->workers[i] = start(pool);
+        if (may_start(pool)) {
+            let_go(worker);
+            pool->workers[i] = start(pool);
+        } else {
+            worker->is_given_up = true;
+        }
+        if (all_hang(pool)) fail_waiting(pool);
         return true;
     }
     return false;
@@ -375,10 +427,11 @@ void tb_threads_read(tb_threads *pool, tb_threads_numbers *out)
     *out = (tb_threads_numbers){0};
     pthread_mutex_lock(&pool->lock);
     for (uint32_t i = 0; i < pool->count; i++) {
-        if (!pool->workers[i]) continue;
+        if (!pool->workers[i] || pool->workers[i]->is_given_up) continue;
         out->threads++;
         if (pool->workers[i]->job) out->busy++;
     }
+    out->hanging = alive(pool) - out->threads;
     out->waiting = pool->waiting.count;
     out->abandoned = pool->abandoned;
     pthread_mutex_unlock(&pool->lock);
