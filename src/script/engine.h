@@ -6,14 +6,16 @@
  * the public headers; neither the inside of the core nor the driver's. src/host knows it by
  * state.h, Lua by threads.h, C programs by tokenbatcher_engine.h.
  *
- * Order, a file knows those before it: state worker threads watchers callbacks bridge engine
+ * Order, a file knows those before it: state worker jobs threads watchers callbacks protect bridge engine
  *
  *     state.c      a Lua state with our modules
  *     worker.c     such a state in a thread, and one job after the other
+ *     jobs.c       lines of those jobs
  *     threads.c    the pool of those threads
  *     watchers.c   the engine's two watchers on the program's loop
  *     callbacks.c  who is to be called back, by id; records of other threads
- *     bridge.c     every call into Lua
+ *     protect.c    calls into Lua that may raise
+ *     bridge.c     every call into Lua, one function each
  *     engine.c     its life, its turn: the public functions of the loop's thread
  *
  * The Lua half is lua/tokenbatcher/script/engine.lua: a batcher driven by step(), whose
@@ -82,7 +84,7 @@ struct tb_engine {
 
     lua_State *L;
     bool in_lua;
-    int refs[16]; /* in Lua's registry, by enum tb__ref */
+    int enter_ref, refs[16]; /* in Lua's registry; by enum tb__ref */
     int fd;
 
     struct tb__callbacks callbacks;
@@ -120,6 +122,17 @@ struct tb__posted *tb__posts_take(struct tb__callbacks *callbacks);
 void tb__callbacks_shut(struct tb__callbacks *callbacks);
 void tb__callbacks_set_line(struct tb__callbacks *callbacks, uint32_t in_line);
 void tb__callbacks_count(struct tb__callbacks *callbacks, double *posted, double *unanswered);
+
+/* --- protect.c ---------------------------------------------------------- */
+
+/* What runs protected: the stack is empty, and what it learns it leaves in `data`. */
+typedef void tb__body(tb_engine *engine, lua_State *L, void *data);
+
+/* False: it raised, and engine->message says what. The first is the first call of all. */
+bool tb__protect_first(tb_engine *engine, tb__body *run, void *data);
+bool tb__protect(tb_engine *engine, tb__body *run, void *data);
+
+void tb__keep_message(tb_engine *engine, const char *text);
 
 /* --- bridge.c ----------------------------------------------------------- */
 

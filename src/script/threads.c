@@ -6,7 +6,7 @@
  */
 #include "threads.h"
 
-#include "worker.h"
+#include "jobs.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -19,23 +19,10 @@
 
 static const char HANGING[] = "all threads hang in calls that were given up";
 
-struct job {
-    struct job *next;
-    double id;
-    struct tb__outcome outcome;
-    size_t size;
-    char bytes[];
-};
-
-struct jobs {
-    struct job *first, *last;
-    uint32_t count;
-};
-
 struct worker {
     tb_threads *pool;
     pthread_t thread;
-    struct job *job;
+    struct tb__job *job;
     bool is_abandoned; /* it has left its place, and frees itself when it ends */
     bool is_given_up;  /* its job is, but nobody may take its place */
 };
@@ -45,7 +32,7 @@ struct tb_threads {
     pthread_cond_t wanted; /* a job waits, or it is closing */
     struct worker **workers; /* NULL where a thread could not be started */
     uint32_t count;
-    struct jobs waiting, done;
+    struct tb__jobs waiting, done;
     bool is_closing;
     uint32_t references;
     int fd;
@@ -57,59 +44,6 @@ struct tb_threads {
 int tb_script_abi(void)
 {
     return TB_SCRIPT_ABI;
-}
-
-/* --- jobs ----------------------------------------------------------------- */
-
-static void append(struct jobs *jobs, struct job *job)
-{
-    job->next = NULL;
-    if (jobs->last) {
-        jobs->last->next = job;
-    } else {
-        jobs->first = job;
-    }
-    jobs->last = job;
-    jobs->count++;
-}
-
-static struct job *take_first(struct jobs *jobs)
-{
-    struct job *job = jobs->first;
-    assert(job && jobs->count > 0);
-    jobs->first = job->next;
-    if (!jobs->first) jobs->last = NULL;
-    jobs->count--;
-    return job;
-}
-
-static void drop(struct job *job)
-{
-    free(job->outcome.bytes);
-    free(job);
-}
-
-static void drop_all(struct jobs *jobs)
-{
-    while (jobs->first) drop(take_first(jobs));
-}
-
-/* Drop the job of this number. False: it is not here. */
-static bool drop_one(struct jobs *jobs, double id)
-{
-    struct jobs others = {0};
-    bool found = false;
-    while (jobs->first) {
-        struct job *job = take_first(jobs);
-        if (job->id == id) {
-            drop(job);
-            found = true;
-        } else {
-            append(&others, job);
-        }
-    }
-    *jobs = others;
-    return found;
 }
 
 /* --- threads ---------------------------------------------------------------- */
@@ -125,8 +59,8 @@ static void raise_fd(const tb_threads *pool)
 static void destroy(tb_threads *pool)
 {
     assert(pool->references == 0);
-    drop_all(&pool->waiting);
-    drop_all(&pool->done);
+    tb__jobs_drop_all(&pool->waiting);
+    tb__jobs_drop_all(&pool->done);
     if (pool->fd >= 0) close(pool->fd);
     pthread_cond_destroy(&pool->wanted);
     pthread_mutex_destroy(&pool->lock);
@@ -144,13 +78,13 @@ static void leave(tb_threads *pool)
 }
 
 /* With the lock. The next job, or NULL: this worker is to end. */
-static struct job *await_job(struct worker *worker)
+static struct tb__job *await_job(struct worker *worker)
 {
     tb_threads *pool = worker->pool;
     while (!pool->waiting.first && !pool->is_closing) {
         pthread_cond_wait(&pool->wanted, &pool->lock);
     }
-    return pool->is_closing ? NULL : take_first(&pool->waiting);
+    return pool->is_closing ? NULL : tb__jobs_take(&pool->waiting);
 }
 
 static void *work(void *data)
@@ -161,7 +95,7 @@ static void *work(void *data)
                                      .setup_size = pool->setup_size};
     pthread_mutex_lock(&pool->lock);
     while (!worker->is_abandoned && (worker->job = await_job(worker)) != NULL) {
-        struct job *job = worker->job;
+        struct tb__job *job = worker->job;
         pthread_mutex_unlock(&pool->lock);
         tb__worker_run(&state, job->bytes, job->size, &job->outcome);
         pthread_mutex_lock(&pool->lock);
@@ -169,9 +103,9 @@ static void *work(void *data)
         worker->job = NULL;
         if (worker->is_abandoned || worker->is_given_up) {
             worker->is_given_up = false;
-            drop(job);
+            tb__job_drop(job);
         } else {
-            append(&pool->done, job);
+            tb__jobs_append(&pool->done, job);
             raise_fd(pool);
         }
     }
@@ -301,8 +235,8 @@ void tb_threads_rest(tb_threads *pool)
         pool->workers[i] = NULL;
     }
     pthread_mutex_lock(&pool->lock);
-    drop_all(&pool->waiting);
-    drop_all(&pool->done);
+    tb__jobs_drop_all(&pool->waiting);
+    tb__jobs_drop_all(&pool->done);
     pool->is_closing = false;
     pthread_mutex_unlock(&pool->lock);
 }
@@ -334,15 +268,15 @@ double tb_threads_submit(tb_threads *pool, const char *bytes, size_t size)
 {
     assert(pool);
     assert(bytes || size == 0);
-    struct job *job = malloc(sizeof *job + size);
+    struct tb__job *job = malloc(sizeof *job + size);
     if (!job) return TB_THREADS_FULL;
-    *job = (struct job){.size = size};
+    *job = (struct tb__job){.size = size};
     memcpy(job->bytes, bytes, size);
     pthread_mutex_lock(&pool->lock);
     double id = refusal(pool);
     if (id == 0) {
         id = job->id = ++pool->last_id;
-        append(&pool->waiting, job);
+        tb__jobs_append(&pool->waiting, job);
         pthread_cond_signal(&pool->wanted);
     }
     pthread_mutex_unlock(&pool->lock);
@@ -354,9 +288,9 @@ double tb_threads_submit(tb_threads *pool, const char *bytes, size_t size)
 static void fail_waiting(tb_threads *pool)
 {
     while (pool->waiting.first) {
-        struct job *job = take_first(&pool->waiting);
+        struct tb__job *job = tb__jobs_take(&pool->waiting);
         job->outcome = (struct tb__outcome){.bytes = strdup(HANGING), .size = sizeof HANGING - 1};
-        append(&pool->done, job);
+        tb__jobs_append(&pool->done, job);
     }
 }
 
@@ -391,8 +325,8 @@ int tb_threads_abandon(tb_threads *pool, double id)
 {
     assert(pool);
     pthread_mutex_lock(&pool->lock);
-    bool is_running = !drop_one(&pool->waiting, id) && abandon_worker(pool, id);
-    if (!is_running) drop_one(&pool->done, id);
+    bool is_running = !tb__jobs_drop_one(&pool->waiting, id) && abandon_worker(pool, id);
+    if (!is_running) tb__jobs_drop_one(&pool->done, id);
     raise_fd(pool);
     pthread_mutex_unlock(&pool->lock);
     return is_running;
@@ -408,7 +342,7 @@ uint32_t tb_threads_take(tb_threads *pool, tb_answer *out, uint32_t max)
     uint32_t n = 0;
     pthread_mutex_lock(&pool->lock);
     for (; n < max && pool->done.first; n++) {
-        struct job *job = take_first(&pool->done);
+        struct tb__job *job = tb__jobs_take(&pool->done);
         out[n] = (tb_answer){job->id, job->outcome.bytes, job->outcome.size, job->outcome.is_ok};
         free(job);
     }
