@@ -10,7 +10,7 @@ orders() {
 core error options slots stats heap order lanes view pending batch calls form choose look queue batcher verify_views verify
 ev file libev timer wake inbox sources loop
 http transfer multi request client
-script state worker threads watchers callbacks bridge engine
+script state worker jobs threads watchers callbacks protect bridge engine
 host main
 END
 }
