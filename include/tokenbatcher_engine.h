@@ -156,7 +156,8 @@ typedef struct tb_submit_options tb_submit_options;
  * alone exceeds the budget, and the script says reject), TB_ECOST, TB_ETIMEOUT, TB_ERECORD (a
  * value of `options` is outside its bounds), TB_EOPTION (it has what this library does not
  * know), TB_ENOTRUNNING (after tb_engine_stop()),
- * TB_ENOMEM, TB_ENGINE_EINPUT, TB_ENGINE_ESCRIPT (the estimator raised), TB_ENGINE_EBUSY. */
+ * TB_ENOMEM, TB_ENGINE_EINPUT, TB_ENGINE_ESCRIPT (the script, or Lua for
+ * want of memory, failed), TB_ENGINE_EBUSY. */
 int64_t tb_engine_submit(tb_engine *engine, const void *bytes, size_t size,
                          const tb_submit_options *options, tb_engine_callback *callback,
                          void *user);

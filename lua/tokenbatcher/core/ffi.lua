@@ -118,7 +118,7 @@ end
 --- A new libev driver, freed with its last reference.
 function M.driver(inbox_capacity)
   local ev = lib.tb_ev_new(inbox_capacity)
-  if ev == nil then error("tokenbatcher: cannot make an event loop (out of file descriptors?)", 0) end
+  if ev == nil then error("tokenbatcher: cannot make an event loop (out of memory or file descriptors?)", 0) end
   return ffi.gc(ev, lib.tb_ev_free)
 end
 

@@ -135,7 +135,7 @@ function Engine:submit(id, bytes, submitted_us, tokens, priority, timeout_s, bat
   end
   if ok then return refuse(self, id, submitted_us, code, err.message, err.code) end
   err = future -- bad_cost and not_running are raised
-  local name = errors.is_err(err) and err.code or "bad_input"
+  local name = errors.is_err(err) and err.code or "inference_failed" -- want of memory
   return refuse(self, id, submitted_us, CODES[name] or ESCRIPT, errors.message_of(err), name)
 end
 
