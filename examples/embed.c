@@ -65,7 +65,7 @@ int main(int argc, char **argv)
     }
     pthread_t thread;
     if (pthread_create(&thread, NULL, submit_all, engine) != 0) return 1;
-    tb_submit_options soon = {.timeout_s = 5, .priority = 1};
+    tb_submit_options soon = {.size = sizeof soon, .timeout_s = 5, .priority = 1};
     for (int i = 0; i < LINES; i++) {
         int64_t id = tb_engine_submit(engine, lines[i], strlen(lines[i]), &soon, on_result, "loop");
         if (id < 0) {

@@ -12,7 +12,7 @@
  * RECORDS AND RESULTS. A record is bytes; the script sees them as a Lua string, or what
  * its `decode` makes of that. A result is bytes: what inference_fn gave if that is a
  * string, or what the script's `encode(record, result)` makes of it. A script's own
- * options have their defaults.
+ * options have their defaults, or the values that tb_engine_new_with() is given.
  *
  * THREADS. The thread that runs the loop is the engine's thread. Everything here is
  * called from it, except tb_engine_submit_threadsafe(), and every callback runs on it,
@@ -73,6 +73,35 @@ enum tb_engine_error { TB_ENGINE_ESCRIPT = -101, TB_ENGINE_EINPUT = -102, TB_ENG
 int tb_engine_new(tb_engine **out, struct ev_loop *loop, const char *script, char *err,
                   size_t err_size);
 
+/* An option by its name, and its value as a text, as the command line takes both: "8000",
+ * "0.05", "true", "length_bucketed", "fair:quantum=500"; "none" where that is a default.
+ * Copied by whoever takes it. */
+struct tb_engine_option {
+    const char *name;
+    const char *value;
+};
+typedef struct tb_engine_option tb_engine_option;
+
+/* The same with values for the script's own options, those of a script that returns
+ * {options = {name = {help, default}}, setup = function(opt) ... end}: `count` of them, in
+ * any order; `options` may be NULL if it is 0. A value is read by the type of its default.
+ * Errors as above, and TB_EOPTION: the script has no option of that name, or the value is not
+ * of its type. `err` names both. */
+int tb_engine_new_with(tb_engine **out, struct ev_loop *loop, const char *script,
+                       const tb_engine_option *options, size_t count, char *err,
+                       size_t err_size);
+
+/* Change options of the batcher (those of the README's table that are no functions; each
+ * has a name there, "batch_timeout_s" say) while it runs or when it has stopped: all or
+ * none. Records that are queued obey the new values, running batches keep theirs. From the
+ * engine's thread, not from beneath the script. `err` (of err_size bytes, may be NULL) and
+ * tb_engine_message() have the sentence of a failure.
+ * TB_OK; TB_EOPTION: no such option, or a value out of its bounds, or two that do not go
+ * together; TB_ENGINE_ESCRIPT: Lua failed (memory);
+ * TB_ENGINE_EBUSY. Nothing has changed then. */
+int tb_engine_set(tb_engine *engine, const tb_engine_option *options, size_t count, char *err,
+                  size_t err_size);
+
 /* What became of a record. All of it is valid during the callback only.
  *
  * id: what submit returned.
@@ -95,17 +124,28 @@ typedef struct tb_engine_result tb_engine_result;
  * given; what it points to is the caller's and must live until now. */
 typedef void tb_engine_callback(tb_engine *engine, const tb_engine_result *result, void *user);
 
-/* What else is known of a record. All zero: nothing is given.
+/* What else is known of a record. All zero but the size: nothing is given.
  *
+ * size: sizeof(tb_submit_options) as the program was compiled, so that the struct can grow:
+ *     a newer library takes what it lacks for not given, an older one refuses (TB_EOPTION)
+ *     what it does not know, unless that is zero. 0 counts as the size that it has here.
+ * key: who it is of, for policies that share between keys and for finding who is to blame for
+ *     a failed batch; or NULL. Copied.
+ * group: what may share a call (a model, an adapter): records of different groups never share
+ *     a batch; or NULL. Copied.
  * estimated_tokens: the record's cost, 0 .. 1e12; 0: the script's estimator says.
  * priority: any number; higher first, for policies that look at it.
  * timeout_s: > 0: seconds; not handed to inference_fn by then, the record fails (deadline).
- * key: who it is of, for policies that share between keys, or NULL; copied. */
+ * batch_timeout_s: > 0: how many seconds at most this record waits for a batch to fill, in
+ *     the place of the batcher's batch_timeout_s; it fails nothing. 0: the batcher's. */
 struct tb_submit_options {
+    size_t size;
+    const char *key;
+    const char *group;
     double estimated_tokens;
     double priority;
     double timeout_s;
-    const char *key;
+    double batch_timeout_s;
 };
 typedef struct tb_submit_options tb_submit_options;
 
@@ -114,8 +154,10 @@ typedef struct tb_submit_options tb_submit_options;
  * callback will be called, once; or an error, nothing has changed, and no callback follows:
  * TB_EFULL (the queue is full, or records of other threads wait in line), TB_EOVERSIZE (it
  * alone exceeds the budget, and the script says reject), TB_ECOST, TB_ETIMEOUT, TB_ERECORD (a
- * value of `options` is outside its bounds), TB_ENOTRUNNING (after tb_engine_stop()),
- * TB_ENOMEM, TB_ENGINE_EINPUT, TB_ENGINE_ESCRIPT (the estimator raised), TB_ENGINE_EBUSY. */
+ * value of `options` is outside its bounds), TB_EOPTION (it has what this library does not
+ * know), TB_ENOTRUNNING (after tb_engine_stop()),
+ * TB_ENOMEM, TB_ENGINE_EINPUT, TB_ENGINE_ESCRIPT (the script, or Lua for
+ * want of memory, failed), TB_ENGINE_EBUSY. */
 int64_t tb_engine_submit(tb_engine *engine, const void *bytes, size_t size,
                          const tb_submit_options *options, tb_engine_callback *callback,
                          void *user);
@@ -128,7 +170,7 @@ enum { TB_ENGINE_INBOX = 65536 };
  * queue is full they wait in line (a script with on_full = "reject": they fail, with
  * queue_full). Takes a lock for a few assignments, and wakes the loop.
  * TB_EFULL: TB_ENGINE_INBOX of them wait already: slow down. Others: TB_ECOST, TB_ETIMEOUT,
- * TB_ERECORD, TB_ENOTRUNNING, TB_ENOMEM; tb_engine_message() knows nothing of them.
+ * TB_ERECORD, TB_EOPTION, TB_ENOTRUNNING, TB_ENOMEM; tb_engine_message() knows nothing of them.
  * Must not race tb_engine_free(). */
 int64_t tb_engine_submit_threadsafe(tb_engine *engine, const void *bytes, size_t size,
                                     const tb_submit_options *options,

@@ -68,7 +68,8 @@ int64_t tb_ev_now(void);
 /* One turn of the loop: blocks until `deadline_us` has come (TB_NEVER_US: no
  * deadline), a post arrived, tb_ev_wake() was called, or a watched descriptor or
  * signal fired. A deadline in the past, or 0, never blocks, nor does a wait while
- * events are unpolled or posts untaken. May return early: ask what has happened, do not
+ * events are unpolled or posts untaken. When the deadline has come, what arrived before that
+ * has been seen, however long the process was stopped or its loop busy. May return early: ask what has happened, do not
  * conclude it. One or two system calls, one more when the deadline has changed.
  * Not from inside a turn: asserts. */
 void tb_ev_wait(tb_ev *ev, int64_t deadline_us);

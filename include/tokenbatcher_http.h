@@ -136,7 +136,8 @@ typedef struct tb_http_request tb_http_request;
  * status: 200 and so on; 0: no status line came.
  * body, body_size: as far as it came; may hold NUL, and none follows; NULL when empty.
  * headers, headers_size: header lines of the last response, each with its CR LF.
- * error: a sentence without a line end; "" when done. It says nothing of what was sent.
+ * error: a sentence of at most 255 bytes; "" when done. It quotes neither a response nor
+ *     credentials.
  * retry_after_s: of the Retry-After header in seconds, dates made relative; 0: none.
  * was_sent: 1: the request, or some of it, went out; 0: nothing did, so that it is safe to
  *     send it again. */

@@ -21,6 +21,12 @@ $B/tests/test_engine%: tests/src/script/test_engine%.c tests/src/script/test_eng
 	$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script \
 	  -ltokenbatcher -lluajit-5.1 -lev $(CMOCKA)
 
+# From the objects: only calls in what is linked can be made to fail.
+$B/tests/test_engine_alloc: tests/src/script/test_engine_alloc.c tests/src/script/test_engine.h $(SCRIPT_OBJ) $B/libtokenbatcher.a
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< $(FAIL_ALLOC) $(SCRIPT_OBJ) -Wl,--whole-archive $B/libtokenbatcher.a \
+	  -Wl,--no-whole-archive -lluajit-5.1 -lev -ldl $(CMOCKA)
+
 # libcurl's own functions may be stood in for by the program's: see the slow look-up.
 $B/tests/test_http $B/tests/test_http_trouble: $B/tests/%: tests/src/http/%.c tests/src/http/test_http.h $(HTTP_OBJ)
 	@mkdir -p $(@D)

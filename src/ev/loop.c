@@ -55,7 +55,9 @@ static bool has_come(int64_t deadline_us)
     return deadline_us != TB_NEVER_US && deadline_us <= tb_ev_now();
 }
 
-/* The timerfd matters to a turn that blocks and to a foreign loop; others spare the
+/* A process that was stopped in its sleep is woken with nothing in hand (EINTR), the deadline
+ * having passed: what has arrived meanwhile is looked for, so that whoever serves the
+ * deadline next has seen it. The timerfd matters to a turn that blocks and to a foreign loop; others spare the
  * system call. */
 void tb_ev_wait(tb_ev *ev, int64_t deadline_us)
 {
@@ -68,6 +70,9 @@ void tb_ev_wait(tb_ev *ev, int64_t deadline_us)
         tb__ev_timer_arm(ev);
     }
     ev_run(ev->loop, blocks ? EVRUN_ONCE : EVRUN_NOWAIT);
+    if (blocks && has_come(deadline_us)) {
+        ev_run(ev->loop, EVRUN_NOWAIT);
+    }
     atomic_exchange(&ev->woken, false);
     tb__ev_lower(ev);
     ev->is_turning = false;

@@ -72,6 +72,7 @@ enum { END_SIGNAL_COUNT = sizeof END_SIGNALS / sizeof *END_SIGNALS };
 
 static void handle_end_signal(int signum, struct sigaction *action)
 {
+    assert(signum == SIGINT || signum == SIGTERM);
     assert(action->sa_sigaction != on_end_signal); /* or it would call itself */
     loop_handler = action->sa_handler;
     action->sa_sigaction = on_end_signal;

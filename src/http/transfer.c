@@ -317,10 +317,29 @@ static const char *error_text(const struct tb__http_slot *slot)
     return slot->error[0] ? slot->error : curl_easy_strerror(slot->result);
 }
 
+/* libcurl quotes a proxy of the environment as it is, credentials included: from the quote,
+ * or the word's beginning, to the last "@". */
+static void hide_credentials(char *text)
+{
+    char *at = strrchr(text, '@');
+    if (!at) {
+        return;
+    }
+    *at = '\0';
+    char *from = strchr(text, '\'');
+    if (!from) {
+        from = strrchr(text, ' ');
+    }
+    *at = '@';
+    from = from ? from + 1 : text;
+    memmove(from, at, strlen(at) + 1);
+}
+
 void tb__http_describe(struct tb__http_slot *slot, tb_http_response *out)
 {
     assert(slot->state == TB__HTTP_REPORTED);
     curl_off_t retry_after_s = 0;
+    hide_credentials(slot->error);
     curl_easy_getinfo(slot->easy, CURLINFO_RETRY_AFTER, &retry_after_s);
     *out = (tb_http_response){
         .outcome = outcome_of(slot),

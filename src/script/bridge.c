@@ -2,7 +2,7 @@
  * lua/tokenbatcher/script/engine.lua.
  *
  * Whatever may raise (pushing a string does, when memory runs out) happens in a body that
- * protect() runs under lua_pcall(). What a body learns it leaves in C structs.
+ * tb__protect() runs under lua_pcall(). What a body learns it leaves in C structs.
  */
 #include "engine.h"
 
@@ -14,7 +14,6 @@
 #include <string.h>
 
 enum tb__ref {
-    REF_ENTER,
     REF_SELF,
     REF_SUBMIT,
     REF_TURN,
@@ -23,6 +22,7 @@ enum tb__ref {
     REF_STOP,
     REF_ABANDON,
     REF_STATS,
+    REF_SET,
     REF_IDS,
     REF_TEXTS,
     REF_CODES,
@@ -33,63 +33,11 @@ enum tb__ref {
 static const char *const names[REFS] = {
     [REF_SUBMIT] = "submit",       [REF_TURN] = "turn",         [REF_TAKE] = "take",
     [REF_CANCEL] = "cancel",       [REF_STOP] = "stop",         [REF_ABANDON] = "abandon",
-    [REF_STATS] = "stats",         [REF_IDS] = "ids",           [REF_TEXTS] = "texts",
-    [REF_CODES] = "codes",         [REF_MESSAGES] = "messages", [REF_TRACEBACKS] = "tracebacks",
+    [REF_STATS] = "stats",         [REF_SET] = "set",           [REF_IDS] = "ids",
+    [REF_TEXTS] = "texts",         [REF_CODES] = "codes",       [REF_MESSAGES] = "messages",
+    [REF_TRACEBACKS] = "tracebacks",
 };
 _Static_assert(REFS <= sizeof(((tb_engine *)0)->refs) / sizeof(int), "room for every ref");
-
-/* --- protected calls ---------------------------------------------------- */
-
-typedef void body(tb_engine *engine, lua_State *L, void *data);
-
-struct call {
-    tb_engine *engine;
-    body *run;
-    void *data;
-};
-
-static int enter(lua_State *L)
-{
-    struct call *call = lua_touserdata(L, 1);
-    assert(call->engine->in_lua);
-    lua_settop(L, 0);
-    call->run(call->engine, L, call->data);
-    return 0;
-}
-
-static void keep_message(tb_engine *engine, const char *text)
-{
-    snprintf(engine->message, sizeof engine->message, "%s", text ? text : "");
-}
-
-/* An error on top of the stack as text. May run a __tostring. */
-static const char *error_text(lua_State *L)
-{
-    if (lua_isstring(L, -1)) return lua_tostring(L, -1);
-    if (luaL_callmeta(L, -1, "__tostring") && lua_isstring(L, -1)) return lua_tostring(L, -1);
-    return "(an error that is not a string)";
-}
-
-static bool succeeded(tb_engine *engine, int status)
-{
-    engine->in_lua = false;
-    if (status == 0) return true;
-    keep_message(engine, lua_isstring(engine->L, -1) ? lua_tostring(engine->L, -1) : "Lua failed");
-    lua_pop(engine->L, 1);
-    return false;
-}
-
-/* False: it raised, and engine->message says what. */
-static bool protect(tb_engine *engine, body *run, void *data)
-{
-    assert(engine->L);
-    assert(!engine->in_lua); /* whoever may be called from beneath the script has looked */
-    struct call call = {engine, run, data};
-    engine->in_lua = true;
-    lua_rawgeti(engine->L, LUA_REGISTRYINDEX, engine->refs[REF_ENTER]);
-    lua_pushlightuserdata(engine->L, &call);
-    return succeeded(engine, lua_pcall(engine->L, 1, 0, 0));
-}
 
 static void push_ref(tb_engine *engine, lua_State *L, int ref)
 {
@@ -116,8 +64,6 @@ static int log_from_lua(lua_State *L)
 
 static void keep_refs(tb_engine *engine, lua_State *L, int self)
 {
-    lua_pushcfunction(L, enter);
-    engine->refs[REF_ENTER] = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushvalue(L, self);
     engine->refs[REF_SELF] = luaL_ref(L, LUA_REGISTRYINDEX);
     for (int ref = REF_SELF + 1; ref < REFS; ref++) {
@@ -137,9 +83,31 @@ static void call_new(lua_State *L)
     lua_remove(L, -2);
 }
 
+/* A list of name, value, name, value ... */
+static void push_settings(lua_State *L, const struct tb__settings *settings)
+{
+    lua_createtable(L, 2 * (int)settings->count, 0);
+    for (size_t i = 0; i < settings->count; i++) {
+        assert(settings->options[i].name && settings->options[i].value);
+        lua_pushstring(L, settings->options[i].name);
+        lua_rawseti(L, -2, 2 * (int)i + 1);
+        lua_pushstring(L, settings->options[i].value);
+        lua_rawseti(L, -2, 2 * (int)i + 2);
+    }
+}
+
+/* An error on top of the stack as text. May run a __tostring. */
+static const char *error_text(lua_State *L)
+{
+    if (lua_isstring(L, -1)) return lua_tostring(L, -1);
+    if (luaL_callmeta(L, -1, "__tostring") && lua_isstring(L, -1)) return lua_tostring(L, -1);
+    return "(an error that is not a string)";
+}
+
 struct opening {
     const char *script;
-    bool is_open;
+    struct tb__settings settings;
+    int error;
 };
 
 static void open_body(tb_engine *engine, lua_State *L, void *data)
@@ -148,33 +116,31 @@ static void open_body(tb_engine *engine, lua_State *L, void *data)
     tb__state_open(L);
     call_new(L);
     lua_pushstring(L, opening->script);
+    push_settings(L, &opening->settings);
     lua_pushlightuserdata(L, engine);
     lua_pushcclosure(L, log_from_lua, 1);
-    if (lua_pcall(L, 2, 2, 0)) {
-        keep_message(engine, error_text(L));
-    } else if (lua_istable(L, -2)) {
-        keep_refs(engine, L, lua_gettop(L) - 1);
-        opening->is_open = true;
+    if (lua_pcall(L, 3, 3, 0)) {
+        tb__keep_message(engine, error_text(L));
+    } else if (lua_istable(L, -3)) {
+        keep_refs(engine, L, lua_gettop(L) - 2);
+        opening->error = TB_OK;
     } else {
-        keep_message(engine, lua_tostring(L, -1));
+        tb__keep_message(engine, lua_tostring(L, -2));
+        if (lua_isnumber(L, -1)) opening->error = (int)lua_tointeger(L, -1);
     }
 }
 
-int tb__bridge_open(tb_engine *engine, const char *script, char *err, size_t err_size)
+int tb__bridge_open(tb_engine *engine, const char *script, struct tb__settings settings)
 {
     assert(!engine->L);
     assert(script);
     engine->L = luaL_newstate();
     if (!engine->L) {
-        snprintf(err, err_size, "out of memory: no Lua state");
+        tb__keep_message(engine, "out of memory: no Lua state");
         return TB_ENOMEM;
     }
-    struct opening opening = {script, false};
-    struct call call = {engine, open_body, &opening};
-    engine->in_lua = true;
-    if (succeeded(engine, lua_cpcall(engine->L, enter, &call)) && opening.is_open) return TB_OK;
-    snprintf(err, err_size, "%s", engine->message);
-    return TB_ENGINE_ESCRIPT;
+    struct opening opening = {script, settings, TB_ENGINE_ESCRIPT};
+    return tb__protect_first(engine, open_body, &opening) ? opening.error : TB_ENGINE_ESCRIPT;
 }
 
 void tb__bridge_close(tb_engine *engine)
@@ -202,12 +168,12 @@ static void push_number_or_nil(lua_State *L, double value)
 
 static void push_options(lua_State *L, const tb_submit_options *options)
 {
-    static const tb_submit_options none;
-    if (!options) options = &none;
     push_number_or_nil(L, options->estimated_tokens);
     push_number_or_nil(L, options->priority);
     push_number_or_nil(L, options->timeout_s);
+    push_number_or_nil(L, options->batch_timeout_s);
     lua_pushstring(L, options->key); /* NULL: nil */
+    lua_pushstring(L, options->group);
 }
 
 static void submit_body(tb_engine *engine, lua_State *L, void *data)
@@ -216,19 +182,20 @@ static void submit_body(tb_engine *engine, lua_State *L, void *data)
     push_method(engine, L, REF_SUBMIT);
     lua_pushnumber(L, (double)s->record->id);
     lua_pushlstring(L, s->record->size ? s->record->bytes : "", s->record->size);
-    push_options(L, s->record->options);
     lua_pushnumber(L, (double)s->record->submitted_us);
-    lua_call(L, 8, 2);
+    push_options(L, s->record->options);
+    lua_call(L, 10, 2);
     s->error = (int)lua_tonumber(L, 1);
-    if (s->error != TB_OK) keep_message(engine, lua_tostring(L, 2));
+    if (s->error != TB_OK) tb__keep_message(engine, lua_tostring(L, 2));
 }
 
 int tb__bridge_submit(tb_engine *engine, const struct tb__input *record)
 {
     assert(record->id > 0);
     assert(record->bytes || record->size == 0);
+    assert(record->options->size == sizeof(tb_submit_options));
     struct submitting s = {record, TB_ENGINE_ESCRIPT};
-    protect(engine, submit_body, &s);
+    tb__protect(engine, submit_body, &s);
     return s.error;
 }
 
@@ -253,7 +220,7 @@ static void turn_body(tb_engine *engine, lua_State *L, void *data)
 uint32_t tb__bridge_turn(tb_engine *engine)
 {
     struct turning t = {0, 0};
-    if (!protect(engine, turn_body, &t) && engine->log) {
+    if (!tb__protect(engine, turn_body, &t) && engine->log) {
         engine->log(engine->log_user, "error", engine->message);
     }
     tb__callbacks_set_line(&engine->callbacks, t.in_line);
@@ -274,7 +241,7 @@ uint32_t tb__bridge_take(tb_engine *engine, uint32_t max)
 {
     assert(max > 0);
     uint32_t n = max;
-    if (!protect(engine, take_body, &n) && engine->log) {
+    if (!tb__protect(engine, take_body, &n) && engine->log) {
         engine->log(engine->log_user, "error", engine->message);
     }
     assert(n <= max);
@@ -329,7 +296,7 @@ static void cancel_body(tb_engine *engine, lua_State *L, void *data)
 bool tb__bridge_cancel(tb_engine *engine, int64_t id)
 {
     struct cancelling c = {id, false};
-    protect(engine, cancel_body, &c);
+    tb__protect(engine, cancel_body, &c);
     return c.is_done;
 }
 
@@ -342,7 +309,7 @@ static void stop_body(tb_engine *engine, lua_State *L, void *data)
 
 int tb__bridge_stop(tb_engine *engine, double timeout_s)
 {
-    return protect(engine, stop_body, &timeout_s) ? TB_OK : TB_ENGINE_ESCRIPT;
+    return tb__protect(engine, stop_body, &timeout_s) ? TB_OK : TB_ENGINE_ESCRIPT;
 }
 
 static void abandon_body(tb_engine *engine, lua_State *L, void *data)
@@ -354,7 +321,29 @@ static void abandon_body(tb_engine *engine, lua_State *L, void *data)
 
 void tb__bridge_abandon(tb_engine *engine)
 {
-    protect(engine, abandon_body, NULL);
+    tb__protect(engine, abandon_body, NULL);
+}
+
+struct setting {
+    struct tb__settings settings;
+    int error;
+};
+
+static void set_body(tb_engine *engine, lua_State *L, void *data)
+{
+    struct setting *s = data;
+    push_method(engine, L, REF_SET);
+    push_settings(L, &s->settings);
+    lua_call(L, 2, 2);
+    s->error = (int)lua_tonumber(L, 1);
+    if (s->error != TB_OK) tb__keep_message(engine, lua_tostring(L, 2));
+}
+
+int tb__bridge_set(tb_engine *engine, struct tb__settings settings)
+{
+    struct setting s = {settings, TB_ENGINE_ESCRIPT};
+    tb__protect(engine, set_body, &s);
+    return s.error;
 }
 
 static void stats_body(tb_engine *engine, lua_State *L, void *data)
@@ -369,5 +358,5 @@ static void stats_body(tb_engine *engine, lua_State *L, void *data)
 
 int tb__bridge_stats(tb_engine *engine, tb_engine_numbers *out)
 {
-    return protect(engine, stats_body, out) ? TB_OK : TB_ENGINE_ESCRIPT;
+    return tb__protect(engine, stats_body, out) ? TB_OK : TB_ENGINE_ESCRIPT;
 }

@@ -6,6 +6,7 @@
 #include "../base/clock.h"
 
 #include <assert.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,12 +25,32 @@ void tb__callbacks_close(struct tb__callbacks *callbacks)
     tb__slots_close(&callbacks->waiting);
 }
 
-int tb__options_check(const tb_submit_options *options)
+/* Of the struct when it got its size; later fields follow these. */
+enum { FIRST_SIZE = offsetof(tb_submit_options, batch_timeout_s) + sizeof(double) };
+
+static bool is_zero(const char *bytes, size_t size)
 {
-    if (!options) return TB_OK;
-    if (!(options->estimated_tokens >= 0 && options->estimated_tokens <= COST_MAX)) return TB_ECOST;
-    if (!(options->timeout_s >= 0)) return TB_ETIMEOUT;
-    return options->priority == options->priority ? TB_OK : TB_ERECORD;
+    for (size_t i = 0; i < size; i++) {
+        if (bytes[i]) return false;
+    }
+    return true;
+}
+
+int tb__options_read(const tb_submit_options *given, tb_submit_options *out)
+{
+    *out = (tb_submit_options){.size = sizeof *out};
+    if (!given) return TB_OK;
+    size_t size = given->size ? given->size : FIRST_SIZE;
+    if (size < FIRST_SIZE) return TB_EOPTION;
+    if (size > sizeof *out) {
+        if (!is_zero((const char *)given + sizeof *out, size - sizeof *out)) return TB_EOPTION;
+        size = sizeof *out;
+    }
+    memcpy(out, given, size);
+    out->size = sizeof *out;
+    if (!(out->estimated_tokens >= 0 && out->estimated_tokens <= COST_MAX)) return TB_ECOST;
+    if (!(out->timeout_s >= 0 && out->batch_timeout_s >= 0)) return TB_ETIMEOUT;
+    return out->priority == out->priority ? TB_OK : TB_ERECORD;
 }
 
 /* Under the lock. */
@@ -75,18 +96,21 @@ int64_t tb__callback_any(struct tb__callbacks *callbacks)
 
 /* --- posts -------------------------------------------------------------- */
 
+static size_t text_size(const char *text)
+{
+    return text ? strlen(text) + 1 : 0;
+}
+
 static struct tb__posted *new_post(const void *bytes, size_t size, const tb_submit_options *options)
 {
-    size_t key_size = options && options->key ? strlen(options->key) + 1 : 0;
-    struct tb__posted *post = malloc(sizeof *post + key_size + size);
+    size_t key_size = text_size(options->key), group_size = text_size(options->group);
+    struct tb__posted *post = malloc(sizeof *post + key_size + group_size + size);
     if (!post) return NULL;
     char *room = (char *)(post + 1);
-    *post = (struct tb__posted){.submitted_us = tb__clock_us(), .size = size, .bytes = room + key_size};
-    if (options) post->options = *options;
-    if (key_size) {
-        memcpy(room, options->key, key_size);
-        post->options.key = room;
-    }
+    *post = (struct tb__posted){.submitted_us = tb__clock_us(), .size = size, .options = *options};
+    post->bytes = room + key_size + group_size;
+    if (key_size) post->options.key = memcpy(room, options->key, key_size);
+    if (group_size) post->options.group = memcpy(room + key_size, options->group, group_size);
     if (size) memcpy(post->bytes, bytes, size);
     return post;
 }
@@ -117,9 +141,10 @@ int64_t tb_engine_submit_threadsafe(tb_engine *engine, const void *bytes, size_t
 {
     assert(engine);
     assert(bytes || size == 0);
-    int error = tb__options_check(options);
+    tb_submit_options known;
+    int error = tb__options_read(options, &known);
     if (error) return error;
-    struct tb__posted *post = new_post(bytes, size, options);
+    struct tb__posted *post = new_post(bytes, size, &known);
     if (!post) return TB_ENOMEM;
     pthread_mutex_lock(&engine->callbacks.lock);
     int64_t id = append(&engine->callbacks, post, callback, user);

@@ -10,6 +10,7 @@
 enum { ANSWERS_AT_ONCE = 256 };
 
 static const char FREED[] = "the engine is freed";
+static const char BENEATH[] = "the engine was called from beneath its own script";
 
 /* --- calling back ------------------------------------------------------- */
 
@@ -134,26 +135,39 @@ static void turn(tb_engine *engine)
     leave(engine);
 }
 
+/* For a caller who may want no sentence. */
+static void tell(char *err, size_t err_size, const char *text)
+{
+    if (err) snprintf(err, err_size, "%s", text);
+}
+
 int tb_engine_new(tb_engine **out, struct ev_loop *loop, const char *script, char *err,
                   size_t err_size)
+{
+    return tb_engine_new_with(out, loop, script, NULL, 0, err, err_size);
+}
+
+int tb_engine_new_with(tb_engine **out, struct ev_loop *loop, const char *script,
+                       const tb_engine_option *options, size_t count, char *err, size_t err_size)
 {
     assert(out);
     assert(loop);
     assert(script);
+    assert(options || count == 0);
     *out = NULL;
-    if (!err) err_size = 0;
-    if (err_size) *err = '\0';
+    tell(err, err_size, "");
     tb_engine *engine = calloc(1, sizeof *engine);
     if (!engine || !tb__callbacks_open(&engine->callbacks)) {
         free(engine);
-        snprintf(err, err_size, "out of memory");
+        tell(err, err_size, "out of memory");
         return TB_ENOMEM;
     }
     engine->loop = loop;
     engine->turn = turn;
     engine->stops_end = &engine->stops;
-    int error = tb__bridge_open(engine, script, err, err_size);
+    int error = tb__bridge_open(engine, script, (struct tb__settings){options, count});
     if (error) {
+        tell(err, err_size, engine->message);
         release(engine);
         return error;
     }
@@ -182,7 +196,7 @@ static int fail(tb_engine *engine, int error, const char *text)
 static int busy(tb_engine *engine)
 {
     assert(engine->depth > 0); /* a frame of ours is above the script */
-    return fail(engine, TB_ENGINE_EBUSY, "the engine was called from beneath its own script");
+    return fail(engine, TB_ENGINE_EBUSY, BENEATH);
 }
 
 int64_t tb_engine_submit(tb_engine *engine, const void *bytes, size_t size,
@@ -192,12 +206,13 @@ int64_t tb_engine_submit(tb_engine *engine, const void *bytes, size_t size,
     assert(engine);
     assert(bytes || size == 0);
     if (engine->in_lua) return busy(engine);
-    int error = tb__options_check(options);
+    tb_submit_options known;
+    int error = tb__options_read(options, &known);
     if (error) return fail(engine, error, tb_error_text(error));
     int64_t id = tb__callback_add(&engine->callbacks, callback, user);
     if (id < 0) return fail(engine, (int)id, tb_error_text((int)id));
     engine->depth++;
-    struct tb__input record = {id, 0, bytes, size, options};
+    struct tb__input record = {id, 0, bytes, size, &known};
     error = tb__bridge_submit(engine, &record);
     struct tb__callback unused;
     if (error) tb__callback_take(&engine->callbacks, id, &unused);
@@ -248,6 +263,22 @@ int tb_engine_stop(tb_engine *engine, double timeout_s, tb_engine_stopped *callb
         *engine->stops_end = stop;
         engine->stops_end = &stop->next;
     }
+    leave(engine);
+    return error;
+}
+
+int tb_engine_set(tb_engine *engine, const tb_engine_option *options, size_t count, char *err,
+                  size_t err_size)
+{
+    assert(engine);
+    assert(options || count == 0);
+    if (engine->in_lua) {
+        tell(err, err_size, BENEATH);
+        return busy(engine);
+    }
+    engine->depth++;
+    int error = tb__bridge_set(engine, (struct tb__settings){options, count});
+    tell(err, err_size, error ? engine->message : "");
     leave(engine);
     return error;
 }

@@ -6,14 +6,16 @@
  * the public headers; neither the inside of the core nor the driver's. src/host knows it by
  * state.h, Lua by threads.h, C programs by tokenbatcher_engine.h.
  *
- * Order, a file knows those before it: state worker threads watchers callbacks bridge engine
+ * Order, a file knows those before it: state worker jobs threads watchers callbacks protect bridge engine
  *
  *     state.c      a Lua state with our modules
  *     worker.c     such a state in a thread, and one job after the other
+ *     jobs.c       lines of those jobs
  *     threads.c    the pool of those threads
  *     watchers.c   the engine's two watchers on the program's loop
  *     callbacks.c  who is to be called back, by id; records of other threads
- *     bridge.c     every call into Lua
+ *     protect.c    calls into Lua that may raise
+ *     bridge.c     every call into Lua, one function each
  *     engine.c     its life, its turn: the public functions of the loop's thread
  *
  * The Lua half is lua/tokenbatcher/script/engine.lua: a batcher driven by step(), whose
@@ -48,7 +50,7 @@ struct tb__callback {
     void *user;
 };
 
-/* A record of another thread; its key, if any, and its bytes follow. */
+/* A record of another thread; its key and group, if any, and its bytes follow. */
 struct tb__posted {
     struct tb__posted *next;
     int64_t id, submitted_us;
@@ -82,7 +84,7 @@ struct tb_engine {
 
     lua_State *L;
     bool in_lua;
-    int refs[16]; /* in Lua's registry, by enum tb__ref */
+    int enter_ref, refs[16]; /* in Lua's registry; by enum tb__ref */
     int fd;
 
     struct tb__callbacks callbacks;
@@ -110,8 +112,9 @@ bool tb__callback_take(struct tb__callbacks *callbacks, int64_t id, struct tb__c
 /* Any record that is unanswered, or 0. */
 int64_t tb__callback_any(struct tb__callbacks *callbacks);
 
-/* Refuse what is wrong in itself: TB_OK, TB_ECOST, TB_ETIMEOUT, TB_ERECORD. */
-int tb__options_check(const tb_submit_options *options);
+/* What a program gave (of its size, or NULL), as this library has it. What is wrong in itself
+ * is refused: TB_OK, TB_EOPTION, TB_ECOST, TB_ETIMEOUT, TB_ERECORD. */
+int tb__options_read(const tb_submit_options *given, tb_submit_options *out);
 
 /* Everything posted so far, oldest first; the caller frees each. */
 struct tb__posted *tb__posts_take(struct tb__callbacks *callbacks);
@@ -120,17 +123,35 @@ void tb__callbacks_shut(struct tb__callbacks *callbacks);
 void tb__callbacks_set_line(struct tb__callbacks *callbacks, uint32_t in_line);
 void tb__callbacks_count(struct tb__callbacks *callbacks, double *posted, double *unanswered);
 
+/* --- protect.c ---------------------------------------------------------- */
+
+/* What runs protected: the stack is empty, and what it learns it leaves in `data`. */
+typedef void tb__body(tb_engine *engine, lua_State *L, void *data);
+
+/* False: it raised, and engine->message says what. The first is the first call of all. */
+bool tb__protect_first(tb_engine *engine, tb__body *run, void *data);
+bool tb__protect(tb_engine *engine, tb__body *run, void *data);
+
+void tb__keep_message(tb_engine *engine, const char *text);
+
 /* --- bridge.c ----------------------------------------------------------- */
 
-/* A state, and engine.lua's engine in it; a message in `err` if it fails. */
-int tb__bridge_open(tb_engine *engine, const char *script, char *err, size_t err_size);
+/* Options by name, of the script or of the batcher. */
+struct tb__settings {
+    const tb_engine_option *options;
+    size_t count;
+};
+
+/* A state, and engine.lua's engine in it. TB_OK; TB_ENOMEM, TB_EOPTION, TB_ENGINE_ESCRIPT:
+ * engine->message says what. */
+int tb__bridge_open(tb_engine *engine, const char *script, struct tb__settings settings);
 void tb__bridge_close(tb_engine *engine);
 
 struct tb__input {
     int64_t id, submitted_us;
     const char *bytes;
     size_t size;
-    const tb_submit_options *options;
+    const tb_submit_options *options; /* as tb__options_read() has filled them */
 };
 
 /* TB_OK; or why not, and engine->message has the sentence. A record of another thread
@@ -148,6 +169,7 @@ void tb__bridge_answer(tb_engine *engine, uint32_t i, tb_engine_result *out);
 bool tb__bridge_cancel(tb_engine *engine, int64_t id);
 int tb__bridge_stop(tb_engine *engine, double timeout_s);
 void tb__bridge_abandon(tb_engine *engine);
+int tb__bridge_set(tb_engine *engine, struct tb__settings settings);
 int tb__bridge_stats(tb_engine *engine, tb_engine_numbers *out);
 
 /* --- watchers.c --------------------------------------------------------- */

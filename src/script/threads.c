@@ -6,7 +6,7 @@
  */
 #include "threads.h"
 
-#include "worker.h"
+#include "jobs.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -17,24 +17,14 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-struct job {
-    struct job *next;
-    double id;
-    struct tb__outcome outcome;
-    size_t size;
-    char bytes[];
-};
-
-struct jobs {
-    struct job *first, *last;
-    uint32_t count;
-};
+static const char HANGING[] = "all threads hang in calls that were given up";
 
 struct worker {
     tb_threads *pool;
     pthread_t thread;
-    struct job *job;
-    bool is_abandoned;
+    struct tb__job *job;
+    bool is_abandoned; /* it has left its place, and frees itself when it ends */
+    bool is_given_up;  /* its job is, but nobody may take its place */
 };
 
 struct tb_threads {
@@ -42,7 +32,7 @@ struct tb_threads {
     pthread_cond_t wanted; /* a job waits, or it is closing */
     struct worker **workers; /* NULL where a thread could not be started */
     uint32_t count;
-    struct jobs waiting, done;
+    struct tb__jobs waiting, done;
     bool is_closing;
     uint32_t references;
     int fd;
@@ -54,59 +44,6 @@ struct tb_threads {
 int tb_script_abi(void)
 {
     return TB_SCRIPT_ABI;
-}
-
-/* --- jobs ----------------------------------------------------------------- */
-
-static void append(struct jobs *jobs, struct job *job)
-{
-    job->next = NULL;
-    if (jobs->last) {
-        jobs->last->next = job;
-    } else {
-        jobs->first = job;
-    }
-    jobs->last = job;
-    jobs->count++;
-}
-
-static struct job *take_first(struct jobs *jobs)
-{
-    struct job *job = jobs->first;
-    assert(job && jobs->count > 0);
-    jobs->first = job->next;
-    if (!jobs->first) jobs->last = NULL;
-    jobs->count--;
-    return job;
-}
-
-static void drop(struct job *job)
-{
-    free(job->outcome.bytes);
-    free(job);
-}
-
-static void drop_all(struct jobs *jobs)
-{
-    while (jobs->first) drop(take_first(jobs));
-}
-
-/* Drop the job of this number. False: it is not here. */
-static bool drop_one(struct jobs *jobs, double id)
-{
-    struct jobs others = {0};
-    bool found = false;
-    while (jobs->first) {
-        struct job *job = take_first(jobs);
-        if (job->id == id) {
-            drop(job);
-            found = true;
-        } else {
-            append(&others, job);
-        }
-    }
-    *jobs = others;
-    return found;
 }
 
 /* --- threads ---------------------------------------------------------------- */
@@ -122,8 +59,8 @@ static void raise_fd(const tb_threads *pool)
 static void destroy(tb_threads *pool)
 {
     assert(pool->references == 0);
-    drop_all(&pool->waiting);
-    drop_all(&pool->done);
+    tb__jobs_drop_all(&pool->waiting);
+    tb__jobs_drop_all(&pool->done);
     if (pool->fd >= 0) close(pool->fd);
     pthread_cond_destroy(&pool->wanted);
     pthread_mutex_destroy(&pool->lock);
@@ -141,13 +78,13 @@ static void leave(tb_threads *pool)
 }
 
 /* With the lock. The next job, or NULL: this worker is to end. */
-static struct job *await_job(struct worker *worker)
+static struct tb__job *await_job(struct worker *worker)
 {
     tb_threads *pool = worker->pool;
     while (!pool->waiting.first && !pool->is_closing) {
         pthread_cond_wait(&pool->wanted, &pool->lock);
     }
-    return pool->is_closing ? NULL : take_first(&pool->waiting);
+    return pool->is_closing ? NULL : tb__jobs_take(&pool->waiting);
 }
 
 static void *work(void *data)
@@ -158,16 +95,17 @@ static void *work(void *data)
                                      .setup_size = pool->setup_size};
     pthread_mutex_lock(&pool->lock);
     while (!worker->is_abandoned && (worker->job = await_job(worker)) != NULL) {
-        struct job *job = worker->job;
+        struct tb__job *job = worker->job;
         pthread_mutex_unlock(&pool->lock);
         tb__worker_run(&state, job->bytes, job->size, &job->outcome);
         pthread_mutex_lock(&pool->lock);
         assert(worker->job == job);
         worker->job = NULL;
-        if (worker->is_abandoned) {
-            drop(job);
+        if (worker->is_abandoned || worker->is_given_up) {
+            worker->is_given_up = false;
+            tb__job_drop(job);
         } else {
-            append(&pool->done, job);
+            tb__jobs_append(&pool->done, job);
             raise_fd(pool);
         }
     }
@@ -199,23 +137,41 @@ static struct worker *start(tb_threads *pool)
     return worker;
 }
 
-/* With the lock: as many as there should be. The number there are. */
-static uint32_t start_missing(tb_threads *pool)
-{
-    uint32_t running = 0;
-    for (uint32_t i = 0; i < pool->count; i++) {
-        if (!pool->workers[i]) pool->workers[i] = start(pool);
-        if (pool->workers[i]) running++;
-    }
-    return running;
-}
-
 /* With the lock. It frees itself when it ends. */
 static void let_go(struct worker *worker)
 {
     assert(!worker->is_abandoned);
     worker->is_abandoned = true;
     pthread_detach(worker->thread);
+}
+
+/* With the lock: those that have not ended, whoever has given them up. */
+static uint32_t alive(const tb_threads *pool)
+{
+    assert(pool->references > 0); /* the owner's */
+    return pool->references - 1;
+}
+
+static bool may_start(const tb_threads *pool)
+{
+    return alive(pool) < pool->count + TB_THREADS_SPARE;
+}
+
+/* With the lock: as many as there should be. The number of those that do not hang. */
+static uint32_t start_missing(tb_threads *pool)
+{
+    uint32_t able = 0;
+    for (uint32_t i = 0; i < pool->count; i++) {
+        struct worker **place = &pool->workers[i];
+        if (*place && (*place)->is_given_up && may_start(pool)) {
+            let_go(*place);
+            *place = NULL;
+        }
+        if (!*place && may_start(pool)) *place = start(pool);
+        if (*place && !(*place)->is_given_up) able++;
+    }
+    assert(alive(pool) <= pool->count + TB_THREADS_SPARE);
+    return able;
 }
 
 /* --- the owner's calls ------------------------------------------------------ */
@@ -253,7 +209,7 @@ static void let_go_of(tb_threads *pool, bool idle_ones)
     for (uint32_t i = 0; i < pool->count; i++) {
         struct worker *worker = pool->workers[i];
         if (!worker || (!worker->job && !idle_ones)) continue;
-        if (worker->job) pool->abandoned++;
+        if (worker->job && !worker->is_given_up) pool->abandoned++;
         let_go(worker);
         pool->workers[i] = NULL;
     }
@@ -279,8 +235,8 @@ void tb_threads_rest(tb_threads *pool)
         pool->workers[i] = NULL;
     }
     pthread_mutex_lock(&pool->lock);
-    drop_all(&pool->waiting);
-    drop_all(&pool->done);
+    tb__jobs_drop_all(&pool->waiting);
+    tb__jobs_drop_all(&pool->done);
     pool->is_closing = false;
     pthread_mutex_unlock(&pool->lock);
 }
@@ -300,36 +256,66 @@ int tb_threads_fd(const tb_threads *pool)
     return pool->fd;
 }
 
+/* With the lock: 0, or why no job is taken. */
+static double refusal(tb_threads *pool)
+{
+    if (pool->waiting.count == TB_THREADS_JOBS) return TB_THREADS_FULL;
+    if (start_missing(pool) > 0) return 0;
+    return may_start(pool) ? TB_THREADS_FULL : TB_THREADS_HANG;
+}
+
 double tb_threads_submit(tb_threads *pool, const char *bytes, size_t size)
 {
     assert(pool);
     assert(bytes || size == 0);
-    struct job *job = malloc(sizeof *job + size);
-    if (!job) return -1;
-    *job = (struct job){.size = size};
+    struct tb__job *job = malloc(sizeof *job + size);
+    if (!job) return TB_THREADS_FULL;
+    *job = (struct tb__job){.size = size};
     memcpy(job->bytes, bytes, size);
     pthread_mutex_lock(&pool->lock);
-    bool is_possible = pool->waiting.count < TB_THREADS_JOBS && start_missing(pool) > 0;
-    if (is_possible) {
-        job->id = ++pool->last_id;
-        append(&pool->waiting, job);
+    double id = refusal(pool);
+    if (id == 0) {
+        id = job->id = ++pool->last_id;
+        tb__jobs_append(&pool->waiting, job);
         pthread_cond_signal(&pool->wanted);
     }
-    double id = is_possible ? job->id : -1;
     pthread_mutex_unlock(&pool->lock);
-    if (!is_possible) free(job);
+    if (id < 0) free(job);
     return id;
 }
 
-/* With the lock. Does a worker of ours have this job? It is replaced, then. */
+/* With the lock: nobody is left who could begin what waits. */
+static void fail_waiting(tb_threads *pool)
+{
+    while (pool->waiting.first) {
+        struct tb__job *job = tb__jobs_take(&pool->waiting);
+        job->outcome = (struct tb__outcome){.bytes = strdup(HANGING), .size = sizeof HANGING - 1};
+        tb__jobs_append(&pool->done, job);
+    }
+}
+
+static bool all_hang(const tb_threads *pool)
+{
+    for (uint32_t i = 0; i < pool->count; i++) {
+        if (pool->workers[i] && !pool->workers[i]->is_given_up) return false;
+    }
+    return true;
+}
+
+/* With the lock. Does a worker of ours have this job? It is replaced, then, if it may be. */
 static bool abandon_worker(tb_threads *pool, double id)
 {
     for (uint32_t i = 0; i < pool->count; i++) {
         struct worker *worker = pool->workers[i];
         if (!worker || !worker->job || worker->job->id != id) continue;
-        let_go(worker);
         pool->abandoned++;
-        pool->workers[i] = start(pool);
+        if (may_start(pool)) {
+            let_go(worker);
+            pool->workers[i] = start(pool);
+        } else {
+            worker->is_given_up = true;
+        }
+        if (all_hang(pool)) fail_waiting(pool);
         return true;
     }
     return false;
@@ -339,8 +325,8 @@ int tb_threads_abandon(tb_threads *pool, double id)
 {
     assert(pool);
     pthread_mutex_lock(&pool->lock);
-    bool is_running = !drop_one(&pool->waiting, id) && abandon_worker(pool, id);
-    if (!is_running) drop_one(&pool->done, id);
+    bool is_running = !tb__jobs_drop_one(&pool->waiting, id) && abandon_worker(pool, id);
+    if (!is_running) tb__jobs_drop_one(&pool->done, id);
     raise_fd(pool);
     pthread_mutex_unlock(&pool->lock);
     return is_running;
@@ -356,7 +342,7 @@ uint32_t tb_threads_take(tb_threads *pool, tb_answer *out, uint32_t max)
     uint32_t n = 0;
     pthread_mutex_lock(&pool->lock);
     for (; n < max && pool->done.first; n++) {
-        struct job *job = take_first(&pool->done);
+        struct tb__job *job = tb__jobs_take(&pool->done);
         out[n] = (tb_answer){job->id, job->outcome.bytes, job->outcome.size, job->outcome.is_ok};
         free(job);
     }
@@ -375,10 +361,11 @@ void tb_threads_read(tb_threads *pool, tb_threads_numbers *out)
     *out = (tb_threads_numbers){0};
     pthread_mutex_lock(&pool->lock);
     for (uint32_t i = 0; i < pool->count; i++) {
-        if (!pool->workers[i]) continue;
+        if (!pool->workers[i] || pool->workers[i]->is_given_up) continue;
         out->threads++;
         if (pool->workers[i]->job) out->busy++;
     }
+    out->hanging = alive(pool) - out->threads;
     out->waiting = pool->waiting.count;
     out->abandoned = pool->abandoned;
     pthread_mutex_unlock(&pool->lock);

@@ -10,6 +10,10 @@
  * another takes its place at once, and when it ends its answer is dropped and its memory
  * freed. It is never joined: neither a rest nor the end of the process waits for it.
  *
+ * A pool has at most TB_THREADS_SPARE threads more than its `count`, those given up included.
+ * With all of the spare ones gone, a worker that is given up keeps its place, and where none
+ * is left that is not, jobs are refused and those that wait fail, until one of them ends.
+ *
  * All calls are the owner's, from one thread.
  */
 #ifndef TB_SCRIPT_THREADS_H
@@ -21,7 +25,11 @@
 #pragma GCC visibility push(default)
 #endif
 
-enum { TB_SCRIPT_ABI = 1, TB_THREADS_MAX = 256, TB_THREADS_JOBS = 16384 };
+enum { TB_SCRIPT_ABI = 1, TB_THREADS_MAX = 256, TB_THREADS_JOBS = 16384, TB_THREADS_SPARE = 16 };
+
+/* Why a job was not taken. FULL: TB_THREADS_JOBS are waiting, or no memory, or none of the
+ * threads could be started. HANG: every thread there may be runs a job that was given up. */
+enum tb_threads_refusal { TB_THREADS_FULL = -1, TB_THREADS_HANG = -2 };
 
 int tb_script_abi(void);
 
@@ -43,8 +51,7 @@ void tb_threads_free(tb_threads *threads);
  * Open until tb_threads_free(). */
 int tb_threads_fd(const tb_threads *threads);
 
-/* Copies the bytes. The job's number, from 1; or -1: TB_THREADS_JOBS are waiting, or no
- * memory, or none of the threads could be started. */
+/* Copies the bytes. The job's number, from 1, or one of enum tb_threads_refusal. */
 double tb_threads_submit(tb_threads *threads, const char *bytes, size_t size);
 
 /* Give a job up, wherever it is: its answer will never be taken. 1 if a worker has been
@@ -68,6 +75,7 @@ struct tb_threads_numbers {
     double busy;      /* of those, have one */
     double waiting;   /* jobs that no worker has begun */
     double abandoned; /* workers, ever */
+    double hanging;   /* of those, still run */
 };
 typedef struct tb_threads_numbers tb_threads_numbers;
 

@@ -18,7 +18,7 @@ enum { WINDOW = 256, RECORDS = 512 * WINDOW, THREADS = 4, LONE = 2000 };
 
 static const char SCRIPT[] = "return { policy = 'eager', max_queue_size = 1e6,\n"
                              "  inference_fn = function(records) return records end }\n";
-static const tb_submit_options five_tokens = {.estimated_tokens = 5};
+static const tb_submit_options five_tokens = {.size = sizeof five_tokens, .estimated_tokens = 5};
 static int answered;
 
 struct producer {

@@ -10,7 +10,7 @@ orders() {
 core error options slots stats heap order lanes view pending batch calls form choose look queue batcher verify_views verify
 ev file libev timer wake inbox sources loop
 http transfer multi request client
-script state worker threads watchers callbacks bridge engine
+script state worker jobs threads watchers callbacks protect bridge engine
 host main
 END
 }
@@ -25,6 +25,7 @@ symbols() {
 check_room() {
   room=$1
   shift
+  [ -d "$folder/$room" ] || return 0
   for object in "$folder/$room"/*.o; do
     name=$(basename "$object" .o)
     case " $* " in *" $name "*) ;; *) echo "src/$room/$name.c: the room's order does not name it" ;; esac

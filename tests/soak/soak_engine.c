@@ -61,7 +61,7 @@ static void *produce(void *data)
     for (long i = first; i < first + share; i++) {
         char text[32];
         int size = snprintf(text, sizeof text, "%ld", i);
-        tb_submit_options options = {.timeout_s = i % 11 == 0 ? 0.003 : 0};
+        tb_submit_options options = {.size = sizeof options, .timeout_s = i % 11 == 0 ? 0.003 : 0};
         while (__atomic_load_n(&in_flight, __ATOMIC_RELAXED) >= IN_FLIGHT) sched_yield();
         __atomic_add_fetch(&in_flight, 1, __ATOMIC_RELAXED);
         int64_t id = tb_engine_submit_threadsafe(engine, text, (size_t)size, &options, on_result,

@@ -4,7 +4,9 @@
 --
 -- The batch's coroutine is suspended meanwhile. Answers are taken when the descriptor of the
 -- pool (src/script/threads.h) is readable, which the loop watches while batches are under
--- way. Threads start with the first batch, and end when the batcher stops.
+-- way. Threads start with the first batch, and end when the batcher stops. A call that outlives
+-- inference_timeout_s cannot be stopped: another thread takes its thread's place. At most
+-- threads + 16 such calls are kept (R5): beyond that batches fail at once, until one ends.
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
@@ -122,12 +124,18 @@ local function give_up(self, job, task)
   C.tb_threads_abandon(self.pool, job)
 end
 
+local function refuse(self, code)
+  if code ~= C.TB_THREADS_HANG then error("threads: no thread can be started, or too many batches wait for one", 0) end
+  error(("threads: %d calls that were given up still run, as many as may (threads + %d): no batch is begun until one "
+    .. "of them ends"):format(self:stats().hanging, C.TB_THREADS_SPARE), 0)
+end
+
 -- Hand bytes to a worker; suspends until its answer has come.
 local function perform(self, bytes)
   watch(self)
   local task = tasks.waiter()
   local job = C.tb_threads_submit(self.pool, bytes, #bytes)
-  if job < 0 then error("threads: no thread can be started, or too many batches wait for one", 0) end
+  if job < 0 then refuse(self, job) end
   self.tasks[job], self.may_rest = task, false
   task.on_abandon = function() give_up(self, job, task) end
   local answer = tasks.suspend(task, "threads")
@@ -139,8 +147,8 @@ local function encode_batch(records, info)
   local ok, bytes = pcall(buffer.encode, {
     records = records,
     info = {
-      id = info.id, size = info.size, cost = info.cost, costs = info.costs, reason = info.reason,
-      attempt = info.attempt, deadline = info.deadline,
+      id = info.id, size = info.size, cost = info.cost, costs = info.costs, keys = info.keys,
+      group = info.group, reason = info.reason, attempt = info.attempt, deadline = info.deadline,
     },
   })
   if ok then return bytes end
@@ -166,10 +174,13 @@ function Threads:__call(records, info)
 end
 
 --- @return table  threads (running), busy, waiting (batches that no thread has begun),
--- abandoned (ever)
+-- abandoned (ever), hanging (of those, still run)
 function Threads:stats()
   C.tb_threads_read(self.pool, numbers)
-  return { threads = numbers.threads, busy = numbers.busy, waiting = numbers.waiting, abandoned = numbers.abandoned }
+  return {
+    threads = numbers.threads, busy = numbers.busy, waiting = numbers.waiting, abandoned = numbers.abandoned,
+    hanging = numbers.hanging,
+  }
 end
 
 --- A batcher has stopped, or has another inference function now: join the threads, as soon

@@ -91,18 +91,8 @@ local function parse_setting(text)
   return { name, parsed }
 end
 
-local function typed(option)
-  return function(text)
-    if type(option.default) == "number" then
-      local value = tonumber(text)
-      if value == nil or value ~= value then return nil, ("%s needs a number, got '%s'"):format(option.flag, text) end
-      return value
-    elseif type(option.default) == "boolean" then
-      if text == "true" or text == "false" then return text == "true" end
-      return nil, ("%s needs true or false, got '%s'"):format(option.flag, text)
-    end
-    return text
-  end
+local function typed(definition, option)
+  return function(text) return script.option_value(definition, option.name, text, option.flag) end
 end
 
 -- --- the parser -----------------------------------------------------------------
@@ -129,7 +119,7 @@ local function add_script_options(command, definition)
     local default = type(option.default) == "string" and '"' .. option.default .. '"' or tostring(option.default)
     local flag = taken[option.flag] and option.flag:gsub("^%-%-", "--script-") or option.flag
     command:option(flag, ("%s (the script's; default: %s)"):format(option.help, default))
-      :argname("<" .. type(option.default) .. ">"):target("script_" .. option.name):convert(typed(option))
+      :argname("<" .. type(option.default) .. ">"):target("script_" .. option.name):convert(typed(definition, option))
   end
 end
 

@@ -10,7 +10,7 @@
 -- Search order: what a C program of ours says (the program itself, where it has the library
 -- linked in, or a file), TOKENBATCHER_LIB (a file), the build folder beside this module or the
 -- program, the installed place (below the prefix; in a folder of package.cpath, where LuaRocks
--- puts it), the system's loader. On failure the error lists every path tried.
+-- puts it), the system's loader; never the current folder. On failure the error lists every path tried.
 
 local ffi = require "ffi"
 
@@ -24,6 +24,14 @@ local function program_folder()
   local buffer = ffi.new("char[?]", 4096)
   local size = tonumber(ffi.C.readlink("/proc/self/exe", buffer, 4096))
   return size > 0 and ffi.string(buffer, size):match "^(.*)/[^/]*$" or "."
+end
+
+-- Whoever can write into the current folder must not thereby run code in who works there: it is
+-- never looked in, and the executable takes no relative template of package.cpath at all.
+local function is_trusted(template)
+  if not template:find("?", 1, true) or not template:find "/" then return false end
+  if package.loaded["tokenbatcher.linked"] then return template:sub(1, 1) == "/" end
+  return not template:find "^%./+%?"
 end
 
 -- In a checkout this file is in lua/tokenbatcher/core/, a library in build/; installed, it is in
@@ -42,7 +50,7 @@ local function candidates(library)
   end
   local list = { beside .. "/" .. library, installed .. library, "/usr/local/lib/" .. library }
   for template in package.cpath:gmatch "[^;]+" do
-    if template:find("?", 1, true) then list[#list + 1] = (template:gsub("%?", (library:gsub("%.so$", "")))) end
+    if is_trusted(template) then list[#list + 1] = (template:gsub("%?", (library:gsub("%.so$", "")))) end
   end
   list[#list + 1] = library
   return list
@@ -110,7 +118,7 @@ end
 --- A new libev driver, freed with its last reference.
 function M.driver(inbox_capacity)
   local ev = lib.tb_ev_new(inbox_capacity)
-  if ev == nil then error("tokenbatcher: cannot make an event loop (out of file descriptors?)", 0) end
+  if ev == nil then error("tokenbatcher: cannot make an event loop (out of memory or file descriptors?)", 0) end
   return ffi.gc(ev, lib.tb_ev_free)
 end
 

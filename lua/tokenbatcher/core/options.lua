@@ -214,18 +214,20 @@ function M.complete(given)
 end
 
 --- A string from a command line as a value of the option. @return value, or nil and a message
-function M.parse(name, text)
+-- @param who string|nil  begins the message; "--set"
+function M.parse(name, text, who)
+  who = who or "--set"
   local entry = M.by_name[name]
   if not entry then
-    return fail("--set", ("unknown option '%s'; did you mean '%s'?"):format(name,
+    return fail(who, ("unknown option '%s'; did you mean '%s'?"):format(name,
       errors.nearest(name, known_names "TokenBatcher")))
   end
-  if entry.kind == "function" then return fail("--set", ("option '%s' is a function"):format(name)) end
+  if entry.kind == "function" then return fail(who, ("option '%s' is a function"):format(name)) end
   local value = text
   if entry.kind == "policy" then return kinds.parse("policy", text) end
   if entry.kind ~= "choice" and entry.kind ~= "string" then value = tonumber(text) or text end
   if text == "none" and entry.default == nil then value = false end
-  local ok, message = check_one("--set", name, value, tbffi.new "tb_config")
+  local ok, message = check_one(who, name, value, tbffi.new "tb_config")
   if not ok then return nil, message end
   return value
 end

@@ -9,6 +9,7 @@ local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local loop = require "tokenbatcher.runtime.loop"
+local options = require "tokenbatcher.core.options"
 local script = require "tokenbatcher.script.load"
 local spawn = require "tokenbatcher.runtime.spawn"
 local submission = require "tokenbatcher.batching.submission"
@@ -21,6 +22,7 @@ local M = {}
 
 -- Of include/tokenbatcher_engine.h.
 local ESCRIPT, EINPUT = -101, -102
+local EOPTION = tonumber(C.TB_EOPTION)
 
 -- A batch dispatched in one turn runs in the next: worth no way through the program's loop.
 local TURNS = 8
@@ -50,10 +52,24 @@ local function bytes_of(self, future, result)
   return ("encode returned a %s, not a string"):format(type(bytes))
 end
 
-local function definition_of(path)
+-- The script's own options, from a list of name, text, name, text ...
+-- @return table name -> value, or nil, message and EOPTION
+local function own_options(definition, list)
+  local given = {}
+  for i = 1, #list, 2 do
+    local value, message = script.option_value(definition, list[i], list[i + 1])
+    if value == nil then return nil, message, EOPTION end
+    given[list[i]] = value
+  end
+  return given
+end
+
+local function made_by(path, settings)
   local definition, message = script.load(path)
   if not definition then return nil, message end
-  return script.build(definition, {}, {})
+  local given, problem, code = own_options(definition, settings)
+  if not given then return nil, problem, code end
+  return script.build(definition, given, {})
 end
 
 -- Start is a coroutine's to call; it has run when step() returns.
@@ -100,16 +116,17 @@ local function refuse(self, id, submitted_us, code, message, name)
   return watch(self, future, id)
 end
 
---- @param tokens number|nil  @param submitted_us number  0: called from the loop's own thread
+--- @param submitted_us number  0: called from the loop's own thread; what follows may be nil
 -- @return 0, or a code and a message
-function Engine:submit(id, bytes, tokens, priority, timeout_s, key, submitted_us)
+function Engine:submit(id, bytes, submitted_us, tokens, priority, timeout_s, batch_timeout_s, key, group)
   local record, opts = bytes, self.opts
   if self.decode then
     local message
     record, message = convert("decode", self.decode, bytes)
     if message then return refuse(self, id, submitted_us, EINPUT, message, "bad_input") end
   end
-  opts.estimated_tokens, opts.priority, opts.timeout_s, opts.key = tokens, priority, timeout_s, key
+  opts.estimated_tokens, opts.priority, opts.key, opts.group = tokens, priority, key, group
+  opts.timeout_s, opts.batch_timeout_s = timeout_s, batch_timeout_s
   local flags = submitted_us > 0 and self.batcher._may_wait and C.TB_MAY_WAIT or 0
   local ok, future, err, code = pcall(submission.enter, self.batcher, record, opts, flags, submitted_us)
   if ok and future then
@@ -118,7 +135,7 @@ function Engine:submit(id, bytes, tokens, priority, timeout_s, key, submitted_us
   end
   if ok then return refuse(self, id, submitted_us, code, err.message, err.code) end
   err = future -- bad_cost and not_running are raised
-  local name = errors.is_err(err) and err.code or "bad_input"
+  local name = errors.is_err(err) and err.code or "inference_failed" -- want of memory
   return refuse(self, id, submitted_us, CODES[name] or ESCRIPT, errors.message_of(err), name)
 end
 
@@ -172,6 +189,26 @@ function Engine:abandon()
   self.batcher:abandon(clock.now_us())
 end
 
+-- batcher:set's table from a list of name, text, name, text ..., or nil and a message.
+local function batcher_options(list)
+  local given = {}
+  for i = 1, #list, 2 do
+    local value, message = options.parse(list[i], list[i + 1], "set")
+    if value == nil then return nil, message end
+    given[list[i]] = value
+  end
+  return given
+end
+
+--- Change options of the batcher, all or none. @return 0, or a code and a message
+function Engine:set(list)
+  local given, message = batcher_options(list)
+  if not given then return EOPTION, message end
+  local ok, err = pcall(self.batcher.set, self.batcher, given)
+  if ok then return 0 end
+  return EOPTION, errors.message_of(err)
+end
+
 --- Fill the tb_stats at this address. @return policy_errors, policy_overruled
 function Engine:stats(address)
   local batcher = self.batcher
@@ -180,11 +217,12 @@ function Engine:stats(address)
 end
 
 --- @param path string  the script
+-- @param settings table  a list of name, text, name, text ... for the script's own options
 -- @param log function  log(level, text), for whom the script names nobody
--- @return table  an engine, with the methods and lists that src/script/bridge.c knows; or nil and a message
-function M.new(path, log)
-  local made, message = definition_of(path)
-  if not made then return nil, message end
+-- @return table  an engine, with the methods and lists that src/script/bridge.c knows; or nil, a message and a code (none: ESCRIPT)
+function M.new(path, settings, log)
+  local made, message, code = made_by(path, settings)
+  if not made then return nil, message, code end
   if made.options.log == nil then made.options.log = log end
   local ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
   if not ok then return nil, path .. ": " .. errors.text(batcher) end

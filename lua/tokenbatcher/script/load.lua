@@ -109,6 +109,26 @@ function M.load(path)
   return { path = path, declared = declared, value = value }
 end
 
+--- A text as a value of the script's own option, by the type of its default.
+-- @param name string  @param text string  @param shown string|nil  how the user named it
+-- @return value, or nil and a message
+function M.option_value(definition, name, text, shown)
+  local names = {}
+  for _, option in ipairs(definition.declared) do
+    names[#names + 1] = option.name
+    if option.name == name then
+      local kind, value = type(option.default), text
+      if kind == "number" then value = tonumber(text) end
+      if kind == "boolean" and (text == "true" or text == "false") then value = text == "true" end
+      if type(value) == kind and value == value then return value end
+      return nil, ("%s needs %s, got '%s'"):format(shown or "option '" .. name .. "'",
+        kind == "number" and "a number" or "true or false", text)
+    end
+  end
+  if #names == 0 then return nil, ("%s: the script declares no options, but '%s' is given"):format(definition.path, name) end
+  return nil, ("%s: unknown option '%s'; did you mean '%s'?"):format(definition.path, name, errors.nearest(name, names))
+end
+
 -- The script's own options: what was given, defaults for the rest. A script that was
 -- reloaded may declare others than when the command line was read.
 local function option_values(definition, given)

@@ -272,6 +272,59 @@ describe("tb.backend.threads", function()
     assert.equal(before, thread_count())
   end)
 
+  it("R5: keeps at most threads + 16 calls that hang: beyond that batches fail at once, until one ends", function()
+    local gate = semaphore()
+    local path = script "if r ~= 0 then ffi.C.sem_wait(at(r)) end return 'done'"
+    local before = thread_count()
+    with({ script = path, threads = 2, inference_timeout_s = 0.01 }, function(batcher, backend)
+      for i = 1, 18 do
+        assert.equal("inference_timeout", code_of(batcher:submit(address(gate))))
+        assert.equal(i, backend:stats().hanging)
+      end
+      assert.equal(before + 18, thread_count())
+      batcher:set { inference_timeout_s = GUARD_S }
+      for _ = 1, 3 do
+        local _, err = batcher:submit(0):await()
+        assert.equal("inference_failed", err.code)
+        assert.matches("threads: 18 calls that were given up still run, as many as may %(threads %+ 16%)", err.message)
+      end
+      assert.equal(before + 18, thread_count())
+      assert.same({ threads = 0, busy = 0, waiting = 0, abandoned = 18, hanging = 18 }, backend:stats())
+      ffi.C.sem_post(gate)
+      wait_for(function() return backend:stats().hanging < 18 end)
+      assert.equal("done", (batcher:submit(0):await()))
+      batcher:stop()
+      batcher:start() -- what hangs outlives a rest, and counts on
+      assert.equal("done", (batcher:submit(0):await()))
+      assert.equal(17, backend:stats().hanging)
+      for _ = 1, 17 do ffi.C.sem_post(gate) end
+      wait_for(function() return backend:stats().hanging == 0 end)
+      assert.equal("done", (batcher:submit(0):await()))
+      assert.equal(18, backend:stats().abandoned)
+    end)
+    wait_for(function() return thread_count() == before end)
+  end)
+
+  it("R5: fails a batch at once that waits for a thread when the last one hangs", function()
+    local gate = semaphore()
+    local path = script "if r ~= 0 then ffi.C.sem_wait(at(r)) end return 'done'"
+    with({ script = path, threads = 1, inference_timeout_s = 0.01 }, function(batcher, backend)
+      for _ = 1, 16 do assert.equal("inference_timeout", code_of(batcher:submit(address(gate)))) end
+      batcher:set { max_concurrent_batches = 2, inference_timeout_s = 0.1 }
+      local hangs = batcher:submit(address(gate))
+      wait_for(function() return backend:stats().busy == 1 end)
+      batcher:set { inference_timeout_s = GUARD_S }
+      local waits = batcher:submit(0)
+      wait_for(function() return backend:stats().waiting == 1 end)
+      assert.equal("inference_timeout", code_of(hangs))
+      local _, err = waits:await()
+      assert.matches("all threads hang in calls that were given up", err.message)
+      for _ = 1, 17 do ffi.C.sem_post(gate) end
+      wait_for(function() return backend:stats().hanging == 0 end)
+      assert.equal("done", (batcher:submit(0):await()))
+    end)
+  end)
+
   it("does not abandon a thread for a batch that still waited for one", function()
     local gate = semaphore()
     local path = script "if r ~= 0 then ffi.C.sem_wait(at(r)) end return 'done'"

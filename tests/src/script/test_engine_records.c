@@ -142,8 +142,8 @@ static void refusals_change_nothing_and_no_callback_follows(void **state)
     tb_engine *engine = engine_on(rig->loop, ECHO
         "max_queue_size = 1, batch_timeout_s = 60, target_batch_tokens = 100, on_oversize = 'reject',"
         "token_estimator = function(s) if s == 'odd' then return 'many' end return 1 end");
-    tb_submit_options cost = {.estimated_tokens = -1}, time = {.timeout_s = -1},
-                      priority = {.priority = 0.0 / 0.0}, big = {.estimated_tokens = 101};
+    tb_submit_options cost = {.size = sizeof cost, .estimated_tokens = -1}, time = {.size = sizeof time, .timeout_s = -1},
+                      priority = {.size = sizeof priority, .priority = 0.0 / 0.0}, big = {.size = sizeof big, .estimated_tokens = 101};
     assert_int_equal(submit(engine, "a", &cost, &rig->notes), TB_ECOST);
     cost.estimated_tokens = 0.0 / 0.0;
     assert_int_equal(submit(engine, "a", &cost, &rig->notes), TB_ECOST);
@@ -174,8 +174,8 @@ static void options_reach_the_batcher(void **state)
         "for i in queue:by_priority() do seen = queue:key(i) batch:add(i) end end },"
         "inference_fn = function(r, info) local out = {} "
         "for i = 1, #r do out[i] = r[i] .. ' costs ' .. info.costs[i] .. ' last key ' .. seen end return out end");
-    tb_submit_options low = {.estimated_tokens = 7, .priority = 1, .key = "anna"};
-    tb_submit_options high = {.estimated_tokens = 8, .priority = 2, .key = "ben"};
+    tb_submit_options low = {.size = sizeof low, .estimated_tokens = 7, .priority = 1, .key = "anna"};
+    tb_submit_options high = {.size = sizeof high, .estimated_tokens = 8, .priority = 2, .key = "ben"};
     submit(engine, "low", &low, &rig->notes);
     submit(engine, "high", &high, &rig->notes);
     run_until(rig->loop, &rig->notes.results, 2);
@@ -189,7 +189,7 @@ static void a_script_may_sleep_and_a_record_may_expire_on_the_hosts_loop(void **
     struct rig *rig = *state;
     tb_engine *engine = engine_on(rig->loop,
         "policy = 'eager', max_batch_size = 1, inference_fn = function(r) tb.sleep(0.01) return { 'slept' } end");
-    tb_submit_options soon = {.timeout_s = 0.001};
+    tb_submit_options soon = {.size = sizeof soon, .timeout_s = 0.001};
     must_submit(engine, "a", &rig->notes);
     assert_true(submit(engine, "b", &soon, &rig->notes) > 0);
     run_until(rig->loop, &rig->notes.results, 2);
