@@ -5,7 +5,7 @@ local H = require "tests.lua.helper"
 local http = require "tests.lua.http_helper"
 local tb = require "tokenbatcher"
 
-local TIMEOUT_S = 0.05
+local TIMEOUT_S = 0.3
 
 -- Hold the loop up from within a coroutine while a call is under way, past its timeout.
 local function answer_of(inference_fn)

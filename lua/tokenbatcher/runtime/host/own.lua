@@ -13,6 +13,7 @@ local RESUMES_PER_TURN = 100000
 
 -- A turn that takes longer than this looks again before timeouts are served.
 local AWAY_US = 1000
+local MOST_LOOKS = 3 -- coroutines that always block must not keep batchers from deciding
 
 local M = { task = nil, context = nil, call = pcall }
 
@@ -138,11 +139,12 @@ end
 -- serves its timeouts.
 function M.turn(steps, deadline)
   clock.is_turning = true
-  local looked_us = take_arrivals(steps, deadline)
-  local away_us = clock.pump.now() - looked_us
-  if away_us > AWAY_US then
+  for _ = 1, MOST_LOOKS do
+    local looked_us = take_arrivals(steps, deadline)
+    local away_us = clock.pump.now() - looked_us
+    if away_us <= AWAY_US then break end
     steps.away(away_us)
-    take_arrivals(steps, 0)
+    deadline = 0
   end
   steps.decide()
   clock.is_turning = false
