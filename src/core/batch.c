@@ -53,10 +53,12 @@ static void start_call(tb_running *batch, int64_t now_us)
 static void record_start(tb_batcher *b, uint32_t at, uint32_t batch, tb_tally *waits)
 {
     tb_slot *slot = &b->slot[at];
-    assert(slot->state == TB_RECORD_QUEUED || slot->state == TB_RECORD_CUT);
     if (slot->state == TB_RECORD_QUEUED) tb__queue_leave(b, at);
-    if (slot->heap_at != TB_NIL) tb__heap_remove(b, at);
-    if (slot->deadline_us < b->batch[batch].deadline_us) b->batch[batch].deadline_us = slot->deadline_us;
+    else assert(slot->state == TB_RECORD_CUT);
+    if (slot->heap_at != TB_NIL) { /* every record with a deadline is there */
+        tb__heap_remove(b, at);
+        if (slot->deadline_us < b->batch[batch].deadline_us) b->batch[batch].deadline_us = slot->deadline_us;
+    }
     slot->state = TB_RECORD_RUNNING;
     slot->batch = (uint16_t)batch;
     tb__tally(&b->wait_us, waits, (uint64_t)(b->now_us - slot->submitted_us));

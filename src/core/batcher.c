@@ -162,7 +162,7 @@ int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us)
 /* The account of groups follows. */
 static void groups_follow(tb_batcher *b, uint32_t key, bool is_lone)
 {
-    if (!(b->views_in_use & (1u << TB_VIEW_GROUPS))) return;
+    if (!tb__is_open(b, TB_VIEW_GROUPS)) return;
     for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next)
         if (b->slot[at].key == key && b->slot[at].state == TB_RECORD_QUEUED) tb__group_lone(b, at, is_lone);
 }

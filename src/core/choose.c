@@ -12,7 +12,7 @@
 bool tb__queue_is_full(tb_batcher *b)
 {
     if (tb__is_bounded(b)) return true;
-    if (b->views_in_use & (1u << TB_VIEW_GROUPS)) return tb__groups_fill(b);
+    if (tb__is_open(b, TB_VIEW_GROUPS)) return tb__groups_fill(b);
     tb__open_extend(b);
     return b->open.full;
 }
@@ -52,7 +52,7 @@ int64_t tb__ask_us(const tb_batcher *b)
 {
     int64_t due_us = tb__due_us(b);
     if (b->queued == 0) return TB_TIME_MAX;
-    bool by_groups = b->views_in_use & (1u << TB_VIEW_GROUPS);
+    bool by_groups = tb__is_open(b, TB_VIEW_GROUPS);
     bool full = by_groups ? b->groups_full || b->groups_unknown : b->open.full;
     bool gathering = b->queued < b->config.min_batch_size && !full && !tb__is_bounded(b);
     if (gathering && !b->asked_due) return due_us;

@@ -26,7 +26,7 @@
  *     heap.c      the heap of times
  *     order.c     positions, for scripted policies
  *     lanes.c     queued records by key and by group, marks
- *     view.c      the queue in other orders
+ *     linger.c    who has a linger of its own           view.c     the queue in other orders
  *     pending.c   the pending list: enter, leave, the open batch, cuts
  *     batch.c     running records: start, settle, finish, retry
  *     calls.c     calls that go on after their batch has ended
@@ -154,8 +154,9 @@ typedef struct {
     uint32_t root, capacity, seed;
 } tb_view;
 
-/* One more view, by arrival: what positions are. In use from the first decision on. */
-enum { TB_VIEW_ORDER = TB_VIEW_GROUPS + 1 };
+/* Two more that follow what comes to the queue and goes: by arrival, which is what positions are,
+ * from the first decision on; and lingers of records' own, from the first one on. */
+enum { TB_VIEW_ORDER = TB_VIEW_GROUPS + 1, TB_VIEW_LINGER };
 
 /* Queued records by a number that they have, and the numbers that have any (lanes.c). */
 typedef struct {
@@ -225,9 +226,8 @@ struct tb_batcher {
     uint32_t groups;          /* its capacity */
     uint8_t *lone;            /* a bit by key: its records run alone */
     uint32_t lone_capacity, lone_keys; /* in keys; how many are set */
-    bool has_own;             /* lingers of records' own are in use */
-    uint32_t own;             /* queued records that have one */
-    uint32_t plain;           /* then: the first queued record that has none, or TB_NIL */
+    uint32_t own;   /* queued records with a linger of their own */
+    uint32_t plain; /* with TB_VIEW_LINGER: the first queued one that has none, or TB_NIL */
 
     tb_cut *cut; /* ring of config.prefetch_batches */
     uint32_t cuts, cut_first, cut_capacity;
@@ -238,7 +238,7 @@ struct tb_batcher {
     tb_lanes by_key, by_group;
     tb_group *account;     /* of groups, like by_group.lane */
     uint32_t groups_full, groups_unknown;
-    uint32_t views_in_use; /* bit by enum tb_view_kind */
+    uint32_t views_in_use; /* bit by enum tb_view_kind, and the two more */
     int64_t aging_us;      /* of the priority view; 0: age does not count */
     tb_choice choice;
     bool news;             /* something the policy has not been asked about */
@@ -302,6 +302,12 @@ void tb__groups_judge(tb_batcher *b);
 bool tb__group_fills(tb_batcher *b, uint32_t group);
 bool tb__groups_fill(tb_batcher *b);
 
+/* linger.c */
+void tb__own_begin(tb_batcher *b);
+void tb__plain_enter(tb_batcher *b, uint32_t at);
+void tb__plain_leave(tb_batcher *b, uint32_t at);
+void tb__plain_find(tb_batcher *b);
+
 /* view.c */
 bool tb__views_reserve(tb_batcher *b, uint32_t key, uint32_t group);
 bool tb__view_open(tb_batcher *b, uint32_t view, int64_t aging_us);
@@ -316,19 +322,14 @@ uint32_t tb__tree_previous(const tb_view *v, uint32_t at);
 uint32_t tb__tree_alike(const tb_batcher *b, uint32_t at);
 
 /* pending.c */
-bool tb__room_for(const tb_batcher *b, uint32_t queued, uint64_t queued_cost, uint64_t cost);
-bool tb__has_room(const tb_batcher *b, uint64_t cost);
 bool tb__is_bounded(const tb_batcher *b);
 void tb__room_refused(tb_batcher *b);
 uint32_t tb__first_queued(const tb_batcher *b);
 uint32_t tb__first_plain(const tb_batcher *b);
-void tb__plain_leave(tb_batcher *b, uint32_t at);
-void tb__own_begin(tb_batcher *b);
 void tb__marks_changed(tb_batcher *b);
 void tb__open_reset(tb_batcher *b);
 void tb__open_extend(tb_batcher *b);
 tb_list tb__open_take(tb_batcher *b, tb_load *load);
-void tb__pending_add(tb_batcher *b, uint32_t at);
 void tb__pending_remove(tb_batcher *b, uint32_t at);
 void tb__cuts_add(tb_batcher *b);
 tb_list tb__cuts_take(tb_batcher *b, tb_load *load);

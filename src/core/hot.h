@@ -83,7 +83,26 @@ static inline bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t c
 /* No record of cost 1 would fit any more. */
 static inline bool tb__is_full(const tb_batcher *b, const tb_load *load)
 {
-    return load->size > 0 && (load->mark & TB_ALONE || !tb__fits(b, load, 1));
+    if (load->size == 0) return false;
+    if (load->size >= b->config.max_batch_size || load->mark & TB_ALONE) return true;
+    if (b->config.cost_model == TB_COST_SUM) return load->sum >= b->budget;
+    return (load->size + 1) * (load->largest ? load->largest : 1) > b->budget;
+}
+
+/* --- room -------------------------------------------------------------------- */
+
+/* Would a queue of so many records and so much cost take one more? An empty one takes any. */
+static inline bool tb__room_for(const tb_batcher *b, uint32_t queued, uint64_t queued_cost, uint64_t cost)
+{
+    assert(queued > 0 || queued_cost == 0);
+    if (queued >= b->config.max_queue_size) return false;
+    return queued == 0 || b->config.max_queue_cost == 0 ||
+           (double)(queued_cost + cost) <= b->config.max_queue_cost;
+}
+
+static inline bool tb__has_room(const tb_batcher *b, uint64_t cost)
+{
+    return tb__room_for(b, b->queued, b->queued_cost, cost);
 }
 
 /* --- marks: what may share a batch ------------------------------------------ */
@@ -117,16 +136,32 @@ static inline bool tb__has_idle_slot(const tb_batcher *b)
     return b->running_batches + b->held_batches < b->config.max_concurrent_batches;
 }
 
+static inline bool tb__is_open(const tb_batcher *b, uint32_t view)
+{
+    return b->views_in_use & (1u << view);
+}
+
+/* The record joins the queue proper (at its end, or because its cut dissolved). */
+static inline void tb__queue_enter(tb_batcher *b, uint32_t at)
+{
+    tb_slot *slot = &b->slot[at];
+    assert(slot->state != TB_RECORD_QUEUED);
+    slot->state = TB_RECORD_QUEUED;
+    b->queued++;
+    b->queued_cost += slot->cost;
+    b->overdue += slot->overdue;
+    if (b->views_in_use) tb__views_add(b, at);
+}
+
 /* A queued record is queued no more: it is cut, runs, or goes. Its links are the caller's. */
 static inline void tb__queue_leave(tb_batcher *b, uint32_t at)
 {
     const tb_slot *slot = &b->slot[at];
     assert(slot->state == TB_RECORD_QUEUED);
-    if (b->views_in_use) tb__views_remove(b, at);
     b->queued--;
     b->queued_cost -= slot->cost;
     b->overdue -= slot->overdue;
-    if (b->has_own) tb__plain_leave(b, at);
+    if (b->views_in_use) tb__views_remove(b, at);
 }
 
 /* A record has joined the end of the queue. If all before it are in the open batch, so
@@ -137,13 +172,21 @@ static inline void tb__open_append(tb_batcher *b, uint32_t at)
     if (open->next != TB_NIL) return;
     uint64_t cost = b->slot[at].cost;
     uint32_t mark = tb__mark(b, at);
-    if (open->full || !tb__may_share(&open->load, mark) || !tb__fits(b, &open->load, cost)) {
+    if (open->full || (b->has_marks && !tb__may_share(&open->load, mark)) || !tb__fits(b, &open->load, cost)) {
         open->full = true;
         open->next = at;
         return;
     }
     tb__load_add(&open->load, cost, mark);
     open->full = tb__is_full(b, &open->load);
+}
+
+/* A record is queued: it joins the end. */
+static inline void tb__pending_add(tb_batcher *b, uint32_t at)
+{
+    tb__list_append(b, &b->pending, at);
+    tb__queue_enter(b, at);
+    tb__open_append(b, at);
 }
 
 /* --- histograms ----------------------------------------------------------- */

@@ -40,12 +40,6 @@ static uint32_t slot_at(const tb_batcher *b, uint32_t position)
     return is_there ? b->choice.index[b->choice.head + position - 1] : TB_NIL;
 }
 
-static bool is_open(const tb_batcher *b, uint32_t view)
-{
-    assert(b != NULL);
-    return b->views_in_use & (1u << view);
-}
-
 static uint32_t position_of(const tb_batcher *b, uint32_t at)
 {
     return at == TB_NIL ? 0 : (b->choice.position[at] & ~TB_CHOSEN) - b->choice.head;
@@ -54,7 +48,7 @@ static uint32_t position_of(const tb_batcher *b, uint32_t at)
 uint32_t tb_view_first(const tb_batcher *b, uint32_t view)
 {
     assert(view < TB_VIEW_KEYS);
-    if (!is_open(b, view)) return 0;
+    if (!tb__is_open(b, view)) return 0;
     return position_of(b, tb__tree_first(&b->view[view]));
 }
 
@@ -63,7 +57,7 @@ uint32_t tb_view_next(const tb_batcher *b, uint32_t view, uint32_t position)
     assert(view < TB_VIEW_KEYS);
     if (position == 0) return tb_view_first(b, view);
     uint32_t at = slot_at(b, position);
-    if (!is_open(b, view) || at == TB_NIL) return 0;
+    if (!tb__is_open(b, view) || at == TB_NIL) return 0;
     return position_of(b, tb__tree_next(&b->view[view], at));
 }
 
@@ -71,14 +65,14 @@ uint32_t tb_view_previous(const tb_batcher *b, uint32_t view, uint32_t position)
 {
     assert(view < TB_VIEW_KEYS);
     uint32_t at = slot_at(b, position);
-    if (!is_open(b, view) || at == TB_NIL) return 0;
+    if (!tb__is_open(b, view) || at == TB_NIL) return 0;
     return position_of(b, tb__tree_previous(&b->view[view], at));
 }
 
 uint32_t tb_view_alike(const tb_batcher *b, uint32_t position)
 {
     uint32_t at = slot_at(b, position);
-    if (!is_open(b, TB_VIEW_COST) || at == TB_NIL) return 0;
+    if (!tb__is_open(b, TB_VIEW_COST) || at == TB_NIL) return 0;
     return position_of(b, tb__tree_alike(b, at));
 }
 
@@ -101,7 +95,7 @@ static uint32_t lane_first(const tb_lanes *l, uint32_t number)
 
 double tb_keys_first(const tb_batcher *b)
 {
-    return number_or_end(is_open(b, TB_VIEW_KEYS) ? b->by_key.first : TB_NIL);
+    return number_or_end(tb__is_open(b, TB_VIEW_KEYS) ? b->by_key.first : TB_NIL);
 }
 
 double tb_keys_next(const tb_batcher *b, uint32_t key)
@@ -119,13 +113,13 @@ uint32_t tb_key_first(const tb_batcher *b, uint32_t key)
 uint32_t tb_key_next(const tb_batcher *b, uint32_t position)
 {
     uint32_t at = slot_at(b, position);
-    if (!is_open(b, TB_VIEW_KEYS) || at == TB_NIL) return 0;
+    if (!tb__is_open(b, TB_VIEW_KEYS) || at == TB_NIL) return 0;
     return position_of(b, b->by_key.link[at].next);
 }
 
 double tb_groups_first(const tb_batcher *b)
 {
-    return number_or_end(is_open(b, TB_VIEW_GROUPS) ? b->by_group.first : TB_NIL);
+    return number_or_end(tb__is_open(b, TB_VIEW_GROUPS) ? b->by_group.first : TB_NIL);
 }
 
 double tb_groups_next(const tb_batcher *b, uint32_t group)
@@ -143,7 +137,7 @@ uint32_t tb_group_first(const tb_batcher *b, uint32_t group)
 uint32_t tb_group_next(const tb_batcher *b, uint32_t position)
 {
     uint32_t at = slot_at(b, position);
-    if (!is_open(b, TB_VIEW_GROUPS) || at == TB_NIL) return 0;
+    if (!tb__is_open(b, TB_VIEW_GROUPS) || at == TB_NIL) return 0;
     return position_of(b, b->by_group.link[at].next);
 }
 

@@ -85,7 +85,7 @@ void tb__order_remove(tb_batcher *b, uint32_t at)
 
 bool tb__order_open(tb_batcher *b)
 {
-    if (b->views_in_use & (1u << TB_VIEW_ORDER)) return true;
+    if (tb__is_open(b, TB_VIEW_ORDER)) return true;
     if (!tb__order_reserve(b)) return false;
     b->views_in_use |= 1u << TB_VIEW_ORDER;
     b->choice.head = b->choice.used = b->choice.hole = b->choice.holes = 0;

@@ -12,20 +12,6 @@
 
 /* --- room ----------------------------------------------------------------- */
 
-/* Would a queue of so many records and so much cost take one more? An empty one takes any. */
-bool tb__room_for(const tb_batcher *b, uint32_t queued, uint64_t queued_cost, uint64_t cost)
-{
-    assert(queued > 0 || queued_cost == 0);
-    if (queued >= b->config.max_queue_size) return false;
-    return queued == 0 || b->config.max_queue_cost == 0 ||
-           (double)(queued_cost + cost) <= b->config.max_queue_cost;
-}
-
-bool tb__has_room(const tb_batcher *b, uint64_t cost)
-{
-    return tb__room_for(b, b->queued, b->queued_cost, cost);
-}
-
 /* The queue can take no more (F2): it holds max_queue_size records, or its bounds keep someone
  * out: the first in line, or one that was refused since the last dispatch. */
 bool tb__is_bounded(const tb_batcher *b)
@@ -60,50 +46,11 @@ uint32_t tb__first_queued(const tb_batcher *b)
     return at;
 }
 
-/* --- lingers ---------------------------------------------------------------
- *
- * The oldest record that has no linger of its own says when the option's linger makes the
- * queue due. While all are such it is the oldest of all; otherwise it is remembered. */
-
-static uint32_t next_plain(const tb_batcher *b, uint32_t at)
-{
-    while (at != TB_NIL && (b->slot[at].own || b->slot[at].state != TB_RECORD_QUEUED)) at = b->slot[at].next;
-    return at;
-}
-
 /* The oldest queued record without a linger of its own, or TB_NIL. */
 uint32_t tb__first_plain(const tb_batcher *b)
 {
-    if (!b->has_own) return tb__first_queued(b);
-    return b->plain;
+    return tb__is_open(b, TB_VIEW_LINGER) ? b->plain : tb__first_queued(b);
 }
-
-/* From now on records may have lingers of their own. */
-void tb__own_begin(tb_batcher *b)
-{
-    if (!b->has_own) b->plain = next_plain(b, b->pending.first);
-    b->has_own = true;
-}
-
-/* The record at `at` has left the queue's accounts; its links, into the pending list or one of
- * a batch, still hold. */
-void tb__plain_leave(tb_batcher *b, uint32_t at)
-{
-    b->own -= b->slot[at].own;
-    if (at != b->plain) return;
-    b->plain = TB_NIL;
-    if (b->own == b->queued) return;
-    b->plain = next_plain(b, b->slot[at].next);
-    if (b->plain == TB_NIL) b->plain = next_plain(b, b->pending.first);
-}
-
-static void plain_enter(tb_batcher *b, uint32_t at)
-{
-    b->own += b->slot[at].own;
-    if (b->plain == TB_NIL && !b->slot[at].own) b->plain = at;
-}
-
-/* --- the head of the list ----------------------------------------------------- */
 
 /* The head of the pending list, up to `last`, as a list of its own. */
 static tb_list split(tb_batcher *b, uint32_t last, uint32_t size)
@@ -193,28 +140,6 @@ static void leave_open(tb_batcher *b, uint32_t at)
 
 /* --- who enters, who leaves ---------------------------------------------------- */
 
-/* The record joins the queue proper (at its end, or because its cut dissolved). */
-static void enter_queue(tb_batcher *b, uint32_t at)
-{
-    assert(b->slot[at].state != TB_RECORD_QUEUED);
-    tb_slot *slot = &b->slot[at];
-    slot->state = TB_RECORD_QUEUED;
-    b->queued++;
-    b->queued_cost += slot->cost;
-    b->overdue += slot->overdue;
-    if (b->views_in_use) tb__views_add(b, at);
-    if (b->has_own) plain_enter(b, at);
-}
-
-/* A record is queued: it joins the end. */
-void tb__pending_add(tb_batcher *b, uint32_t at)
-{
-    assert(at < b->slots_used);
-    tb__list_append(b, &b->pending, at);
-    enter_queue(b, at);
-    tb__open_append(b, at);
-}
-
 static void leave_cut(tb_batcher *b)
 {
     assert(b->cut_records > 0);
@@ -278,12 +203,12 @@ void tb__cuts_dissolve(tb_batcher *b)
     uint32_t at = b->pending.first;
     for (uint32_t i = 0; i < b->cut_records; i++, at = b->slot[at].next) {
         assert(b->slot[at].state == TB_RECORD_CUT);
-        enter_queue(b, at);
+        tb__queue_enter(b, at);
     }
     b->cuts = 0;
     b->cut_first = 0;
     b->cut_records = 0;
-    if (b->has_own) b->plain = next_plain(b, b->pending.first);
+    if (tb__is_open(b, TB_VIEW_LINGER)) tb__plain_find(b);
     tb__open_reset(b);
 }
 

@@ -46,7 +46,6 @@ static tb_id refuse_for_room(tb_batcher *b)
  * is the oldest. */
 static int64_t time_of_call(const tb_batcher *b, const tb_submission *record)
 {
-    assert(b->state == TB_RUNNING);
     int64_t at = record->submitted_us;
     if (at == 0) return b->now_us;
     const tb_list *ahead = b->waiting.size ? &b->waiting : &b->pending;
@@ -60,6 +59,23 @@ static int64_t bounded(int64_t us)
     return us < TB_TIME_MAX / 2 ? us : TB_TIME_MAX / 2;
 }
 
+/* Deadline and linger, and the first time that matters. */
+static void fill_times(tb_batcher *b, uint32_t at, const tb_submission *record)
+{
+    tb_slot *slot = &b->slot[at];
+    slot->overdue = record->batch_timeout_us == TB_AT_ONCE;
+    slot->own = record->batch_timeout_us != 0;
+    if (slot->own) tb__own_begin(b);
+    int64_t timeout = bounded(record->timeout_us), linger = bounded(record->batch_timeout_us);
+    int64_t first = TB_TIME_MAX;
+    if (timeout > 0) {
+        slot->deadline_us = slot->submitted_us + timeout;
+        first = slot->overdue ? slot->deadline_us : slot->submitted_us + timeout / 2;
+    }
+    if (linger > 0 && slot->submitted_us + linger < first) first = slot->submitted_us + linger;
+    if (first != TB_TIME_MAX) tb__heap_push(b, at, first);
+}
+
 static void fill(tb_batcher *b, uint32_t at, const tb_submission *record, uint64_t cost)
 {
     tb_slot *slot = &b->slot[at];
@@ -70,18 +86,10 @@ static void fill(tb_batcher *b, uint32_t at, const tb_submission *record, uint64
     slot->deadline_us = TB_TIME_MAX;
     slot->seq = b->next_seq++;
     slot->heap_at = TB_NIL;
-    slot->overdue = record->batch_timeout_us == TB_AT_ONCE;
-    slot->own = record->batch_timeout_us != 0;
+    slot->overdue = slot->own = 0;
     slot->more = (record->flags & TB_MORE) != 0;
     if (b->group) b->group[at] = record->group;
-    int64_t timeout = bounded(record->timeout_us), linger = bounded(record->batch_timeout_us);
-    int64_t first = TB_TIME_MAX; /* the first time that matters */
-    if (timeout > 0) {
-        slot->deadline_us = slot->submitted_us + timeout;
-        first = slot->overdue ? slot->deadline_us : slot->submitted_us + timeout / 2;
-    }
-    if (linger > 0 && slot->submitted_us + linger < first) first = slot->submitted_us + linger;
-    if (first != TB_TIME_MAX) tb__heap_push(b, at, first);
+    if (record->timeout_us | record->batch_timeout_us) fill_times(b, at, record);
 }
 
 static void join_line(tb_batcher *b, uint32_t at)
@@ -92,9 +100,16 @@ static void join_line(tb_batcher *b, uint32_t at)
     if (!b->slot[at].more) b->waiting_calls++;
 }
 
+/* It needs a slot, and nothing else. */
+static bool is_plain(const tb_submission *record)
+{
+    return !(record->timeout_us | record->batch_timeout_us | record->group);
+}
+
 /* Memory for all that a record needs, now and when it is let in. */
 static bool reserve(tb_batcher *b, const tb_submission *record)
 {
+    if (is_plain(record) && b->free_slot != TB_NIL && !b->views_in_use) return true;
     if (!tb__slots_reserve(b)) return false;
     if ((record->timeout_us || record->batch_timeout_us > 0) && !tb__heap_reserve(&b->heap)) return false;
     if (!tb__marks_reserve(b, record->group)) return false;
@@ -112,14 +127,13 @@ tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
     if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
     int error = cost_check(b, record->cost, &cost);
     if (error == TB_ECOST) return error;
-    if (record->timeout_us < 0 || record->batch_timeout_us < TB_AT_ONCE) return TB_ETIMEOUT;
-    if (record->key >= TB_SLOTS_MAX || record->group >= TB_SLOTS_MAX) return TB_ERECORD;
+    if (!is_plain(record) && (record->timeout_us < 0 || record->batch_timeout_us < TB_AT_ONCE)) return TB_ETIMEOUT;
+    if ((record->key | record->group) >= TB_SLOTS_MAX) return TB_ERECORD; /* a power of two */
     if (record->priority != record->priority) return TB_ERECORD;
     if (error) return refuse(b, error);
     bool fits = b->waiting.size == 0 && tb__has_room(b, cost);
     if (!fits && !(record->flags & TB_MAY_WAIT)) return refuse_for_room(b);
     if (!reserve(b, record)) return TB_ENOMEM;
-    if (record->batch_timeout_us) tb__own_begin(b);
     uint32_t at = tb__slot_take(b);
     fill(b, at, record, cost);
     if (fits) enqueue(b, at);
@@ -232,7 +246,7 @@ static void make_overdue(tb_batcher *b, uint32_t at)
     slot->overdue = 1;
     if (slot->state != TB_RECORD_QUEUED) return;
     b->overdue++;
-    if (b->views_in_use & (1u << TB_VIEW_GROUPS)) tb__group_overdue(b, at);
+    if (tb__is_open(b, TB_VIEW_GROUPS)) tb__group_overdue(b, at);
 }
 
 /* One record whose deadline has come, if any. Records of which only half of the

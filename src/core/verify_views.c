@@ -108,12 +108,12 @@ const char *tb__verify_views(const tb_batcher *b)
 {
     const char *broken = NULL;
     for (uint32_t i = 0; i < TB_VIEW_KEYS && !broken; i++)
-        if (b->views_in_use & (1u << i)) broken = verify_tree(b, i);
-    if (!broken && b->views_in_use & (1u << TB_VIEW_KEYS)) broken = verify_lanes(b, &b->by_key);
-    if (!broken && b->views_in_use & (1u << TB_VIEW_GROUPS)) broken = verify_groups(b);
-    if (!broken && b->views_in_use & (1u << TB_VIEW_ORDER)) broken = verify_order(b);
+        if (tb__is_open(b, i)) broken = verify_tree(b, i);
+    if (!broken && tb__is_open(b, TB_VIEW_KEYS)) broken = verify_lanes(b, &b->by_key);
+    if (!broken && tb__is_open(b, TB_VIEW_GROUPS)) broken = verify_groups(b);
+    if (!broken && tb__is_open(b, TB_VIEW_ORDER)) broken = verify_order(b);
     CHECK(!b->group || b->config.policy != TB_POLICY_SCRIPT || b->queued == 0 ||
-              b->views_in_use & (1u << TB_VIEW_GROUPS),
+              tb__is_open(b, TB_VIEW_GROUPS),
           "with groups a script's queue has their account");
     return broken;
 }

@@ -157,41 +157,38 @@ uint32_t tb__tree_alike(const tb_batcher *b, uint32_t at)
 
 /* --- all views -------------------------------------------------------------- */
 
-static bool is_open(const tb_batcher *b, uint32_t view)
-{
-    return b->views_in_use & (1u << view);
-}
-
 /* The views that are in use can hold every slot, and their lanes this key and this group. */
 bool tb__views_reserve(tb_batcher *b, uint32_t key, uint32_t group)
 {
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++) {
         tb_view *v = &b->view[i];
-        if (!is_open(b, i) || v->capacity >= b->slots) continue;
+        if (!tb__is_open(b, i) || v->capacity >= b->slots) continue;
         if (!tb__grow((void **)&v->node, b->slots, sizeof *v->node)) return false;
         v->capacity = b->slots;
     }
-    if (is_open(b, TB_VIEW_ORDER) && !tb__order_reserve(b)) return false;
-    if (is_open(b, TB_VIEW_KEYS) && !tb__lanes_reserve(b, &b->by_key, key)) return false;
-    return !is_open(b, TB_VIEW_GROUPS) || tb__groups_reserve(b, group);
+    if (tb__is_open(b, TB_VIEW_ORDER) && !tb__order_reserve(b)) return false;
+    if (tb__is_open(b, TB_VIEW_KEYS) && !tb__lanes_reserve(b, &b->by_key, key)) return false;
+    return !tb__is_open(b, TB_VIEW_GROUPS) || tb__groups_reserve(b, group);
 }
 
 void tb__views_add(tb_batcher *b, uint32_t at)
 {
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++)
-        if (is_open(b, i)) tree_add(b, i, at);
-    if (is_open(b, TB_VIEW_KEYS)) tb__lane_add(&b->by_key, b->slot[at].key, at);
-    if (is_open(b, TB_VIEW_GROUPS)) tb__group_add(b, at);
-    if (is_open(b, TB_VIEW_ORDER)) tb__order_add(b, at);
+        if (tb__is_open(b, i)) tree_add(b, i, at);
+    if (tb__is_open(b, TB_VIEW_KEYS)) tb__lane_add(&b->by_key, b->slot[at].key, at);
+    if (tb__is_open(b, TB_VIEW_GROUPS)) tb__group_add(b, at);
+    if (tb__is_open(b, TB_VIEW_ORDER)) tb__order_add(b, at);
+    if (tb__is_open(b, TB_VIEW_LINGER)) tb__plain_enter(b, at);
 }
 
 void tb__views_remove(tb_batcher *b, uint32_t at)
 {
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++)
-        if (is_open(b, i)) tree_remove(&b->view[i], at);
-    if (is_open(b, TB_VIEW_KEYS)) tb__lane_remove(&b->by_key, b->slot[at].key, at);
-    if (is_open(b, TB_VIEW_GROUPS)) tb__group_remove(b, at);
-    if (is_open(b, TB_VIEW_ORDER)) tb__order_remove(b, at);
+        if (tb__is_open(b, i)) tree_remove(&b->view[i], at);
+    if (tb__is_open(b, TB_VIEW_KEYS)) tb__lane_remove(&b->by_key, b->slot[at].key, at);
+    if (tb__is_open(b, TB_VIEW_GROUPS)) tb__group_remove(b, at);
+    if (tb__is_open(b, TB_VIEW_ORDER)) tb__order_remove(b, at);
+    if (tb__is_open(b, TB_VIEW_LINGER)) tb__plain_leave(b, at);
 }
 
 static void lanes_free(tb_lanes *l)
@@ -207,8 +204,8 @@ void tb__views_close(tb_batcher *b, bool keep_groups)
     for (uint32_t i = 0; i < TB_VIEW_KEYS; i++) free(b->view[i].node);
     memset(b->view, 0, sizeof b->view);
     lanes_free(&b->by_key);
-    b->views_in_use &= keep_groups ? 1u << TB_VIEW_GROUPS : 0;
-    if (b->views_in_use) return;
+    b->views_in_use &= 1u << TB_VIEW_LINGER | (keep_groups ? 1u << TB_VIEW_GROUPS : 0);
+    if (tb__is_open(b, TB_VIEW_GROUPS)) return;
     lanes_free(&b->by_group);
     free(b->account);
     b->account = NULL;
@@ -238,7 +235,7 @@ static void enter_view(tb_batcher *b, uint32_t view, uint32_t at)
 
 bool tb__view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
 {
-    if (is_open(b, view) && (view != TB_VIEW_PRIORITY || aging_us == b->aging_us)) return true;
+    if (tb__is_open(b, view) && (view != TB_VIEW_PRIORITY || aging_us == b->aging_us)) return true;
     uint32_t in_use = b->views_in_use, key, group;
     largest(b, &key, &group);
     b->views_in_use |= 1u << view;

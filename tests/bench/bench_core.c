@@ -170,12 +170,12 @@ static double standing_queue_ns(uint32_t length)
 
 /* The most bytes a queued record takes, over all lengths from 10^5 to 10^6: just after
  * memory has grown it is the most. */
-static void memory(const char *name, int64_t timeout_us)
+static void memory(const char *name, int64_t timeout_us, uint32_t group)
 {
     tb_batcher *b = running();
     double empty = (double)tb_memory(b), most = 0;
     for (uint32_t n = 1; n <= 1000000; n++) {
-        tb_submission record = {.cost = 1, .timeout_us = timeout_us};
+        tb_submission record = {.cost = 1, .timeout_us = timeout_us, .group = group};
         if (tb_submit(b, &record, clock_us) <= 0) die("a record was refused");
         double each = ((double)tb_memory(b) - empty) / n;
         if (n >= 100000 && each > most) most = each;
@@ -194,7 +194,8 @@ int main(int argc, char **argv)
     standing_queue_ns(100000);
     double longest = standing_queue_ns(1000000);
     printf("queue_1000000_to_1000 %.2f\n", longest / shortest);
-    memory("bytes_per_record", 0);
-    memory("bytes_per_timed_record", 1000000000);
+    memory("bytes_per_record", 0, 0);
+    memory("bytes_per_timed_record", 1000000000, 0);
+    memory("bytes_per_timed_grouped_record", 1000000000, 1);
     return 0;
 }

@@ -79,6 +79,7 @@ local ROWS = {
   { "queue_1000000_to_1000", "cost per record, 10^6 over 10^3", "%.2f", "x", 2 },
   { "bytes_per_record", "most bytes a queued record, 10^5 to 10^6 queued", "%.0f", "B", 96 },
   { "bytes_per_timed_record", "the same, with a deadline", "%.0f", "B", 96 },
+  { "bytes_per_timed_grouped_record", "the same, with a group, too", "%.0f", "B", 96 },
   { "decision_by_cost_us", "5,000 queued, 256 picked: view by_cost", "%.0f", "us", 50 },
   { "decision_by_deadline_us", "5,000 queued, 256 picked: view by_deadline", "%.0f", "us", 50 },
   { "decision_by_priority_us", "5,000 queued, 256 picked: view by_priority", "%.0f", "us", 50 },

@@ -7,7 +7,7 @@
 # One line a room: its files in order.
 orders() {
   cat <<'END'
-core error options slots stats heap order lanes view pending batch calls form choose look queue batcher verify_views verify
+core error options slots stats heap order lanes linger view pending batch calls form choose look queue batcher verify_views verify
 ev file libev timer wake inbox sources loop
 http transfer multi request client
 script state worker jobs threads watchers callbacks protect bridge engine

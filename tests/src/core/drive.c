@@ -23,11 +23,14 @@ void drive_draw_config(drive *d, tb_config *config)
     config->max_batch_size = 1 + drive_draw(d, 5 * scale);
     config->min_batch_size = 1 + drive_draw(d, config->max_batch_size);
     config->max_queue_size = 1 + drive_draw(d, 12 * scale);
+    if (drive_draw(d, 2)) config->max_queue_size += 60; /* a bound that is not met makes nothing full */
     config->prefetch_batches = drive_draw(d, 4);
     config->max_concurrent_batches = 1 + drive_draw(d, 3);
     config->batch_timeout_us = drive_draw(d, 21);
     config->inference_timeout_us = pick(d, 1, 30, 0);
     config->max_wait_us = pick(d, 1, 25, 0);
+    config->max_abandoned_calls = (int32_t)drive_draw(d, 4) - 1;
+    config->abandon_us = drive_draw(d, 50);
     config->policy = drive_draw(d, 2);
     config->cost_model = drive_draw(d, 2);
     config->on_full = drive_draw(d, 2); /* the core only keeps it */
@@ -39,6 +42,8 @@ void drive_begin(drive *d, const tb_config *config)
     model_init(&d->m, config);
     d->now_us = clock_start_us;
     d->log_count = d->dead_count = 0;
+    d->groups = drive_draw(d, 2) ? 1 : 3;
+    d->has_own = drive_draw(d, 2) == 0;
     d->b = tb_new(config);
     DRIVE_CHECK(d, d->b != NULL, "tb_new failed");
     drive_note(d, "start(%lld)", (long long)d->now_us);
@@ -114,27 +119,32 @@ static void do_submit(drive *d)
     memset(&s, 0, sizeof s);
     s.cost = draw_cost(d);
     s.priority = drive_draw(d, 3);
-    s.key = drive_draw(d, 3);
+    s.key = drive_draw(d, MODEL_KEYS);
     if (drive_draw(d, 3) == 0) s.timeout_us = 1 + drive_draw(d, 40);
     if (drive_draw(d, 64) == 0) s.timeout_us = drive_draw(d, 2) ? -1 : (int64_t)1 << 50;
+    s.group = drive_draw(d, d->groups);
+    if (d->has_own && drive_draw(d, 3) == 0) s.batch_timeout_us = (int64_t)drive_draw(d, 40) - 1;
+    if (d->has_own && drive_draw(d, 256) == 0) s.batch_timeout_us = drive_draw(d, 2) ? -2 : INT64_MAX;
+    if (drive_draw(d, 256) == 0) *(drive_draw(d, 2) ? &s.group : &s.key) = 1u << TB_SLOT_BITS;
     s.submitted_us = draw_submitted(d);
     if (drive_draw(d, 4) < d->patience && d->m.record_count < MAX_LIVE) s.flags |= TB_MAY_WAIT;
     if (drive_draw(d, 4) == 0) s.flags |= TB_MORE;
 
     int room = tb_has_room(d->b, s.cost);
     tb_id id = tb_submit(d->b, &s, d->now_us);
-    drive_note(d, "submit(cost %g, timeout %lld, submitted %lld, flags %u, %lld) = %.0f", s.cost,
-               (long long)s.timeout_us, (long long)s.submitted_us, s.flags, (long long)d->now_us,
-               id);
+    drive_note(d, "submit(cost %g, timeout %lld, linger %lld, submitted %lld, key %u, group %u, flags %u, %lld) = %.0f",
+               s.cost, (long long)s.timeout_us, (long long)s.batch_timeout_us, (long long)s.submitted_us, s.key,
+               s.group, s.flags, (long long)d->now_us, id);
     DRIVE_CHECK(d, model_find_record(&d->m, id) == d->m.record_count, "the id is in use");
     for (uint32_t i = 0; i < d->dead_count && i < DRIVE_DEAD; i++)
         DRIVE_CHECK(d, d->dead[i] != id, "the id is used again");
     int error = model_submit(&d->m, &s, id, d->now_us);
-    if (error == TB_ECOST && s.timeout_us < 0 && id == TB_ETIMEOUT) error = TB_ETIMEOUT; /* both */
     DRIVE_CHECK(d, error ? id == error : id > 0 && id < 9007199254740992.0 && floor(id) == id,
                 "the answer must be %d", error);
     int queued = !error && d->m.records[d->m.record_count - 1].state == TB_RECORD_QUEUED;
-    DRIVE_CHECK(d, room == queued || error == TB_ETIMEOUT, "tb_has_room was %d", room);
+    DRIVE_CHECK(d, room == queued || error == TB_ETIMEOUT || error == TB_ERECORD, "tb_has_room was %d", room);
+    d->seen.groups += !error && s.group > 0;
+    d->seen.own += !error && s.batch_timeout_us != 0;
     d->seen.submit_errors[-error]++;
 }
 
@@ -195,6 +205,49 @@ static void do_retry(drive *d)
     drive_note(d, "batch_retry(%.0f, %lld) = %d", id, (long long)now_us, got);
     int must = model_retry(&d->m, id, now_us);
     DRIVE_CHECK(d, got == must, "the answer must be %d", must);
+}
+
+/* Some of a batch's records; at times one that is not of it. */
+static void do_half(drive *d)
+{
+    int64_t now_us = draw_now(d);
+    tb_id batch = draw_batch(d), ids[4];
+    uint32_t n = drive_draw(d, 4);
+    for (uint32_t i = 0, from = 0; i < n; i++) {
+        while (from < d->m.record_count && d->m.records[from].batch != batch) from++;
+        ids[i] = from < d->m.record_count && drive_draw(d, 8) ? d->m.records[from++].id : draw_record(d);
+    }
+    tb_batch out = {.cost = 77}, must = {.cost = 77};
+    int got = tb_batch_half(d->b, batch, ids, n, &out, now_us);
+    int expected = model_half(&d->m, batch, ids, n, &must, now_us);
+    drive_note(d, "batch_half(%.0f, %u records, %lld) = %d", batch, n, (long long)now_us, got);
+    DRIVE_CHECK(d, got == expected, "the answer must be %d", expected);
+    DRIVE_CHECK(d,
+                out.cost == must.cost && out.sum == must.sum && out.largest == must.largest && out.size == must.size &&
+                    out.started_us == must.started_us && out.deadline_us == must.deadline_us,
+                "the half is described wrongly");
+}
+
+static void do_call_ended(drive *d)
+{
+    int64_t now_us = draw_now(d);
+    tb_id id = draw_batch(d);
+    if (d->m.call_count > 0 && drive_draw(d, 8) != 0) id = d->m.calls[drive_draw(d, d->m.call_count)].id;
+    int got = tb_call_ended(d->b, id, now_us), must = model_call_ended(&d->m, id, now_us);
+    drive_note(d, "call_ended(%.0f, %lld) = %d", id, (long long)now_us, got);
+    DRIVE_CHECK(d, got == must, "the answer must be %d", must);
+    d->seen.ended += got == TB_OK;
+}
+
+static void do_key_alone(drive *d)
+{
+    int64_t now_us = draw_now(d);
+    uint32_t key = 1 + drive_draw(d, MODEL_KEYS - 1);
+    int on = drive_draw(d, 3) == 0, got = tb_key_alone(d->b, key, on, now_us);
+    drive_note(d, "key_alone(%u, %d, %lld) = %d", key, on, (long long)now_us, got);
+    DRIVE_CHECK(d, got == TB_OK, "the answer must be %d", TB_OK);
+    d->seen.lone += on;
+    model_key_alone(&d->m, key, on, now_us);
 }
 
 static void do_set(drive *d)
@@ -279,14 +332,15 @@ void drive_step(drive *d)
         do_submit,       do_submit, do_submit,  do_submit,  do_submit,  do_submit,
         do_submit_check, do_cancel, drive_turn, drive_turn, drive_turn, do_settle,
         do_finish,       do_finish, do_time,    do_time};
-    static void (*const rare[])(drive *) = {do_retry, do_set,   do_flush,
-                                            do_stop,  do_start, do_cancel};
+    static void (*const rare[])(drive *) = {do_retry,      do_set,  do_flush,     do_stop, do_start, do_cancel,
+                                            do_call_ended, do_half, do_key_alone};
+    if (d->m.call_count > MODEL_CALLS / 2) do_call_ended(d); /* more do not change what can happen */
     tb_id ids[MODEL_RECORDS];
     uint32_t n = d->m.record_count;
     for (uint32_t i = 0; i < n; i++) ids[i] = d->m.records[i].id;
 
     uint32_t what = drive_draw(d, 20);
-    if (what == 19) rare[drive_draw(d, 6)](d);
+    if (what == 19) rare[drive_draw(d, sizeof rare / sizeof *rare)](d);
     else if (d->m.state == TB_STOPPED && what > 8) do_start(d);
     else if (what == 18) drive_form(d);
     else if (what >= 16) drive_poll(d);

@@ -10,7 +10,7 @@
 
 #include "model.h"
 
-enum { DRIVE_DEAD = 32, DRIVE_LOG = 40, DRIVE_LINE = 160, DRIVE_KINDS = 8, DRIVE_ERRORS = 12 };
+enum { DRIVE_DEAD = 32, DRIVE_LOG = 40, DRIVE_LINE = 160, DRIVE_KINDS = 8, DRIVE_ERRORS = 14 };
 
 /* How often what happened, to see that a run has been everywhere. */
 typedef struct drive_seen {
@@ -19,6 +19,7 @@ typedef struct drive_seen {
     double submit_errors[DRIVE_ERRORS];      /* by -error */
     double check_errors[DRIVE_ERRORS];       /* by -error */
     double cancelled[TB_RECORD_RUNNING + 1]; /* by enum tb_record_state */
+    double held, ended, lone, groups, own; /* of R5, R7, F1, F3 */
     double cuts, dissolved, oversize, late_turns, needless_turns, drained_by_abandoning;
 } drive_seen;
 
@@ -30,6 +31,8 @@ typedef struct drive {
     void *source;
     const char *label; /* printed on failure: how to run this again */
     uint32_t patience; /* of 4 submissions, so many may wait */
+    uint32_t groups;   /* that submissions are drawn from; 1: none */
+    int has_own;       /* records have lingers of their own */
     tb_id dead[DRIVE_DEAD];
     uint32_t dead_count;
     int polled_all; /* the last tb_poll() had less than its maximum */

@@ -24,10 +24,11 @@ static void print_config(const tb_config *c)
 {
     fprintf(stderr,
             "  target %.0f size %u..%u queue %u cost %.0f prefetch %u slots %u timeout %lld "
-            "inference %lld max_wait %lld policy %u model %u oversize %u\n",
+            "inference %lld abandoned %d for %lld max_wait %lld policy %u model %u oversize %u\n",
             c->target_batch_cost, c->min_batch_size, c->max_batch_size, c->max_queue_size,
             c->max_queue_cost, c->prefetch_batches, c->max_concurrent_batches,
-            (long long)c->batch_timeout_us, (long long)c->inference_timeout_us,
+            (long long)c->batch_timeout_us, (long long)c->inference_timeout_us, c->max_abandoned_calls,
+            (long long)c->abandon_us,
             (long long)c->max_wait_us, c->policy, c->cost_model, c->on_oversize);
 }
 
@@ -82,6 +83,7 @@ static void compare_stats(drive *d)
     SAME(total_batch_records), SAME(total_batch_cost), SAME(queue_size), SAME(queue_cost);
     SAME(waiting_submits), SAME(prefetched_records), SAME(running_batches), SAME(running_records);
     SAME(busy_us), SAME(idle_us), SAME(padded_cost), SAME(sum_cost);
+    SAME(oldest_queued_us), SAME(oldest_running_us), SAME(abandoned_calls);
     if (!d->m.cuts_stale) SAME(prefetched_batches);
 #undef SAME
     for (int i = 0; i < TB_REASONS; i++)
@@ -128,6 +130,9 @@ void drive_compare(drive *d)
         const model_record *r = &d->m.records[i];
         int state = tb_record_state(d->b, r->id);
         DRIVE_CHECK(d, state == r->state, "record %.0f is %d, must be %d", r->id, state, r->state);
+        int64_t deadline_us = r->timeout_us ? r->deadline_us : TB_NEVER_US;
+        DRIVE_CHECK(d, tb_record_deadline(d->b, r->id) == deadline_us || r->timeout_us > (int64_t)1 << 49,
+                    "the deadline of record %.0f is not %lld", r->id, (long long)deadline_us);
     }
     for (uint32_t i = 0; i < d->dead_count && i < DRIVE_DEAD; i++) {
         int state = tb_record_state(d->b, d->dead[i]);
@@ -153,6 +158,7 @@ void drive_check_batch(drive *d, tb_id batch, uint32_t size, uint32_t reason)
     same(d, "batch.sum", read.sum, expected.sum);
     same(d, "batch.largest", read.largest, expected.largest);
     same(d, "batch.started_us", (double)read.started_us, (double)expected.started_us);
+    same(d, "batch.group", read.group, expected.group);
     same(d, "batch.deadline_us", (double)read.deadline_us, (double)expected.deadline_us);
     DRIVE_CHECK(d, size == 1 || read.cost <= d->m.config.target_batch_cost,
                 "F1: %g is over the budget", read.cost);
@@ -166,6 +172,7 @@ int drive_poll(drive *d)
     tb_event events[4];
     uint32_t max = 1 + drive_draw(d, 4), n = tb_poll(d->b, events, max, d->now_us);
     model_clock(&d->m, d->now_us);
+    model_release(&d->m);
     drive_note(d, "poll(max %u, %lld) = %u", max, (long long)d->now_us, n);
     DRIVE_CHECK(d, n <= max, "%u events for a maximum of %u", n, max);
     for (uint32_t i = 0; i < n; i++) {
@@ -178,6 +185,7 @@ int drive_poll(drive *d)
         if (events[i].kind == TB_EVENT_BATCH_STOPPED && records == 0)
             d->seen.drained_by_abandoning += batches > 0;
     }
+    d->seen.held += model_held(&d->m);
     uint32_t pending = model_pending(&d->m);
     DRIVE_CHECK(d, n == max || pending == 0, "an event of kind %u was not reported", pending);
     d->polled_all = n < max;
@@ -193,13 +201,14 @@ static int drive_poll_all(drive *d)
     return n;
 }
 
-/* Whether half a timeout (F3) makes the queue due before tb_poll() has seen that time
+/* Whether half a timeout, or a linger of its own (F3) makes the queue due before tb_poll() has seen that time
  * pass is left open: a turn polls first. */
 static int half_a_timeout_passed(const drive *d)
 {
     for (uint32_t i = model_first_unsent(&d->m); i < d->m.record_count; i++) {
         const model_record *r = &d->m.records[i];
         if (r->timeout_us && r->submitted_us + r->timeout_us / 2 <= d->m.now_us) return 1;
+        if (r->linger_us && model_lingers_until(&d->m, r) <= d->m.now_us) return 1;
     }
     return 0;
 }

@@ -21,7 +21,7 @@ void model_init(model *m, const tb_config *config)
 void model_clock(model *m, int64_t now_us)
 {
     if (now_us <= m->now_us) return;
-    double slots = m->config.max_concurrent_batches, busy = m->batch_count;
+    double slots = m->config.max_concurrent_batches, busy = m->batch_count + model_held(m);
     double passed_us = (double)(now_us - m->now_us);
     if (m->state != TB_STOPPED) {
         m->stats.busy_us += busy * passed_us;
@@ -39,6 +39,7 @@ int model_start(model *m, int64_t now_us)
     m->now_us = now_us; /* the clock may start anew */
     m->stop_us = model_forever;
     m->last_submitted_us = 0;
+    m->was_refused = 0;
     return TB_OK;
 }
 
@@ -57,11 +58,61 @@ void model_flush(model *m, int64_t now_us)
         if (model_in_line(&m->records[i])) m->records[i].flushed = 1;
 }
 
+/* --- Calls that go on (R5) ---------------------------------------------- */
+
+/* While fewer than so many go on without a slot, those that hold one give it back. */
+static void review_calls(model *m)
+{
+    for (uint32_t i = 0; i < m->call_count; i++) {
+        int64_t free_calls = (int64_t)m->call_count - model_held(m), limit = m->config.max_abandoned_calls;
+        if (limit == TB_NO_LIMIT || free_calls < limit) m->calls[i].is_held = 0;
+    }
+}
+
+static void forget_call(model *m, uint32_t i)
+{
+    memmove(&m->calls[i], &m->calls[i + 1], (m->call_count - i - 1) * sizeof *m->calls);
+    m->call_count--;
+    review_calls(m);
+}
+
+int model_call_ended(model *m, tb_id batch, int64_t now_us)
+{
+    model_clock(m, now_us);
+    for (uint32_t i = 0; i < m->call_count; i++) {
+        if (m->calls[i].id != batch) continue;
+        forget_call(m, i);
+        return TB_OK;
+    }
+    return TB_ENOENT;
+}
+
+static void abandon(model *m, tb_id batch, int may_hold)
+{
+    int64_t free_calls = (int64_t)m->call_count - model_held(m), limit = m->config.max_abandoned_calls;
+    int hold = may_hold && limit != TB_NO_LIMIT && free_calls >= limit;
+    m->calls[m->call_count++] = (model_call){batch, model_later(m->now_us, m->config.abandon_us), hold};
+}
+
+void model_release(model *m)
+{
+    for (uint32_t i = 0; i < m->call_count; i++)
+        if (m->state != TB_STOPPED && m->calls[i].until_us <= m->now_us) m->calls[i].is_held = 0;
+}
+
+void model_key_alone(model *m, uint32_t key, int on, int64_t now_us)
+{
+    model_clock(m, now_us);
+    if (m->lone[key] != on) m->cuts_stale = 1;
+    m->lone[key] = on;
+}
+
 void model_set(model *m, const tb_config *config, int64_t now_us)
 {
     model_clock(m, now_us);
     m->config = *config;
     m->cuts_stale = 1;
+    review_calls(m);
 }
 
 /* --- Records ----------------------------------------------------------- */
@@ -89,11 +140,13 @@ int model_submit(model *m, const tb_submission *s, tb_id id, int64_t now_us)
     model_clock(m, now_us);
     int error = cost_answer(m, s->cost);
     if (m->state != TB_RUNNING) return TB_ENOTRUNNING;
-    if (error != TB_ECOST && s->timeout_us < 0) return TB_ETIMEOUT;
+    if (error != TB_ECOST && (s->timeout_us < 0 || s->batch_timeout_us < TB_AT_ONCE)) return TB_ETIMEOUT;
+    if (error != TB_ECOST && (s->key >= 1u << TB_SLOT_BITS || s->group >= 1u << TB_SLOT_BITS)) return TB_ERECORD;
     int full = !error && room_answer(m, model_count_state(m, TB_RECORD_QUEUED), model_queue_cost(m),
                                      s->cost) == TB_EFULL;
     if (full && !(s->flags & TB_MAY_WAIT)) error = TB_EFULL;
     m->stats.total_rejected += error == TB_EFULL || error == TB_EOVERSIZE;
+    m->was_refused |= error == TB_EFULL;
     if (error) return error;
     m->stats.total_submitted += !full;
 
@@ -103,6 +156,9 @@ int model_submit(model *m, const tb_submission *s, tb_id id, int64_t now_us)
     r->cost = ceil(s->cost);
     r->state = full ? TB_RECORD_WAITING : TB_RECORD_QUEUED;
     r->flags = s->flags;
+    r->key = s->key;
+    r->group = s->group;
+    r->linger_us = s->batch_timeout_us;
     r->submitted_us = s->submitted_us ? s->submitted_us : m->now_us;
     if (r->submitted_us < m->last_submitted_us) r->submitted_us = m->last_submitted_us;
     m->last_submitted_us = r->submitted_us;
@@ -118,12 +174,19 @@ int model_submit_check(model *m, const double *costs, uint32_t n, uint32_t flags
     if (m->state != TB_RUNNING) return TB_ENOTRUNNING;
     for (*culprit = 0; *culprit < n; ++*culprit)
         if ((error = cost_answer(m, costs[*culprit]))) break;
+    double all = 0;
+    for (uint32_t i = 0; !error && !(flags & TB_MAY_WAIT) && i < n; i++) {
+        *culprit = i;
+        if (!model_has_room(m, i, all, ceil(costs[i]))) error = TB_ETOOLARGE;
+        all += ceil(costs[i]);
+    }
     for (uint32_t i = 0; !error && !(flags & TB_MAY_WAIT) && i < n; i++) {
         *culprit = i;
         error = room_answer(m, size++, sum, costs[i]);
         sum += ceil(costs[i]);
     }
-    if (error == TB_EFULL || error == TB_EOVERSIZE) m->stats.total_rejected += n;
+    m->was_refused |= error == TB_EFULL;
+    if (error == TB_EFULL || error == TB_EOVERSIZE || error == TB_ETOOLARGE) m->stats.total_rejected += n;
     return error;
 }
 
@@ -196,6 +259,27 @@ int model_retry(model *m, tb_id batch, int64_t now_us)
     return TB_OK;
 }
 
+int model_half(model *m, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *out, int64_t now_us)
+{
+    model_clock(m, now_us);
+    uint32_t at = model_find_batch(m, batch);
+    if (at == m->batch_count) return TB_ENOENT;
+    tb_batch half = {.started_us = m->batches[at].started_us, .deadline_us = TB_NEVER_US, .size = n};
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t found = model_find_record(m, ids[i]);
+        if (found == m->record_count || m->records[found].batch != batch) return TB_ENOENT;
+        const model_record *r = &m->records[found];
+        half.sum += r->cost;
+        half.largest = fmax(half.largest, r->cost);
+        half.group = r->group;
+        if (r->timeout_us && (half.deadline_us == TB_NEVER_US || r->deadline_us < half.deadline_us))
+            half.deadline_us = r->deadline_us;
+    }
+    half.cost = m->batches[at].cost_model == TB_COST_PADDED ? n * half.largest : half.sum;
+    *out = half;
+    return model_retry(m, batch, now_us);
+}
+
 void model_dispatch(model *m, uint32_t size, uint32_t reason, tb_id id, tb_batch *out)
 {
     int64_t timeout_us = m->config.inference_timeout_us, deadline_us = model_forever;
@@ -216,7 +300,9 @@ void model_dispatch(model *m, uint32_t size, uint32_t reason, tb_id id, tb_batch
     out->started_us = m->now_us;
     out->deadline_us = deadline_us == model_forever ? TB_NEVER_US : deadline_us;
     out->cost = model_batch_cost(m, size, out->sum, out->largest);
-    m->batches[m->batch_count++] = (model_batch){id, m->now_us, timeout_us, times_out_us};
+    out->group = m->records[from].group;
+    m->batches[m->batch_count++] = (model_batch){id, m->now_us, timeout_us, times_out_us, m->config.cost_model};
+    m->was_refused = 0;
 
     tally(&m->batch_size, size);
     tally(&m->batch_cost, out->cost);
@@ -249,7 +335,7 @@ void model_make_room(model *m)
 {
     uint32_t first = model_first_in(m, TB_RECORD_WAITING);
     double size = model_count_state(m, TB_RECORD_QUEUED), sum = model_queue_cost(m);
-    if (first == m->record_count || m->batch_count < m->config.max_concurrent_batches) return;
+    if (first == m->record_count || m->batch_count + model_held(m) < m->config.max_concurrent_batches) return;
     if (!model_has_room(m, size, sum, m->records[first].cost)) model_cut(m);
 }
 
@@ -263,6 +349,7 @@ static const char *stopped(model *m, const tb_event *event)
     if (event->kind == TB_EVENT_BATCH_STOPPED) {
         if (batch == m->batch_count) return "stopped a batch that is none";
         end_batch(m, batch, TB_FAILED);
+        abandon(m, event->id, 0);
     } else if (event->kind == TB_EVENT_STOPPED) {
         if (record != queued || queued >= waiting) return "stopped a record out of order";
         settle(m, record, &m->stats.total_failed);
@@ -288,6 +375,7 @@ const char *model_event(model *m, const tb_event *event, int64_t now_us)
         if (pending == TB_EVENT_BATCH_TIMED_OUT && m->batches[batch].times_out_us > m->now_us)
             return "the batch has not timed out";
         end_batch(m, batch, TB_FAILED);
+        abandon(m, event->id, pending == TB_EVENT_BATCH_TIMED_OUT);
     } else if (pending == TB_EVENT_EXPIRED) {
         if (record == m->record_count) return "no such record";
         if (m->records[record].state == TB_RECORD_RUNNING) return "a running record expired";
@@ -301,6 +389,7 @@ const char *model_event(model *m, const tb_event *event, int64_t now_us)
     } else {
         if (event->id != 0) return "drained has no id";
         m->state = TB_STOPPED;
+        for (uint32_t i = 0; i < m->call_count; i++) m->calls[i].is_held = 0;
     }
     return NULL;
 }

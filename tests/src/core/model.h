@@ -11,22 +11,31 @@
 
 #include "tokenbatcher.h"
 
-enum { MODEL_RECORDS = 512, MODEL_BATCHES = 16 };
+enum { MODEL_RECORDS = 512, MODEL_BATCHES = 16, MODEL_KEYS = 4, MODEL_CALLS = 64 };
 
 typedef struct model_record {
     tb_id id;
     tb_id batch; /* while it runs */
     double cost;
     int64_t submitted_us, timeout_us, deadline_us;
-    int state; /* enum tb_record_state */
-    uint32_t flags;
+    int64_t linger_us; /* of its own; 0: none */
+    int state;         /* enum tb_record_state */
+    uint32_t flags, key, group;
     int flushed;
 } model_record;
 
 typedef struct model_batch {
     tb_id id;
     int64_t started_us, inference_timeout_us, times_out_us;
+    uint32_t cost_model;
 } model_batch;
+
+/* R5: a call that goes on after its batch. */
+typedef struct model_call {
+    tb_id id;
+    int64_t until_us;
+    int is_held;
+} model_call;
 
 /* What is exact in a histogram. */
 typedef struct model_tally {
@@ -41,6 +50,10 @@ typedef struct model {
     uint32_t record_count;
     model_batch batches[MODEL_BATCHES];
     uint32_t batch_count, cut_batches;
+    model_call calls[MODEL_CALLS]; /* in the order in which they were abandoned */
+    uint32_t call_count;
+    int lone[MODEL_KEYS]; /* R7, by key */
+    int was_refused;      /* F2: someone, for room, since the last dispatch */
     int cuts_stale; /* a record behind or in the cuts is gone: form will cut anew */
     tb_stats stats; /* the counters; model_stats() adds what is derived */
     model_tally wait, service, latency, batch_size, batch_cost;
@@ -62,6 +75,11 @@ int model_cancel(model *m, tb_id id, int64_t now_us);
 int model_settle(model *m, tb_id id, int outcome, int64_t now_us);
 int model_finish(model *m, tb_id batch, int outcome, int64_t now_us);
 int model_retry(model *m, tb_id batch, int64_t now_us);
+int model_half(model *m, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *out, int64_t now_us);
+int model_call_ended(model *m, tb_id batch, int64_t now_us);
+void model_key_alone(model *m, uint32_t key, int on, int64_t now_us);
+/* tb_poll() begins: slots held for long enough are free. */
+void model_release(model *m);
 
 /* Do what the core reported. NULL, or what is wrong with it. */
 const char *model_event(model *m, const tb_event *event, int64_t now_us);
@@ -100,6 +118,8 @@ uint32_t model_first_in(const model *m, int state);
 uint32_t model_first_unsent(const model *m);
 uint32_t model_find_record(const model *m, tb_id id);
 uint32_t model_find_batch(const model *m, tb_id id);
+uint32_t model_held(const model *m);
+int64_t model_lingers_until(const model *m, const model_record *r);
 int model_has_room(const model *m, double size, double sum, double cost);
 double model_batch_cost(const model *m, double size, double sum, double largest);
 int64_t model_next_deadline(const model *m);

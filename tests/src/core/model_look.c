@@ -59,6 +59,19 @@ uint32_t model_find_batch(const model *m, tb_id id)
     return i;
 }
 
+uint32_t model_held(const model *m)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m->call_count; i++) n += m->calls[i].is_held != 0;
+    return n;
+}
+
+/* F1, R7: may both be in one batch? */
+static int may_share(const model *m, const model_record *a, const model_record *b)
+{
+    return a->group == b->group && !m->lone[a->key] && !m->lone[b->key];
+}
+
 int model_has_room(const model *m, double size, double sum, double cost)
 {
     if (size == 0) return 1;
@@ -79,6 +92,10 @@ static uint32_t prefix(const model *m, uint32_t from, int *full)
     *full = 0;
     for (uint32_t i = from; i < m->record_count && model_in_line(&m->records[i]) && !*full; i++) {
         double cost = m->records[i].cost;
+        if (n > 0 && !may_share(m, &m->records[from], &m->records[i])) {
+            *full = 1;
+            break;
+        }
         if (n > 0 && model_batch_cost(m, n + 1, sum + cost, fmax(largest, cost)) > target) {
             *full = 1;
             break;
@@ -86,22 +103,31 @@ static uint32_t prefix(const model *m, uint32_t from, int *full)
         n++;
         sum += cost;
         largest = fmax(largest, cost);
-        *full = n == m->config.max_batch_size ||
+        *full = n == m->config.max_batch_size || m->lone[m->records[from].key] ||
                 model_batch_cost(m, n + 1, sum + 1, fmax(largest, 1)) > target;
     }
     return n;
 }
 
+/* F3: until when a record would be waited with; its own linger counts, if it has one. */
+int64_t model_lingers_until(const model *m, const model_record *r)
+{
+    int64_t linger_us = r->linger_us ? r->linger_us : m->config.batch_timeout_us;
+    int64_t until_us = model_later(r->submitted_us, linger_us);
+    if (r->linger_us == TB_AT_ONCE) return 0;
+    if (!m->config.max_wait_us) return until_us;
+    return model_earlier(until_us, model_later(r->submitted_us, m->config.max_wait_us));
+}
+
 /* F3: when the queue is due; 0 if at once. */
 static int64_t due_us(const model *m)
 {
-    int64_t linger_us = m->config.batch_timeout_us, due = model_forever;
-    if (m->config.max_wait_us) linger_us = model_earlier(linger_us, m->config.max_wait_us);
+    int64_t due = model_forever;
     for (uint32_t i = 0; i < m->record_count; i++) {
         const model_record *r = &m->records[i];
         if (!model_in_line(r)) continue;
         if (r->flushed || m->state == TB_DRAINING) return 0;
-        due = model_earlier(due, model_later(r->submitted_us, linger_us));
+        due = model_earlier(due, model_lingers_until(m, r));
         if (r->timeout_us)
             due = model_earlier(due, model_later(r->submitted_us, r->timeout_us / 2));
     }
@@ -126,7 +152,21 @@ int64_t model_next_batch_timeout(const model *m)
 
 static int slot_is_idle(const model *m)
 {
-    return m->state != TB_STOPPED && m->batch_count < m->config.max_concurrent_batches;
+    return m->state != TB_STOPPED && m->batch_count + model_held(m) < m->config.max_concurrent_batches;
+}
+
+/* F2: the queue can take no more. A decision finds cuts that lost somebody dissolved. */
+static int is_bounded(const model *m)
+{
+    uint32_t first = model_first_in(m, TB_RECORD_WAITING);
+    double size = 0, sum = 0;
+    for (uint32_t i = 0; i < m->record_count; i++) {
+        size += model_in_line(&m->records[i]);
+        sum += model_in_line(&m->records[i]) ? m->records[i].cost : 0;
+    }
+    if (size == 0) return 0;
+    if (m->was_refused || size >= m->config.max_queue_size) return 1;
+    return first < m->record_count && !model_has_room(m, size, sum, m->records[first].cost);
 }
 
 uint32_t model_decide(const model *m, uint32_t *reason)
@@ -135,7 +175,7 @@ uint32_t model_decide(const model *m, uint32_t *reason)
     uint32_t n = prefix(m, model_first_unsent(m), &full);
     int eager = m->config.policy == TB_POLICY_EAGER;
     if (!slot_is_idle(m) || n == 0 || model_next_deadline(m) <= m->now_us) return 0;
-    if (full) *reason = TB_REASON_FULL;
+    if (full || is_bounded(m)) *reason = TB_REASON_FULL;
     else if (m->state == TB_DRAINING) *reason = TB_REASON_DRAIN;
     else if (eager && n >= m->config.min_batch_size) *reason = TB_REASON_IDLE;
     else if (due_us(m) <= m->now_us) *reason = TB_REASON_TIMEOUT;
@@ -190,6 +230,8 @@ int64_t model_next(const model *m)
 {
     uint32_t batches, cut, reason;
     int64_t next = model_earlier(model_next_batch_timeout(m), model_next_deadline(m));
+    for (uint32_t i = 0; i < m->call_count; i++)
+        if (m->calls[i].is_held) next = model_earlier(next, m->calls[i].until_us);
     if (m->state == TB_DRAINING) next = model_earlier(next, m->stop_us);
     if (model_pending(m) || model_decide(m, &reason)) return m->now_us;
     if (slot_is_idle(m)) next = model_earlier(next, due_us(m));
@@ -218,6 +260,11 @@ void model_stats(const model *m, tb_stats *out)
     for (uint32_t i = 0; i < m->record_count; i++)
         out->waiting_submits +=
             m->records[i].state == TB_RECORD_WAITING && !(m->records[i].flags & TB_MORE);
+    uint32_t unsent = model_first_unsent(m);
+    if (unsent < m->record_count) out->oldest_queued_us = (double)(m->now_us - m->records[unsent].submitted_us);
+    for (uint32_t i = 0; i < m->batch_count; i++)
+        out->oldest_running_us = fmax(out->oldest_running_us, (double)(m->now_us - m->batches[i].started_us));
+    out->abandoned_calls = m->call_count;
     summary(&m->wait, &out->wait_us);
     summary(&m->service, &out->service_us);
     summary(&m->latency, &out->latency_us);

@@ -113,6 +113,16 @@ static void set_in_spite(tb_batcher *b, const tb_config *config, int64_t now_us)
     assert_int_equal(tb_set(b, config, now_us), TB_OK);
 }
 
+static void key_alone_in_spite(tb_batcher *b, uint32_t key, int64_t now_us)
+{
+    snapshot before = look(b, now_us);
+    int error = tb_key_alone(b, key, 1, now_us);
+    if (error == TB_OK) return;
+    assert_int_equal(error, TB_ENOMEM);
+    assert_unchanged(b, &before, now_us);
+    assert_int_equal(tb_key_alone(b, key, 1, now_us), TB_OK);
+}
+
 /* A turn that cannot fail, whatever memory there is; how many records went. */
 static uint32_t turn_and_finish(tb_batcher *b, int64_t now_us)
 {
@@ -143,8 +153,14 @@ static double story(void)
     for (int i = 0; i < STORY_RECORDS; i++) {
         tb_submission record = {.cost = i % 7, .flags = TB_MAY_WAIT};
         if (i % 3 == 0) record.timeout_us = 1000000 + i;
+        if (i % 5 == 0) record.batch_timeout_us = 2000000 + i;
+        if (i == 1500) key_alone_in_spite(b, 3000, now_us);
+        record.group = i < 1000 ? 0 : 7; /* the first that has one, when there are many */
         submit_in_spite(b, &record, now_us);
     }
+    config.policy = TB_POLICY_SCRIPT; /* needs the account of groups */
+    set_in_spite(b, &config, now_us);
+    config.policy = TB_POLICY_FIFO;
     config.max_concurrent_batches = 100;
     config.prefetch_batches = 300;
     set_in_spite(b, &config, now_us);

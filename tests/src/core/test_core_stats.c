@@ -259,6 +259,27 @@ static void memory_per_record(void **state)
     rig_end(r);
 }
 
+/* Just after memory has grown it is the most: looked at after each record. */
+static void memory_of_all_at_once(void **state)
+{
+    (void)state;
+    tb_config config;
+    tb_config_init(&config);
+    config.max_queue_size = 10000000;
+    config.target_batch_cost = 1e15;
+    config.max_batch_size = 1000000;
+    rig *r = rig_start(&config);
+    tb_submission record = {.cost = 1, .timeout_us = 1000000000, .batch_timeout_us = 100000000, .group = 1};
+    double empty = (double)tb_memory(r->b), most = 0;
+    for (uint32_t n = 1; n <= 600000; n++) {
+        assert_true(submit(r, record) > 0);
+        double each = ((double)tb_memory(r->b) - empty) / n;
+        if (n >= 100000 && each > most) most = each;
+    }
+    assert_true(most <= 96);
+    rig_end(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,6 +293,8 @@ int main(void)
         TEST("stats: what counts at dispatch", counters_of_dispatch),
         TEST("memory: a queued record takes at most 96 bytes, with a deadline too",
              memory_per_record),
+        TEST("memory: and with a deadline, a linger of its own and a group at once, at any length",
+             memory_of_all_at_once),
     };
     return cmocka_run_group_tests_name("stats", tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-enum { OPS = 300000, OPS_PER_RUN = 3000, BUDGET_RECORDS = 1000000 };
+enum { OPS = 1000000, OPS_PER_RUN = 3000, BUDGET_RECORDS = 1000000 };
 
 static uint64_t first_seed = 20240229;
 static uint64_t op_count = OPS;
@@ -49,6 +49,8 @@ static void print_seen(const drive_seen *s)
            "%.0f\n",
            s->reasons[0], s->reasons[1], s->reasons[2], s->reasons[3], s->oversize, s->cuts,
            s->dissolved);
+    printf("  groups %.0f, own lingers %.0f, keys alone %.0f, slots held %.0f, calls ended %.0f\n", s->groups,
+           s->own, s->lone, s->held, s->ended);
     printf("  turns asked for by tb_next %.0f, of them needless %.0f\n", s->late_turns,
            s->needless_turns);
 }
@@ -64,6 +66,8 @@ static void assert_seen(const drive_seen *s)
         assert_true(s->submit_errors[-error] > 0);
         if (error != TB_ETIMEOUT) assert_true(s->check_errors[-error] > 0);
     }
+    assert_true(s->submit_errors[-TB_ERECORD] > 0 && s->check_errors[-TB_ETOOLARGE] > 0);
+    assert_true(s->groups > 0 && s->own > 0 && s->lone > 0 && s->held > 0 && s->ended > 0);
     for (int state = TB_RECORD_WAITING; state <= TB_RECORD_RUNNING; state++)
         assert_true(s->cancelled[state] > 0);
     assert_true(s->oversize > 0 && s->cuts > 0 && s->dissolved > 0 && s->drained_by_abandoning > 0);

@@ -72,6 +72,67 @@ static void compare_keys(const tb_batcher *b, uint32_t size)
     assert_int_equal(seen, size);
 }
 
+static int lone[9]; /* by key */
+
+/* F2 for one group, in the words of the rule. */
+static int fills(const tb_config *c, double size, double sum, double largest, int has_lone)
+{
+    double cost = c->cost_model == TB_COST_PADDED ? size * largest : sum;
+    double with_one_more = c->cost_model == TB_COST_PADDED ? (size + 1) * fmax(largest, 1) : sum + 1;
+    if (size == 0) return 0;
+    return has_lone || size >= c->max_batch_size || (size > 1 && cost > c->target_batch_cost) ||
+           with_one_more > c->target_batch_cost;
+}
+
+static void compare_groups(tb_batcher *b, const tb_queue *queue)
+{
+    uint32_t seen = 0, full = 0, due = 0;
+    tb_config config;
+    tb_look_at at;
+    tb_get(b, &config);
+    for (double group = tb_groups_first(b); group >= 0; group = tb_groups_next(b, (uint32_t)group)) {
+        uint32_t previous = 0;
+        double n = 0, sum = 0, largest = 0;
+        int has_lone = 0;
+        for (uint32_t i = tb_group_first(b, (uint32_t)group); i; i = tb_group_next(b, i), seen++, n++) {
+            assert_int_equal(tb_look(b, i, &at), TB_OK);
+            assert_true(at.group == group && i > previous);
+            previous = i;
+            sum += at.cost;
+            largest = fmax(largest, at.cost);
+            has_lone |= lone[(int)at.key];
+        }
+        assert_true(n > 0);
+        assert_int_equal(tb_group_full(b, (uint32_t)group), fills(&config, n, sum, largest, has_lone));
+        full += (uint32_t)tb_group_full(b, (uint32_t)group);
+        due += (uint32_t)tb_group_due(b, (uint32_t)group);
+    }
+    assert_int_equal(seen, queue->size);
+    assert_int_equal(queue->is_full, full > 0 || queue->is_bounded);
+    assert_int_equal(queue->is_due, due > 0);
+    assert_int_equal(tb_group_full(b, 77), 0);
+    assert_int_equal(tb_group_due(b, 77), 0);
+}
+
+/* F1: what is added is of one group, and a lone record is alone. */
+static void add_at_random(tb_batcher *b, uint32_t size)
+{
+    tb_batch chosen;
+    tb_look_at first = {0}, at;
+    for (uint32_t n = draw(30); n > 0; n--) {
+        uint32_t position = 1 + draw(size);
+        int answer = tb_choose_add(b, position);
+        assert_int_equal(tb_look(b, position, &at), TB_OK);
+        tb_choose_read(b, &chosen);
+        if (answer == TB_ADD_IN && chosen.size == 1) first = at;
+        if (answer == TB_ADD_GROUP) assert_true(at.group != first.group);
+        if (answer == TB_ADD_ALONE) assert_true(at.group == first.group && (lone[(int)at.key] || lone[(int)first.key]));
+        if (answer != TB_ADD_IN) continue;
+        assert_true(at.group == first.group);
+        assert_true(chosen.size == 1 || !lone[(int)at.key]);
+    }
+}
+
 static void decide_at_random(tb_batcher *b, int64_t now, tb_id *batch)
 {
     tb_queue queue;
@@ -79,26 +140,41 @@ static void decide_at_random(tb_batcher *b, int64_t now, tb_id *batch)
     assert_int_equal(tb_choose(b, &queue, now), TB_OK);
     for (uint32_t view = TB_VIEW_COST; view < TB_VIEW_KEYS; view++) compare_view(b, view, queue.size);
     compare_keys(b, queue.size);
-    for (uint32_t n = draw(30); n > 0; n--) tb_choose_add(b, 1 + draw(queue.size));
+    compare_groups(b, &queue);
+    add_at_random(b, queue.size);
     *batch = tb_choose_end(b);
 }
 
-static void views_are_sorted(void **state)
+static void mark_at_random(tb_batcher *b, int64_t now)
 {
-    (void)state;
+    uint32_t key = 1 + draw(8);
+    lone[key] = draw(3) == 0;
+    assert_int_equal(tb_key_alone(b, key, lone[key], now), TB_OK);
+}
+
+static void views_hold(uint32_t cost_model)
+{
     tb_batcher *b = scripted(1, 0);
+    tb_config config;
+    tb_get(b, &config);
+    config.cost_model = cost_model;
+    assert_int_equal(tb_set(b, &config, 10000000000), TB_OK);
+    memset(lone, 0, sizeof lone);
     int64_t now = 10000000000;
     tb_id ids[64] = {0}, batch = 0;
     tb_event events[64];
-    for (uint32_t view = TB_VIEW_COST; view <= TB_VIEW_KEYS; view++)
+    for (uint32_t view = TB_VIEW_COST; view <= TB_VIEW_GROUPS; view++)
         assert_int_equal(tb_view_open(b, view, view == TB_VIEW_PRIORITY ? AGING_US : 0), TB_OK);
     for (int step = 0; step < STEPS; step++) {
         now += draw(50);
         for (uint32_t n = draw(12); n > 0; n--) {
             tb_submission s = {.cost = draw(40), .priority = draw(4), .key = draw(9)};
             s.timeout_us = draw(3) ? 0 : 1 + draw(5000);
+            s.group = draw(4);
+            if (draw(4) == 0) s.batch_timeout_us = (int64_t)draw(60000) - 1;
             ids[draw(64)] = tb_submit(b, &s, now);
         }
+        if (draw(20) == 0) mark_at_random(b, now);
         if (draw(4) == 0) tb_cancel(b, ids[draw(64)], now);
         while (tb_poll(b, events, 64, now) == 64) {}
         sound(b);
@@ -108,6 +184,13 @@ static void views_are_sorted(void **state)
         sound(b);
     }
     tb_free(b);
+}
+
+static void views_are_sorted(void **state)
+{
+    (void)state;
+    views_hold(TB_COST_SUM);
+    views_hold(TB_COST_PADDED);
 }
 
 static void a_late_view_is_complete(void **state)
