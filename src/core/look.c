@@ -47,6 +47,7 @@ static uint32_t position_of(const tb_batcher *b, uint32_t at)
 
 uint32_t tb_view_first(const tb_batcher *b, uint32_t view)
 {
+    assert(b != NULL);
     assert(view < TB_VIEW_KEYS);
     if (!tb__is_open(b, view)) return 0;
     return position_of(b, tb__tree_first(&b->view[view]));
@@ -95,6 +96,7 @@ static uint32_t lane_first(const tb_lanes *l, uint32_t number)
 
 double tb_keys_first(const tb_batcher *b)
 {
+    assert(b != NULL);
     return number_or_end(tb__is_open(b, TB_VIEW_KEYS) ? b->by_key.first : TB_NIL);
 }
 
@@ -119,6 +121,7 @@ uint32_t tb_key_next(const tb_batcher *b, uint32_t position)
 
 double tb_groups_first(const tb_batcher *b)
 {
+    assert(b != NULL);
     return number_or_end(tb__is_open(b, TB_VIEW_GROUPS) ? b->by_group.first : TB_NIL);
 }
 

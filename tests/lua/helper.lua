@@ -49,6 +49,16 @@ function M.recorder(takes_s)
   return infer, calls
 end
 
+--- A record that runs for a while, so that the slot is taken: for tests of who waits for room,
+-- which nobody does for long while a slot is idle (F2). It counts as submitted.
+-- Needs H.start { takes = ... }.
+function M.occupy(batcher)
+  local future = batcher:submit("busy", { estimated_cost = 1 })
+  batcher:flush()
+  tb.sleep(0)
+  return future
+end
+
 --- A started batcher around a recorder. `options.takes` is how long a call lasts, in
 -- seconds; `options.class` is the constructor's name.
 -- @return batcher, calls

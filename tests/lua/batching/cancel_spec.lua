@@ -25,7 +25,8 @@ describe("cancel and deadlines:", function()
   end))
 
   it("C1: cancelling lets a waiting producer in", virtually(function()
-    local batcher, calls = H.start { max_queue_size = 1, batch_timeout_s = 60 }
+    local batcher, calls = H.start { max_queue_size = 1, batch_timeout_s = 60, takes = 5 }
+    H.occupy(batcher)
     local first = batcher:submit "a"
     local entered_at
     tb.spawn(function()
@@ -39,7 +40,7 @@ describe("cancel and deadlines:", function()
     tb.sleep(1)
     assert.near(1, entered_at, 1e-6)
     batcher:stop()
-    assert.same({ "b" }, H.batches(calls))
+    assert.same({ "busy", "b" }, H.batches(calls))
   end))
 
   it("C1: cut but not started is dropped, and the cuts behind it move up", virtually(function()

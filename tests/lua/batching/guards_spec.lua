@@ -412,7 +412,8 @@ describe("guards:", function()
     end))
 
     it("X4: set on room lets waiting producers in", virtually(function()
-      local batcher = H.start { max_queue_size = 1, batch_timeout_s = 60 }
+      local batcher = H.start { max_queue_size = 1, batch_timeout_s = 60, takes = 5 }
+      H.occupy(batcher)
       batcher:submit "a"
       local entered = false
       tb.spawn(function()

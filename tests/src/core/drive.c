@@ -239,6 +239,14 @@ static void do_call_ended(drive *d)
     d->seen.ended += got == TB_OK;
 }
 
+static void do_excuse(drive *d)
+{
+    int64_t us = 1 + drive_draw(d, 20);
+    tb_calls_excuse(d->b, us);
+    model_excuse(&d->m, us);
+    drive_note(d, "calls_excuse(%lld)", (long long)us);
+}
+
 static void do_key_alone(drive *d)
 {
     int64_t now_us = draw_now(d);
@@ -333,7 +341,7 @@ void drive_step(drive *d)
         do_submit_check, do_cancel, drive_turn, drive_turn, drive_turn, do_settle,
         do_finish,       do_finish, do_time,    do_time};
     static void (*const rare[])(drive *) = {do_retry,      do_set,  do_flush,     do_stop, do_start, do_cancel,
-                                            do_call_ended, do_half, do_key_alone};
+                                            do_call_ended, do_half, do_key_alone, do_excuse};
     if (d->m.call_count > MODEL_CALLS / 2) do_call_ended(d); /* more do not change what can happen */
     tb_id ids[MODEL_RECORDS];
     uint32_t n = d->m.record_count;

@@ -94,6 +94,12 @@ static void abandon(model *m, tb_id batch, int may_hold)
     m->calls[m->call_count++] = (model_call){batch, model_later(m->now_us, m->config.abandon_us), hold};
 }
 
+void model_excuse(model *m, int64_t us)
+{
+    for (uint32_t i = 0; i < m->batch_count; i++)
+        m->batches[i].times_out_us = model_later(m->batches[i].times_out_us, us);
+}
+
 void model_release(model *m)
 {
     for (uint32_t i = 0; i < m->call_count; i++)

@@ -77,6 +77,7 @@ int model_finish(model *m, tb_id batch, int outcome, int64_t now_us);
 int model_retry(model *m, tb_id batch, int64_t now_us);
 int model_half(model *m, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *out, int64_t now_us);
 int model_call_ended(model *m, tb_id batch, int64_t now_us);
+void model_excuse(model *m, int64_t us);
 void model_key_alone(model *m, uint32_t key, int on, int64_t now_us);
 /* tb_poll() begins: slots held for long enough are free. */
 void model_release(model *m);

@@ -86,6 +86,7 @@ MISUSE(look_cost, tb_look_cost(NULL, 1))
 MISUSE(view_open, tb_view_open(NULL, TB_VIEW_COST, 0))
 MISUSE(view_open_no_such, tb_view_open(r->b, TB_VIEW_GROUPS + 1, 0))
 MISUSE(view_open_aging, tb_view_open(r->b, TB_VIEW_PRIORITY, -1))
+MISUSE(view_first_none, tb_view_first(NULL, 0))
 MISUSE(view_first_no_such, tb_view_first(r->b, TB_VIEW_KEYS))
 MISUSE(view_first_groups, tb_view_first(r->b, TB_VIEW_GROUPS))
 MISUSE(view_next_no_such, tb_view_next(r->b, 77, 1))
@@ -106,6 +107,8 @@ MISUSE(key_alone_none, tb_key_alone(NULL, 1, 1, 1))
 MISUSE(key_alone_nobody, tb_key_alone(r->b, 0, 1, 1))
 MISUSE(key_alone_too_large, tb_key_alone(r->b, 1u << TB_SLOT_BITS, 1, 1))
 MISUSE(call_ended, tb_call_ended(NULL, 1, 1))
+MISUSE(excuse_none, tb_calls_excuse(NULL, 1))
+MISUSE(excuse_nothing, tb_calls_excuse(r->b, 0))
 MISUSE(never_full, tb_config_never_full(NULL))
 MISUSE(stats_none, tb_stats_read(NULL, &numbers, 1))
 MISUSE(stats_nowhere, tb_stats_read(r->b, NULL, 1))
@@ -130,9 +133,9 @@ static const misuse MISUSES[] = {
     IS(choose_none), IS(choose_nowhere), IS(choose_add), IS(choose_limit), IS(choose_read),
     IS(choose_read_nowhere), IS(choose_budget), IS(choose_end), IS(choose_reset), IS(choose_abandon),
     IS(look_none), IS(look_nowhere), IS(look_cost), IS(view_open), IS(view_open_no_such), IS(view_open_aging),
-    IS(view_first_no_such), IS(view_first_groups), IS(groups_first), IS(groups_next), IS(group_first),
+    IS(view_first_none), IS(view_first_no_such), IS(view_first_groups), IS(groups_first), IS(groups_next), IS(group_first),
     IS(group_next), IS(group_full), IS(group_due), IS(key_alone_none), IS(key_alone_nobody),
-    IS(key_alone_too_large), IS(call_ended), IS(never_full), IS(view_next_no_such), IS(view_previous_no_such), IS(view_alike), IS(views_close),
+    IS(key_alone_too_large), IS(call_ended), IS(never_full), IS(excuse_none), IS(excuse_nothing), IS(view_next_no_such), IS(view_previous_no_such), IS(view_alike), IS(views_close),
     IS(keys_first), IS(keys_next), IS(key_first), IS(key_next), IS(stats_none), IS(stats_nowhere),
     IS(at_most_none), IS(at_most_no_such), IS(sum_no_such), IS(verify), IS(memory),
 };
