@@ -8,8 +8,8 @@
 --   warn(text)
 
 local errors = require "tokenbatcher.base.errors"
-local host = require "tokenbatcher.runtime.host"
 local no_suspend = require "tokenbatcher.base.no_suspend"
+local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 local view = require "tokenbatcher.core.view"
 
@@ -44,10 +44,9 @@ end
 
 -- A policy's code may read, and no more: see tasks.context().
 local function as_policy(fn, ...)
-  local context = host.context
-  host.context = "policy"
+  local outer = tasks.set_context "policy"
   local ok, value = no_suspend(fn, ...)
-  host.context = context
+  tasks.set_context(outer)
   return ok, value
 end
 
