@@ -8,7 +8,8 @@
 --  4. What ships (policies, estimators) knows base and its own support/; its first file registers it.
 --  5. A field whose name begins with _ belongs to the room that gives it to an object of its own: on
 --     self, in a constructor or as a method. No other room reads or writes it.
---  6. Nobody puts a function into another module, and nobody assigns anything into a module of another room.
+--  6. One file of each room, its first, begins with "--- ROOM: " and says what it is for and whom it may know.
+--  7. Nobody puts a function into another module, and nobody assigns anything into a module of another room.
 
 local tokens_of = dofile((arg[0]:match "^.*/" or "") .. "lua_tokens.lua").read
 
@@ -87,8 +88,9 @@ local files, is_file = {}, {}
 for _, folder in ipairs { "lua", "examples" } do
   for _, path in ipairs(list(folder)) do
     is_file[path] = true
+    local text = read(root .. "/" .. path)
     files[#files + 1] = { path = path, room = room_of(path), short = path:gsub("^lua/tokenbatcher/", ""),
-      tokens = tokens_of(read(root .. "/" .. path)) }
+      head = text:match "^[^\n]*", tokens = tokens_of(text) }
   end
 end
 
@@ -237,7 +239,26 @@ local function check_fields()
   end
 end
 
--- --- 6: what is put into modules ----------------------------------------------------
+-- --- 6: a room's first file ----------------------------------------------------------
+
+local function check_first_files()
+  local first, has_file = {}, {}
+  for _, file in ipairs(files) do
+    has_file[file.room] = has_file[file.room] or file
+    if file.head:find("^%-%-%- " .. file.room .. ": ") then
+      local former = first[file.room]
+      if former then breach(file, { line = 1 }, "is not the first file: " .. former.path .. " is") end
+      first[file.room] = file
+    end
+  end
+  for room, file in pairs(has_file) do
+    if RANK[room] and room ~= FACE and room ~= USER and not first[room] then
+      breach(file, { line = 1 }, ("no file of %s begins with '--- %s: '"):format(room, room))
+    end
+  end
+end
+
+-- --- 7: what is put into modules ----------------------------------------------------
 
 -- Locals that are modules, and those that are functions.
 local function locals_of(tokens)
@@ -292,6 +313,7 @@ for _, file in ipairs(files) do
   if file.room ~= USER then check_modules(file) end
 end
 check_fields()
+check_first_files()
 
 table.sort(breaches)
 for _, line in ipairs(breaches) do print(line) end

@@ -1,8 +1,8 @@
---- TokenBatcher and DynamicBatcher: the face of one core batcher in Lua.
---
--- batching: records come in (submission.lua), batches go out and come back (turn.lua, run.lua),
+--- batching: records come in (submission.lua), batches go out and come back (turn.lua, run.lua),
 -- as a policy decides (decision.lua). It knows base, core and runtime; policies, estimators and
 -- inference functions are handed to it.
+--
+-- This file is TokenBatcher and DynamicBatcher, the face of one core batcher in Lua.
 --
 -- The core knows ids, costs and times; a batcher keeps, by slot, the record and the future of
 -- every record that is not dispatched yet (_records, _futures), and by batch the runs (_runs).

@@ -42,10 +42,10 @@ describe("lint, rooms of lua/tokenbatcher:", function()
     it("a room beside it is refused", function()
       assert.equal("1: a file that ships knows base and its own support/, not tokenbatcher.estimator.chars\n",
         said_of("policy/planted", 'return require "tokenbatcher.estimator.chars"'))
-      assert.equal("1: gateway may not know sim: tokenbatcher.sim.fit\n",
+      assert.equal("2: gateway may not know sim: tokenbatcher.sim.fit\n",
         said_of("policy/planted", "return 1")
           .. (lint.run(("mkdir -p %s/lua/tokenbatcher/gateway"):format(root)))
-          .. said_of("gateway/planted", 'return require "tokenbatcher.sim.fit"'))
+          .. said_of("gateway/planted", '--- gateway: here\nreturn require "tokenbatcher.sim.fit"'))
     end)
 
     it("a name that is built later must begin with a room that may be known", function()
@@ -116,6 +116,16 @@ describe("lint, rooms of lua/tokenbatcher:", function()
     it("an object of another room is not forged", function()
       assert.equal("1: _handle is a field of batching's\n",
         said_of("sim/planted", "return { _handle = 1 }"))
+    end)
+  end)
+
+  describe("a room's first file:", function()
+    it("is one of each room", function()
+      assert.equal("1: is not the first file: lua/tokenbatcher/core/ffi.lua is\n",
+        said_of("core/planted", "--- core: the core\nreturn 1"))
+      lint.run(("sed -i 1s/cli/the/ %s/lua/tokenbatcher/cli/init.lua"):format(root))
+      assert.equal("lua/tokenbatcher/cli/answers.lua:1: no file of cli begins with '--- cli: '\n",
+        said_of("core/planted", "return 1"))
     end)
   end)
 
