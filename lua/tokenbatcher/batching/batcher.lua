@@ -8,6 +8,7 @@
 -- every record that is not dispatched yet (_records, _futures), and by batch the runs (_runs).
 
 local clock = require "tokenbatcher.runtime.clock"
+local cost = require "tokenbatcher.batching.cost"
 local Decision = require "tokenbatcher.batching.decision"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
@@ -134,6 +135,11 @@ end
 --- What an option is at present, by its name in the table; nil: none.
 function Batcher:option(name)
   return self._values[name]
+end
+
+--- What a record costs that is submitted without a cost. Raises bad_cost.
+function Batcher:estimate(record)
+  return cost.estimate(self._cost_source, record)
 end
 
 --- How many records wait in line for room.
