@@ -12,8 +12,6 @@ refuse() {
   [ -z "$2" ] || { complain "$1"; echo "$2" | sed 's/^/    /'; }
 }
 
-C_FILES=$(git ls-files 'src/*.c' 'tests/*.c')
-H_FILES=$(git ls-files '*.h')
 LUA_FILES=$(git ls-files '*.lua')
 LUA_CFLAGS=$(pkg-config --cflags luajit)
 
@@ -22,7 +20,8 @@ rm -f "$B/libcore.a" && make -s "$B/libcore.a"
 refuse "src/core needs more than memory functions and __assert_fail" \
   "$(nm -u "$B/libcore.a" | awk '$1 == "U" {print $2}' | sort -u | grep -v '^tb_' |
      grep -vxE 'malloc|calloc|realloc|free|memset|memcpy|memmove|__assert_fail|__stack_chk_fail')"
-refuse "a file of src calls one that comes later in its room" "$(sh tests/lint/rooms_c.sh "$B/src")"
+refuse "a file of src calls one that comes later" "$(sh tests/lint/rooms_c.sh src "$B/src" 2>&1)"
+refuse "a room of lua/tokenbatcher knows what it may not" "$($LUAJIT tests/lint/rooms_lua.lua 2>&1)"
 refuse "src/core includes something else than its own and the memory headers" \
   "$(grep -nE '^#include' src/core/* | grep -vE '"(core|hot|check|tokenbatcher).h"|<(stdlib|string|assert|stdbool)\.h>')"
 refuse "src/ev knows Lua or the inside of the core" "$(grep -nE '#include.*(lua|core\.h)' src/ev/*)"
@@ -30,24 +29,13 @@ refuse "src/script knows the inside of the core or of the driver" "$(grep -nE '#
 refuse "a lua_State outside of src/host and src/script" \
   "$(grep -nE 'lua_State' $(git ls-files include src | grep -vE '^src/(host|script)/'))"
 refuse "a function pointer in a public header" "$(grep -nE '\(\*' include/*.h | grep -v '^\S*:\s*\*')"
-refuse "the ffi outside of core/ffi.lua and the *_ffi.lua of other libraries" \
-  "$(grep -nE "require *\(?[\"']ffi[\"']" $(git ls-files 'lua/*.lua') | grep -vE '^lua/tokenbatcher/(core/ffi|[a-z/]+_ffi)\.lua')"
 refuse "src/http knows more than libcurl and its own headers" \
   "$(grep -nE '^#include "' src/http/* | grep -vE '"(client|tokenbatcher_http|\.\./base/(clock|slots)).h"')"
 refuse "a clock outside of the pumps" \
   "$(grep -nE 'os\.(clock|time)\b|clock_gettime|gettimeofday' $(git ls-files lua src) | grep -vE '^src/base/clock\.h:')"
 
 # --- size ---------------------------------------------------------------------
-refuse "C files over 400 lines" \
-  "$(wc -l $C_FILES $(git ls-files 'src/*.h' 'tests/*.h') | awk '$1 > 400 && $2 != "total"')"
-refuse "C functions over 70 lines" \
-  "$(ctags -x --kinds-C=f --fields=+ne --_xformat='%{end} %n %N %F' $C_FILES |
-     awk '$1 - $2 > 69 {print $4 ": " $3 " (" $1 - $2 + 1 " lines)"}')"
-# luajit -bl names each function as file:first-last; a spec is one long describe().
-refuse "Lua functions over 70 lines" \
-  "$(for file in $(git ls-files 'lua/*.lua' 'examples/*.lua'); do $LUAJIT -bl "$file"; done |
-     sed -n 's/^-- BYTECODE -- \(.*\):\([0-9]*\)-\([0-9]*\)$/\1 \2 \3/p' |
-     awk '$2 > 0 && $3 - $2 > 69 {print $1 ":" $2 " (" $3 - $2 + 1 " lines)"}')"
+refuse "files over 400 lines, functions over 70" "$(LUAJIT="$LUAJIT" sh tests/lint/sizes.sh 2>&1)"
 
 # --- text -----------------------------------------------------------------------
 refuse "debts" "$(git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.h' '*.lua' '*.sh' Makefile README.md ':!tests/lint.sh')"

@@ -61,7 +61,7 @@ $B/tests/bench_without_histograms: tests/bench/bench_core.c $(CORE_SRC) src/core
 test: all $(C_TESTS) $B/tests/fuzz_replay ## run all tests; the last line sums them up
 	BUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
-lint: ## style, dependencies between rooms, static analysis, generated text is current
+lint: all ## style, dependencies between rooms, static analysis, generated text is current
 	B='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
 
 bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev $B/tests/bench_engine $B/tests/bench_http ## measure against the budgets

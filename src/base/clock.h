@@ -1,6 +1,6 @@
 /* clock.h - the one reading of the monotonic clock.
  *
- * src/base is what several rooms would otherwise keep twice: small headers of static inline
+ * THE ROOM. src/base is what several rooms would otherwise keep twice: small headers of static inline
  * functions, no object, so that a library of its own (the HTTP client) carries no other part
  * of ours. It knows the C library and nothing of ours. src/core has its own, hotter slots and
  * reads no clock, so it knows nothing of this room.

@@ -1,5 +1,9 @@
 /* core.h - the inside of the core: one struct, four nouns, lists of slots.
  *
+ * THE ROOM. src/core decides what a batch is and when it goes. It knows memory functions and
+ * assert(), and nothing else: no I/O, no clock (`now` is an argument), no libev, no Lua, no
+ * globals, nobody to call back. Everybody knows it by tokenbatcher.h, nobody this file.
+ *
  * A record lives in a slot and is on exactly one list:
  *
  *     free -> waiting (the line) -> pending (the queue) -> a batch -> free

@@ -16,11 +16,13 @@ local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local failure = require("tokenbatcher.batching.run").failure
 local http = require "tokenbatcher.backend.http"
+local json = require "tokenbatcher.base.json"
 local parameters = require "tokenbatcher.base.parameters"
 local tasks = require "tokenbatcher.runtime.tasks"
 local utf8 = require "tokenbatcher.base.utf8"
 
-local cjson = require("cjson").new()
+-- What people wrote is sent as it is, and fast; loaded with the first backend.
+local function encode(value) return json.library().encode(value) end
 
 local WHO = "backend 'openai'"
 local DAY_S, MOST_TOKENS = 86400, 1e15
@@ -135,7 +137,7 @@ local function request_of(self, body)
 end
 
 local function body_of(self, texts)
-  return ('{"model":%s,"%s":%s%s}'):format(self.model, self.endpoint.input, cjson.encode(texts), self.extra)
+  return ('{"model":%s,"%s":%s%s}'):format(self.model, self.endpoint.input, encode(texts), self.extra)
 end
 
 local function limits_of(self, info)
@@ -273,9 +275,9 @@ local function extra_json(extra)
     if type(name) ~= "string" or OURS[name] then
       errors.misuse(("%s: extra cannot hold the field %s"):format(WHO, errors.show(name)))
     end
-    local ok, text = pcall(cjson.encode, value)
+    local ok, text = pcall(encode, value)
     if not ok then errors.misuse(("%s: extra's field '%s' has no JSON form: %s"):format(WHO, name, text)) end
-    parts[#parts + 1] = (",%s:%s"):format(cjson.encode(name), text)
+    parts[#parts + 1] = (",%s:%s"):format(encode(name), text)
   end
   table.sort(parts)
   return table.concat(parts)
@@ -309,7 +311,7 @@ return function(given)
   local key = read_key(p.api_key_env)
   local self = {
     p = p, url = url_of(p), headers = headers_of(p, key), endpoint = answers.endpoints[p.endpoint],
-    model = cjson.encode(p.model), extra = extra_json(p.extra),
+    model = encode(p.model), extra = extra_json(p.extra),
   }
   self.secrets = secrets_of(p.headers, key)
   http.load()

@@ -1,8 +1,7 @@
 --- Reads an answer of an OpenAI-compatible server: pairs its items with the inputs by their
 -- `index`, and trusts nothing. Whatever is wrong is one sentence about the whole answer.
 
-local cjson = require("cjson").new()
-cjson.decode_invalid_numbers(false)
+local json = require "tokenbatcher.base.json"
 
 local M = {}
 
@@ -16,9 +15,9 @@ end
 
 --- @return any value, or nil and a message
 function M.decode(text)
-  local ok, value = pcall(cjson.decode, text)
-  if ok then return value end
-  return nil, "is not JSON (" .. tostring(value) .. ")"
+  local value, message = json.decode(text)
+  if message then return nil, "is not JSON (" .. tostring(message) .. ")" end
+  return value
 end
 
 -- JSON's 1e999 is read as infinity.

@@ -1,4 +1,9 @@
---- tb.backend.simulated{base_s, per_token_s}: an inference function that takes as long
+--- backend: inference functions that ship: a simulated device (this file), a server (openai.lua, by
+-- http/), worker threads (threads.lua). It knows base, core, runtime and, of batching, what an
+-- inference function returns (run.lua); scripts, the command line and users know it. Each file is
+-- loaded when it is first asked for, and its own library (libcurl, threads) with it.
+--
+-- tb.backend.simulated{base_s, per_token_s}: an inference function that takes as long
 -- as a device with a fixed cost per call and a cost per token would, and answers from
 -- the input: {tokens = n, text = the first 32 bytes, or a little less where that would
 -- cut a character of UTF-8}. It computes nothing.

@@ -18,19 +18,21 @@ for code = 0, 31 do
   ESCAPES[char] = ESCAPES[char] or ("\\u%04x"):format(code)
 end
 
-local decode -- of lua-cjson, loaded when the first text is decoded
+local library, decode
 
-local function load_decoder()
+--- A lua-cjson of our own, loaded when it is first asked for. Raises where there is none.
+function M.library()
+  if library then return library end
   local ok, cjson = pcall(require, "cjson")
   if not ok then error("tokenbatcher: JSON is decoded by lua-cjson, which is not installed (Debian: lua-cjson)", 0) end
-  local own = cjson.new()
-  own.decode_invalid_numbers(false)
-  return own.decode
+  library = cjson.new()
+  library.decode_invalid_numbers(false)
+  return library
 end
 
 --- @return any value (cjson.null for null), or nil and a message. Raises where lua-cjson is not.
 function M.decode(text)
-  decode = decode or load_decoder()
+  decode = decode or M.library().decode
   local ok, value = pcall(decode, text)
   if ok then return value end
   return nil, value

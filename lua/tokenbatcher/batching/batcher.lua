@@ -1,13 +1,14 @@
---- TokenBatcher and DynamicBatcher: the face of one core batcher in Lua.
---
--- batching: records come in (submission.lua), batches go out and come back (turn.lua, run.lua),
+--- batching: records come in (submission.lua), batches go out and come back (turn.lua, run.lua),
 -- as a policy decides (decision.lua). It knows base, core and runtime; policies, estimators and
 -- inference functions are handed to it.
+--
+-- This file is TokenBatcher and DynamicBatcher, the face of one core batcher in Lua.
 --
 -- The core knows ids, costs and times; a batcher keeps, by slot, the record and the future of
 -- every record that is not dispatched yet (_records, _futures), and by batch the runs (_runs).
 
 local clock = require "tokenbatcher.runtime.clock"
+local cost = require "tokenbatcher.batching.cost"
 local Decision = require "tokenbatcher.batching.decision"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
@@ -61,9 +62,10 @@ end
 local function apply(self, config, values, estimator_name)
   self._config, self._values = config, values
   self._fn = values.inference_fn or values.process_fn
-  self._estimator, self._estimator_name = values.cost_estimator, estimator_name
-  self._default_cost = values.default_cost
-  self._observe = type(self._estimator) == "table" and self._estimator.observe or nil
+  local estimator = values.cost_estimator
+  self._cost_source = { estimator = estimator, name = estimator_name, default = values.default_cost,
+    knows_tokens = self._class == "TokenBatcher" }
+  self._observe = type(estimator) == "table" and estimator.observe or nil
   self._join = values.join
   self._suspect_us = (values.suspect_s or 0) * 1e6
   self._may_wait = config.on_full == C.TB_FULL_WAIT
@@ -73,7 +75,7 @@ end
 local function estimator_name(self, given)
   if given.token_estimator ~= nil and self._class == "TokenBatcher" then return "token_estimator" end
   if given.cost_estimator ~= nil then return "cost_estimator" end
-  return self._estimator_name
+  return self._cost_source and self._cost_source.name
 end
 
 -- What is wrong between options that the core does not see, or nil.
@@ -133,6 +135,22 @@ end
 --- What an option is at present, by its name in the table; nil: none.
 function Batcher:option(name)
   return self._values[name]
+end
+
+--- What a record costs that is submitted without a cost. Raises bad_cost.
+function Batcher:estimate(record)
+  return cost.estimate(self._cost_source, record)
+end
+
+--- How many records wait in line for room.
+function Batcher:waiting()
+  return C.tb_waiting(self._handle)
+end
+
+--- Fill a tb_stats. @return policy_errors, policy_overruled
+function Batcher:fill_stats(raw)
+  C.tb_stats_read(self._handle, raw, self:_now())
+  return self._policy.errors, self._policy.overruled
 end
 
 --- Warn; a log function that raises is ignored.

@@ -49,21 +49,22 @@ local function method(record, name)
 end
 
 --- The cost of a record submitted without one.
--- @param batcher table  with _estimator, _default_cost, _class
+-- @param source table  {estimator or nil, name (of it, for messages), default, knows_tokens (does
+-- record:estimate_tokens count?)}
 -- @param i number|nil  which record of a list it is
-function M.estimate(batcher, record, i)
-  local estimator = batcher._estimator
-  if estimator then return call(estimator, record, batcher._estimator_name, i) end
+function M.estimate(source, record, i)
+  local estimator = source.estimator
+  if estimator then return call(estimator, record, source.name, i) end
   local kind = type(record)
   if kind == "table" or kind == "userdata" then
-    if batcher._class == "TokenBatcher" then
+    if source.knows_tokens then
       local fn = method(record, "estimate_tokens")
       if fn then return call(fn, record, "record:estimate_tokens", i) end
     end
     local fn = method(record, "estimate_cost")
     if fn then return call(fn, record, "record:estimate_cost", i) end
   end
-  return batcher._default_cost
+  return source.default
 end
 
 return M

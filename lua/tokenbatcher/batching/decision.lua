@@ -8,8 +8,8 @@
 --   warn(text)
 
 local errors = require "tokenbatcher.base.errors"
-local host = require "tokenbatcher.runtime.host"
 local no_suspend = require "tokenbatcher.base.no_suspend"
+local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 local view = require "tokenbatcher.core.view"
 
@@ -43,17 +43,16 @@ local function failed(self, what, err)
 end
 
 -- A policy's code may read, and no more: see tasks.context().
-local function as_policy(fn, ...)
-  local context = host.context
-  host.context = "policy"
-  local ok, value = no_suspend(fn, ...)
-  host.context = context
+local function as_policy(fn, a, b, c)
+  local outer = tasks.set_context "policy"
+  local ok, value = no_suspend(fn, a, b, c)
+  tasks.set_context(outer)
   return ok, value
 end
 
-local function guarded(self, what, fn, ...)
+local function guarded(self, what, fn, a, b, c)
   local started = C.tb_ev_now()
-  local ok, value = as_policy(fn, ...)
+  local ok, value = as_policy(fn, a, b, c)
   local spent = tonumber(C.tb_ev_now() - started)
   if spent > SLOW_US and not self.told_slow then
     self.told_slow = true

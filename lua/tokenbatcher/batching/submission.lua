@@ -85,7 +85,7 @@ local function cost_of(self, record, opts)
     local given = opts.estimated_cost
     if given ~= nil then return cost.checked(given, "estimated_cost") end
   end
-  return cost.estimate(self, record)
+  return cost.estimate(self._cost_source, record)
 end
 
 -- The same for the i-th record of a list, whose costs may be lists.
@@ -94,7 +94,7 @@ local function cost_in_list(self, record, opts, i)
   if list and list[i] ~= nil then return cost.checked(list[i], "estimated_tokens", i) end
   list = opts and opts.estimated_cost
   if list and list[i] ~= nil then return cost.checked(list[i], "estimated_cost", i) end
-  return cost.estimate(self, record, i)
+  return cost.estimate(self._cost_source, record, i)
 end
 
 local function require_accepting(self, name)
@@ -268,12 +268,12 @@ function M.try_submit(self, record, opts)
 end
 
 --- For a program that hands in records from outside of all coroutines (engine.lua): never
--- suspends, but the record itself may take a place in the line.
--- @param flags number  TB_MAY_WAIT or 0
+-- suspends, but a record that another thread has handed in may take a place in the line.
 -- @param submitted_us number  when the producer called; 0: now
 -- @return future, or nil, err and the core's code. Raises bad_cost, not_running.
-function M.enter(self, record, opts, flags, submitted_us)
+function M.enter(self, record, opts, submitted_us)
   require_accepting(self)
+  local flags = submitted_us > 0 and self._may_wait and C.TB_MAY_WAIT or 0
   return enter(self, record, opts, flags, submitted_us)
 end
 

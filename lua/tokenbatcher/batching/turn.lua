@@ -209,7 +209,7 @@ local function read_run(self, id)
     tokens = batch.sum, padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
     records = run_records, futures = run_futures, ids = run_ids, costs = run_costs, keys = keys, group = group,
     info = {}, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
-    decision = self._decision, estimator = self._estimator, observe = self._observe,
+    decision = self._decision, estimator = self._cost_source.estimator, observe = self._observe,
     timeout_s = tonumber(self._config.inference_timeout_us) / 1e6,
   }
 end

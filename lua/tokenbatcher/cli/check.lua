@@ -2,7 +2,6 @@
 -- what is missing.
 
 local batcher_class = require "tokenbatcher.batching.batcher"
-local cost = require "tokenbatcher.batching.cost"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
 local options = require "tokenbatcher.core.options"
@@ -28,7 +27,7 @@ local function estimator_source(made)
 end
 
 local function check_cost(batcher, made, record)
-  local ok, value = pcall(cost.estimate, batcher, record)
+  local ok, value = pcall(batcher.estimate, batcher, record)
   if not ok then
     report("FAIL", errors.message_of(value))
     return false

@@ -1,7 +1,13 @@
---- The command line: tokenbatcher run | check | policies | simulate | tune | fit. Exit 0 all good,
--- 1 some records failed, 2 usage or script error.
+--- cli: the command line, tokenbatcher run | check | policies | simulate | tune | fit; a file for each.
+-- It may know all of ours and argparse, and nobody knows it but src/host, which starts it: a rock
+-- does without. Only here are standard streams read and written.
+--
+-- Exit 0 all good, 1 some records failed, 2 usage or script error.
 
-local argparse = require "argparse"
+local has_argparse, argparse = pcall(require, "argparse")
+if not has_argparse then
+  error("tokenbatcher: the command line needs lua-argparse, which is not installed (Debian: lua-argparse)", 0)
+end
 local options = require "tokenbatcher.core.options"
 local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"

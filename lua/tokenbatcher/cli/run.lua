@@ -12,12 +12,14 @@ local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local lines = require "tokenbatcher.cli.lines"
 local options = require "tokenbatcher.core.options"
-local process = require "tokenbatcher.process"
 local recording = require "tokenbatcher.batching.recording"
 local report = require "tokenbatcher.cli.report"
 local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
 local tbffi = require "tokenbatcher.core.ffi"
+
+local is_executable, process = pcall(require, "tokenbatcher.process") -- in src/host/main.c
+if not is_executable then error("tokenbatcher: `run` is for the executable, whose signals it handles", 0) end
 
 local M = {}
 

@@ -1,4 +1,4 @@
---- The room: lua/tokenbatcher/core is the C core as Lua sees it: its functions, options, stats,
+--- core: the C core as Lua sees it: its functions, options, stats,
 -- keys and views. It knows base and the library; every other room knows it. Only here, and in
 -- the *_ffi.lua of the libraries beside it (HTTP, threads), is LuaJIT's ffi touched: nobody
 -- else handles a pointer or declares a C type. FFI calls are leaf calls: no C function called

@@ -50,6 +50,13 @@ end
 --- "token_estimator" and the like while such a function runs; nil.
 function M.context() return host.context end
 
+--- From now on such a function runs, or none (nil). @return what ran until now, to be set again
+function M.set_context(context)
+  local outer = host.context
+  host.context = context
+  return outer
+end
+
 --- Call a user's function that must not suspend. @param context string  what it is: see context()
 -- @return like pcall, one value; whether it has suspended all the same; a second value (not in nginx)
 function M.guarded(context, fn, a, b, c, d)

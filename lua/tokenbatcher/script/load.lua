@@ -1,4 +1,4 @@
---- The room: lua/tokenbatcher/script loads scripts (what `run`, `check` and C programs share)
+--- script: loads scripts (what `run`, `check` and C programs share)
 -- and holds the Lua halves of what src/script runs them in: the engine of a C program and the
 -- worker threads. It knows base, core, runtime, batching, what ships and backend; sim, the command line
 -- and gateways know it. It reads no standard stream and prints nothing.

@@ -50,13 +50,12 @@ end
 
 -- What a batcher with these options would take for the cost of a record.
 local function new_estimate(base)
-  local batcher = {
-    _class = "TokenBatcher", _estimator_name = "token_estimator",
-    _estimator = base.token_estimator or base.cost_estimator,
-    _default_cost = base.default_token_estimate or base.default_cost or options.by_name.default_cost.default,
+  local source = {
+    estimator = base.token_estimator or base.cost_estimator, name = "token_estimator", knows_tokens = true,
+    default = base.default_token_estimate or base.default_cost or options.by_name.default_cost.default,
   }
   return function(record)
-    local ok, value = pcall(cost.estimate, batcher, record)
+    local ok, value = pcall(cost.estimate, source, record)
     if ok then return value end
     return nil, errors.message_of(value)
   end

@@ -1,4 +1,9 @@
---- One simulated run: arrivals through the real core and the real policy, on a clock that jumps
+--- sim: what would policies and settings have done to this traffic? Arrivals (trace.lua, arrivals.lua)
+-- meet a device (service.lua) in runs (experiment.lua, search.lua), and are shown (compare.lua, plot.lua,
+-- html.lua and others). It knows base, core, what ships, scripts and, of batching, decisions and costs;
+-- it has no batcher, no loop and no clock. The command line knows it.
+--
+-- One simulated run: arrivals through the real core and the real policy, on a clock that jumps
 -- from event to event. What batcher.lua, the loop and a device are to a program, this loop
 -- is to a simulation; who goes when is decided by the same code.
 --

@@ -8,7 +8,11 @@
 local tbffi = require "tokenbatcher.core.ffi"
 local C = tbffi.lib
 
-local ngx = ngx -- luacheck: ignore
+local ngx = rawget(_G, "ngx")
+if not (ngx and ngx.timer) then
+  error("tokenbatcher: this module is for nginx workers (OpenResty), and this is none", 0)
+end
+
 local timer_at = ngx.timer.at
 
 local M = {}
