@@ -137,6 +137,16 @@ function steps.echo(c, request)
     { "Content-Type: application/json", "X-Twice: a", "X-Twice: b", "X-Empty:" })
 end
 
+local met = 0
+
+function steps.meet(c, request, n) -- answers once there are n of them
+  met = met + 1
+  while met < n do
+    if not c:sleep(0.002) then return false end
+  end
+  return steps.ok(c, request)
+end
+
 function steps.hang(c) return c:sleep(60) end
 
 function steps.slow(c, request, ms)

@@ -375,19 +375,26 @@ describe("a client that goes away", function()
 
   test("frees its place while queued", function()
     with_server({ http = worker "batch_timeout_s = 60", server = SERVER }, function(server)
-      nginx.output_of("curl -s -m 0.3 " .. nginx.quote(server.url .. "/?x=gone"))
+      local leave = nginx.client(nginx.quote(server.url .. "/?x=gone"))
+      nginx.wait_until("its record", function() return server:eval "return b.stats.queue_size" == "1" end)
+      leave()
       nginx.wait_until("the cancel", function() return server:eval "return b.stats.total_cancelled" == "1" end)
       assert.equal("0", server:eval "return b.stats.queue_size")
     end)
   end)
 
   test("harms nobody while running", function()
-    with_server({ http = worker "batch_timeout_s = 0.1", server = SERVER }, function(server)
+    with_server({ http = worker "batch_timeout_s = 60, max_batch_size = 2", server = SERVER }, function(server)
       server:eval [[
-        b:set { inference_fn = function(records) tb.sleep(1) return answer(records, {}) end }
+        b:set { inference_fn = function(records)
+          repeat tb.sleep(0.005) until b.stats.total_cancelled == 1
+          return answer(records, {})
+        end }
       ]]
       local stays = server:begin [[return (b:submit("stays"):await())]]
-      nginx.output_of("curl -s -m 0.5 " .. nginx.quote(server.url .. "/?x=gone"))
+      local leave = nginx.client(nginx.quote(server.url .. "/?x=gone"))
+      nginx.wait_until("their batch", function() return server:eval "return b.stats.running_records" == "2" end)
+      leave()
       assert.equal("re:stays", stays())
       assert.equal("1 2", server:eval "return b.stats.total_cancelled .. ' ' .. calls[1].size")
     end)
