@@ -167,6 +167,7 @@ enum tb_option_kind {
     TB_KIND_CHOICE,
     TB_KIND_POLICY,
     TB_KIND_FUNCTION,
+    TB_KIND_BOOLEAN,
     TB_KIND_STRING
 };
 

@@ -168,7 +168,8 @@ local function new_recording(self, values)
   local now, current = clock.now_us(), self._recording
   if not values.record then return false end
   if current and current.name == values.record then
-    current:resume(now)
+    local ok, message = current:resume(now)
+    if not ok then errors.misuse(tostring(self) .. ": option 'record': " .. message) end
     return current
   end
   local recording, message = Recording.new(values.record, self, now)

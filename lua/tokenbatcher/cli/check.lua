@@ -111,7 +111,7 @@ local function check_policy(made, record)
   for name, value in pairs(made.options) do given[name] = value end
   local watch = watched(given.policy or options.by_name.policy.default)
   given.process_fn, given.inference_fn = nil, function(records) return records end
-  given.policy, given.log = watch.value, function() end
+  given.policy, given.log, given.record = watch.value, function() end, nil
   local ok, stats, refusal, problem = pcall(tb.run, function() return try_policy(given, record) end,
     { clock = "virtual" })
   local policy = "policy " .. watch.name .. ": "

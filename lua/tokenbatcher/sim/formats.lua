@@ -3,8 +3,9 @@
 -- A format is {name, new(estimate) -> parse}. estimate(record) gives the cost of a record, or nil and
 -- why not, for rows of JSON that have a "record" in place of a cost. parse(text, from, to, row) reads
 -- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output and,
--- in our recordings, key, priority, timeout_us. It returns true; false for a line that is no arrival;
--- or nil and what is wrong. A line of CSV is read where it is: no string is made of it.
+-- in our recordings, key, group, priority, timeout_us and slo_us (0: none), batch_timeout_us (-1: none). It
+-- returns true; false for a line that is no arrival; or nil and what is wrong. A line of CSV is read
+-- where it is: no string is made of it.
 
 local json = require "tokenbatcher.base.json"
 local options = require "tokenbatcher.core.options"
@@ -141,19 +142,34 @@ local function new_mooncake(estimate)
   end
 end
 
+local function microseconds(seconds) return seconds and max(1, floor(seconds * 1e6 + 0.5)) or 0 end
+
+-- What is wrong with the parts of an arrival that need not be there, or nil.
+local function complaint(value)
+  for _, name in ipairs { "key", "group" } do
+    if value[name] ~= nil and type(value[name]) ~= "string" then return name .. " is no string" end
+  end
+  if value.priority ~= nil and type(value.priority) ~= "number" then return "priority is no number" end
+  for _, name in ipairs { "timeout_s", "slo" } do
+    local s = value[name]
+    if s ~= nil and not (is_number(s, 1e12) and s > 0) then return name .. " is no number of seconds above 0" end
+  end
+  if value.batch_timeout_s ~= nil and not is_number(value.batch_timeout_s, 1e12) then
+    return "batch_timeout_s is no number of seconds"
+  end
+end
+
 local function parse_recorded(value, row, estimate)
   if value.batch ~= nil then return false end
-  local priority, timeout_s, key = value.priority, value.timeout_s, value.key
   if not is_number(value.at, 1e12) then return nil, "at is no number of seconds" end
   local cost, message = cost_of(value, "cost", estimate)
   if not cost then return nil, message end
-  if key ~= nil and type(key) ~= "string" then return nil, "key is no string" end
-  if priority ~= nil and type(priority) ~= "number" then return nil, "priority is no number" end
-  if timeout_s ~= nil and not (is_number(timeout_s, 1e12) and timeout_s > 0) then
-    return nil, "timeout_s is no number of seconds above 0"
-  end
+  local problem = complaint(value)
+  if problem then return nil, problem end
   row.at_s, row.cost, row.output = value.at, cost, 0
-  row.key, row.priority, row.timeout_us = key, priority or 0, timeout_s and max(1, floor(timeout_s * 1e6 + 0.5)) or 0
+  row.key, row.group, row.priority = value.key, value.group, value.priority or 0
+  row.timeout_us, row.slo_us = microseconds(value.timeout_s), microseconds(value.slo)
+  row.batch_timeout_us = value.batch_timeout_s and floor(value.batch_timeout_s * 1e6 + 0.5) or -1
   return true
 end
 
