@@ -54,7 +54,7 @@ local MOST_CALLS, LONGEST_S = 10000, 3600
 -- The script's policy, its calls counted and what it raises noted: {name, value, calls, raised}.
 local function watched(value)
   local resolved = policies.resolve(value)
-  local watch = { name = resolved.name, value = value, calls = 0 }
+  local watch = { name = resolved.name, value = value, calls = 0, is_unchecked = policies.is_unchecked(resolved) }
   if resolved.in_core then return watch end
   local function remember(err)
     watch.raised = watch.raised or errors.message_of(err)
@@ -124,6 +124,10 @@ local function check_policy(made, record)
     report("note", "the sample record is refused: ", errors.text(refusal))
   else
     report("ok", policy, "it dispatched the sample record")
+  end
+  if watch.is_unchecked then
+    report("note", policy, "a function, whose parameters are not checked; a table {parameters = {...}, "
+      .. "new = function(p) ... end} has them checked")
   end
   return true
 end

@@ -76,19 +76,20 @@ local function port_of(self)
     group_number = function(name) return groups:id(name) end,
     is_suspect = function() return false end,
     count = function(what) counts[what] = counts[what] + 1 end,
-    warn = function(text) self.warnings[#self.warnings + 1] = text end,
+    warn = self.warn,
   }
 end
 
 --- @param spec table  config (tb_config), policy (as resolved: see policies.resolve), source, service {text,
--- seconds}, slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), timeline (or nil: see timeline.lua)
+-- seconds}, slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), timeline (or nil: see timeline.lua),
+-- warn (function(text), of what the policy did wrong)
 function M.new(spec)
   local handle = tbffi.batcher(spec.config)
   if not handle then error("out of memory", 0) end
   local self = setmetatable({
     handle = handle, source = spec.source, service = spec.service, seconds = spec.service.seconds,
-    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), groups = Keys.new(), warnings = {},
-    policy = { errors = 0, overruled = 0 }, timeline = spec.timeline,
+    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), groups = Keys.new(), warn = spec.warn,
+    policy = { errors = 0, overruled = 0, disabled = 0 }, timeline = spec.timeline,
     fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
     slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil,
