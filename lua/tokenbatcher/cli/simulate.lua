@@ -25,6 +25,7 @@ M.EPILOG = [[
 Traces: Azure LLM inference CSV (TIMESTAMP,ContextTokens,GeneratedTokens); Mooncake JSON lines
 (timestamp in ms, input_length, output_length); recordings of ours (run --record, option record).
 A row of JSON may have a "record" in place of a cost: then SCRIPT's token_estimator gives it.
+To a policy, queue:record(i) is the row's "record"; where a row has none, it is nil.
 
 Arrivals:
   poisson:rate=200,tokens=lognormal(6,1)    independent ones, 200 a second

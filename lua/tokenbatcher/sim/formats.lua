@@ -2,7 +2,8 @@
 --
 -- A format is {name, new(estimate) -> parse}. estimate(record) gives the cost of a record, or nil and
 -- why not, for rows of JSON that have a "record" in place of a cost. parse(text, from, to, row) reads
--- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output and,
+-- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output, row.record
+-- (of JSON, where it has one) and,
 -- in our recordings, key, group, priority, timeout_us and slo_us (0: none), batch_timeout_us (-1: none). It
 -- returns true; false for a line that is no arrival; or nil and what is wrong. A line of CSV is read
 -- where it is: no string is made of it.
@@ -118,9 +119,15 @@ local function decode(text, from, to)
   return value
 end
 
+-- The record that a row of JSON has, or nil (JSON's null is a userdata).
+local function record_of(value)
+  if type(value.record) == "userdata" then return nil end
+  return value.record
+end
+
 -- The cost of a row: its field `name`, or what the estimator says of its record.
 local function cost_of(value, name, estimate)
-  if value[name] == nil and value.record ~= nil then return estimate(value.record) end
+  if value[name] == nil and record_of(value) ~= nil then return estimate(value.record) end
   if is_number(value[name], MAX_COST) then return value[name] end
   return nil, name .. " is no number from 0 to 1e12"
 end
@@ -137,7 +144,7 @@ local function new_mooncake(estimate)
     if output ~= nil and not is_number(output, MAX_COST) then
       return nil, "output_length is no number from 0 to 1e12"
     end
-    row.at_s, row.cost, row.output = value.timestamp / 1000, cost, output or 0
+    row.at_s, row.cost, row.output, row.record = value.timestamp / 1000, cost, output or 0, record_of(value)
     return true
   end
 end
@@ -166,7 +173,7 @@ local function parse_recorded(value, row, estimate)
   if not cost then return nil, message end
   local problem = complaint(value)
   if problem then return nil, problem end
-  row.at_s, row.cost, row.output = value.at, cost, 0
+  row.at_s, row.cost, row.output, row.record = value.at, cost, 0, record_of(value)
   row.key, row.group, row.priority = value.key, value.group, value.priority or 0
   row.timeout_us, row.slo_us = microseconds(value.timeout_s), microseconds(value.slo)
   row.batch_timeout_us = value.batch_timeout_s and floor(value.batch_timeout_s * 1e6 + 0.5) or -1

@@ -67,9 +67,9 @@ end
 -- --- what a decision may know of it -----------------------------------------------------
 
 local function port_of(self)
-  local keys, groups, counts = self.keys, self.groups, self.policy
+  local keys, groups, counts, records = self.keys, self.groups, self.policy, self.record_of
   return {
-    record = function(slot) return { cost = self.cost_of[slot], output_tokens = self.output_of[slot] } end,
+    record = function(slot) return records[slot] end,
     key_name = function(number) return keys:name(number) end,
     key_number = function(name) return keys:id(name) end,
     group_name = function(number) return groups:name(number) end,
@@ -92,7 +92,7 @@ function M.new(spec)
     policy = { errors = 0, overruled = 0, disabled = 0 }, timeline = spec.timeline,
     fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
-    slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil,
+    slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil, record_of = {},
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false,
     records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
     fairness = Fairness.new(),
@@ -133,6 +133,7 @@ local function submit(self, at_us)
   if slot >= self.slots then reserve_slot(self, slot) end
   self.arrived_us[slot], self.cost_of[slot] = at_us, cost
   self.output_of[slot], self.key_of[slot] = source.output, key_id
+  if source.record ~= nil then self.record_of[slot], self.has_records = source.record, true end
   if key then self.fairness:arrived(key_id) end
 end
 
@@ -163,6 +164,7 @@ local function end_of_service(self, output, largest_output)
 end
 
 local function leave_queue(self, slot, cost)
+  if self.has_records then self.record_of[slot] = nil end
   local key = self.key_of[slot]
   if key == 0 then return end
   self.keys:give(key)

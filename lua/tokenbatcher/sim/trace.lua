@@ -3,8 +3,9 @@
 --
 -- A source of arrivals, here and in arrivals.lua, shows the next one in its fields: at_us (its
 -- time since the first one, or math.huge when there is none left), cost, output, key, group, priority,
--- timeout_us, batch_timeout_us, slo_us. take() goes on to the one after it; answered(now_us) hears of
--- every record that has its answer, or will have none; is_done: there will be no more.
+-- timeout_us, batch_timeout_us, slo_us, record (nil: none is known). take() goes on to the one after it;
+-- answered(now_us) hears of every record that has its answer, or will have none; is_done: there will be
+-- no more.
 
 local formats = require "tokenbatcher.sim.formats"
 local tbffi = require "tokenbatcher.core.ffi"
@@ -99,7 +100,7 @@ local function new_block()
   local function column() return tbffi.new("double[?]", BLOCK_ROWS) end
   return {
     n = 0, at_us = column(), cost = column(), output = column(), priority = column(), timeout_us = column(),
-    batch_timeout_us = column(), slo_us = column(), key = {}, group = {},
+    batch_timeout_us = column(), slo_us = column(), key = {}, group = {}, record = {},
   }
 end
 
@@ -153,6 +154,7 @@ local function read_row(reader)
     local lines = reader.lines
     local from, to = lines:next()
     if not from then return false end
+    row.record = nil
     row.key, row.group, row.priority, row.timeout_us, row.batch_timeout_us, row.slo_us = nil, nil, 0, 0, -1, 0
     local is_row, message = reader.parse(lines.chunk, from, to, row)
     if is_row and reader.first_s and row.at_s < reader.last_s then
@@ -172,7 +174,7 @@ end
 -- Fill a block. @return boolean  is the trace at its end?
 local function read_block(reader, block)
   local row, n = reader.row, 0
-  block.key, block.group = {}, {}
+  block.key, block.group, block.record = {}, {}, {}
   while n < BLOCK_ROWS do
     if not read_row(reader) then
       block.n = n
@@ -183,6 +185,7 @@ local function read_block(reader, block)
     block.batch_timeout_us[n], block.slo_us[n] = row.batch_timeout_us, row.slo_us
     if row.key then block.key[n] = row.key end
     if row.group then block.group[n] = row.group end
+    if row.record ~= nil then block.record[n] = row.record end
     n = n + 1
   end
   block.n = n
@@ -227,7 +230,7 @@ function Source:show(i)
   self.at_us = floor((block.at_us[i] - self.origin_us) / self.speedup + 0.5)
   self.cost, self.output, self.key = block.cost[i], block.output[i], block.key[i]
   self.priority, self.timeout_us, self.group = block.priority[i], block.timeout_us[i], block.group[i]
-  self.batch_timeout_us, self.slo_us = block.batch_timeout_us[i], block.slo_us[i]
+  self.batch_timeout_us, self.slo_us, self.record = block.batch_timeout_us[i], block.slo_us[i], block.record[i]
 end
 
 --- Nothing to do: a trace does not wait for answers.
