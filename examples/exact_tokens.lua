@@ -22,11 +22,15 @@ local COUNTER = [[
 
 local function start_counter(encoding)
   assert(encoding:find "^[%w_]+$", "an encoding is a word such as cl100k_base")
-  local fifo = os.tmpname()
-  os.execute(("rm -f %s && mkfifo %s"):format(fifo, fifo))
+  local made = io.popen "mktemp -d"
+  local folder = made:read "*l"
+  made:close()
+  local fifo = folder .. "/counts"
+  assert(os.execute("mkfifo " .. fifo) == 0, "cannot make a named pipe")
   local to = assert(io.popen(("exec node -e '%s' %s >%s"):format(COUNTER, encoding, fifo), "w"))
   local from = assert(io.open(fifo))
   os.remove(fifo)
+  os.remove(folder)
   local said = from:read "*l"
   if said ~= "ready" then
     error(("exact_tokens needs node with the npm package tiktoken: npm install tiktoken@1.0.22 (%s)")

@@ -344,6 +344,25 @@ describe("in an nginx worker:", function()
     end)
   end)
 
+  test("limits under which no batch would ever run are told at the start, and others are not", function()
+    for limit, said in pairs {
+      ["lua_max_running_timers 1;"] = "raise lua_max_running_timers; a batch runs in a timer of its own",
+      ["lua_max_pending_timers 1;"] = "too many pending timers%): raise lua_max_pending_timers; a batch runs in",
+      ["lua_max_running_timers 2; lua_max_pending_timers 2;"] = false,
+    } do
+      with_server({ http = limit .. worker "" }, function(server)
+        if said then
+          nginx.wait_until("the message", function() return server:log():find(said) end)
+        else
+          nginx.wait_until("the end of what looks for it", function()
+            return server:eval "return ngx.timer.pending_count() + ngx.timer.running_count()" == "0"
+          end)
+          assert.is_nil(server:log():find("no batch ever runs", 1, true))
+        end
+      end)
+    end
+  end)
+
   test("timers that nginx drops or refuses delay a batch, and lose none", function()
     for _, limit in ipairs { "lua_max_running_timers 4;", "lua_max_pending_timers 6;" } do
       with_server({ http = limit .. worker "max_batch_size = 1, max_concurrent_batches = 10, batch_timeout_s = 0" },

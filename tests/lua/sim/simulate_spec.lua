@@ -228,6 +228,27 @@ describe("the simulator does what a batcher does:", function()
       fifo.fairness))
   end)
 
+  it("temporary files of pictures are made by O_EXCL (mkstemp), and gone afterwards", function()
+    local gnuplot = require "tokenbatcher.sim.gnuplot"
+    if not gnuplot.check() then return pending("skipped: no gnuplot") end
+    local open, tmpname, made, others = io.open, os.tmpname, {}, {}
+    os.tmpname = function() -- luacheck: ignore
+      local name = tmpname()
+      made[name] = true
+      return name
+    end
+    io.open = function(path, mode) -- luacheck: ignore
+      if mode == "wb" and not made[path] then others[#others + 1] = path end
+      return open(path, mode)
+    end
+    local ok, text = pcall(gnuplot.svg, "plot x", 300, 200)
+    io.open, os.tmpname = open, tmpname -- luacheck: ignore
+    assert.is_true(ok, text)
+    assert.matches("^<svg", text)
+    assert.same({}, others)
+    for name in pairs(made) do assert.is_nil(io.open(name)) end
+  end)
+
   it("queue:record(i) is the row's record where it has one, and nil where it has none", function()
     local path = os.tmpname()
     local file = io.open(path, "w")
