@@ -238,11 +238,11 @@ function M.upstream()
 end
 
 --- The example gateway, by its own start.sh.
--- @param given table  upstream: its URL; workers, options, shared: as start.sh takes them
+-- @param given table  upstream: its URL; workers, options, health, shared: as start.sh takes them
 function M.gateway(given)
   local self = new_server()
   local words = ""
-  for _, name in ipairs { "upstream", "workers", "options", "shared" } do
+  for _, name in ipairs { "upstream", "workers", "options", "health", "shared" } do
     if given[name] then words = words .. " --" .. name .. " " .. M.quote(tostring(given[name])) end
   end
   for _ = 1, 20 do

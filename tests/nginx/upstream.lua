@@ -1,6 +1,6 @@
 --- The made-up upstream of the gateway's specs and measurements. It answers after a while
 -- (2 ms unless told otherwise) with vectors that can be checked: bytes, checksum, first byte.
--- /behave?as=well|slow|held|failing|busy|half|short|shuffled|chunked&ms=N tells it how, as do the
+-- /behave?as=well|slow|held|failing|blabbing|busy|half|short|shuffled|chunked&ms=N tells it how, as do the
 -- names in ODD below, which are answers that no client should have to expect; held: only so many
 -- are answered as /release?calls=N has allowed so far, for specs that wait for what they mean;
 -- an input that is "poison" is refused with 400, as an input that a model does not take.
@@ -86,6 +86,7 @@ function M.embeddings()
   if as == "slow" then ngx.sleep(30) end
   if as == "held" then wait_for_release() end
   if as == "failing" then return refuse(500, "out of order") end
+  if as == "blabbing" then return refuse(500, "I choked on " .. table.concat(inputs, " and ")) end
   if as == "busy" then return refuse(429, "slow down") end
   if ODD[as] then return send_odd(unpack(ODD[as], 1, 2)) end
   for _, text in ipairs(inputs) do

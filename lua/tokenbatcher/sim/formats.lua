@@ -3,10 +3,9 @@
 -- A format is {name, new(estimate) -> parse}. estimate(record) gives the cost of a record, or nil and
 -- why not, for rows of JSON that have a "record" in place of a cost. parse(text, from, to, row) reads
 -- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output, row.record
--- (of JSON, where it has one) and,
--- in our recordings, key, group, priority, timeout_us and slo_us (0: none), batch_timeout_us (-1: none). It
--- returns true; false for a line that is no arrival; or nil and what is wrong. A line of CSV is read
--- where it is: no string is made of it.
+-- (of JSON, where it has one) and, in our recordings, key, group, priority, timeout_us and slo_us (0: none),
+-- batch_timeout_us (as the core takes it: 0: none, -1: the record goes at once). It returns true; false for a
+-- line that is no arrival; or nil and what is wrong. A line of CSV is read where it is: no string is made of it.
 
 local json = require "tokenbatcher.base.json"
 local options = require "tokenbatcher.core.options"
@@ -15,6 +14,7 @@ local byte, floor, max = string.byte, math.floor, math.max
 
 local M = {}
 
+local AT_ONCE = -1
 local MAX_COST = options.MAX_COST
 local MAX_FRACTION = 20 -- digits of a fraction of a second; hundreds would overflow
 M.VERSION = 1
@@ -176,7 +176,7 @@ local function parse_recorded(value, row, estimate)
   row.at_s, row.cost, row.output, row.record = value.at, cost, 0, record_of(value)
   row.key, row.group, row.priority = value.key, value.group, value.priority or 0
   row.timeout_us, row.slo_us = microseconds(value.timeout_s), microseconds(value.slo)
-  row.batch_timeout_us = value.batch_timeout_s and floor(value.batch_timeout_s * 1e6 + 0.5) or -1
+  row.batch_timeout_us = value.batch_timeout_s == 0 and AT_ONCE or microseconds(value.batch_timeout_s)
   return true
 end
 

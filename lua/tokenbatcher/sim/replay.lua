@@ -50,6 +50,7 @@ local function reserve_slot(self, slot)
   local want = math.max(1024, 2 * had, slot + 1)
   self.arrived_us, self.cost_of = grown(self.arrived_us, had, want), grown(self.cost_of, had, want)
   self.output_of, self.key_of = grown(self.output_of, had, want), grown(self.key_of, had, want)
+  self.group_of = grown(self.group_of, had, want)
   self.slots = want
 end
 
@@ -92,7 +93,7 @@ function M.new(spec)
     policy = { errors = 0, overruled = 0, disabled = 0 }, timeline = spec.timeline,
     fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
-    slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil, record_of = {},
+    slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil, group_of = nil, record_of = {},
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false,
     records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
     fairness = Fairness.new(),
@@ -113,18 +114,20 @@ end
 
 local function submit(self, at_us)
   local source = self.source
-  local cost, key = source.cost, source.key
+  local cost, key, group = source.cost, source.key, source.group
   self.records = self.records + 1
   if cost > self.max_cost then
     C.tb_refuse(self.handle, 1)
     return refused(self)
   end
-  local key_id = key and self.keys:take(key) or 0
+  local key_id, group_id = key and self.keys:take(key) or 0, group and self.groups:take(group) or 0
   submission.cost, submission.priority, submission.key = cost, source.priority, key_id
   submission.timeout_us, submission.submitted_us, submission.flags = source.timeout_us, at_us, self.flags
+  submission.group, submission.batch_timeout_us = group_id, source.batch_timeout_us
   local id = C.tb_submit(self.handle, submission, self.now)
   if id < 0 then
     if key then self.keys:give(key_id) end
+    if group then self.groups:give(group_id) end
     if id ~= FULL and id ~= OVERSIZE then error(tbffi.text(C.tb_error_text(id)), 0) end
     return refused(self)
   end
@@ -132,7 +135,7 @@ local function submit(self, at_us)
   local slot = id % SLOTS
   if slot >= self.slots then reserve_slot(self, slot) end
   self.arrived_us[slot], self.cost_of[slot] = at_us, cost
-  self.output_of[slot], self.key_of[slot] = source.output, key_id
+  self.output_of[slot], self.key_of[slot], self.group_of[slot] = source.output, key_id, group_id
   if source.record ~= nil then self.record_of[slot], self.has_records = source.record, true end
   if key then self.fairness:arrived(key_id) end
 end
@@ -165,6 +168,7 @@ end
 
 local function leave_queue(self, slot, cost)
   if self.has_records then self.record_of[slot] = nil end
+  self.groups:give(self.group_of[slot])
   local key = self.key_of[slot]
   if key == 0 then return end
   self.keys:give(key)

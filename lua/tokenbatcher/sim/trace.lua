@@ -155,7 +155,7 @@ local function read_row(reader)
     local from, to = lines:next()
     if not from then return false end
     row.record = nil
-    row.key, row.group, row.priority, row.timeout_us, row.batch_timeout_us, row.slo_us = nil, nil, 0, 0, -1, 0
+    row.key, row.group, row.priority, row.timeout_us, row.batch_timeout_us, row.slo_us = nil, nil, 0, 0, 0, 0
     local is_row, message = reader.parse(lines.chunk, from, to, row)
     if is_row and reader.first_s and row.at_s < reader.last_s then
       is_row, message = nil, ("its time is %.6f s before the row above"):format(reader.last_s - row.at_s)

@@ -239,7 +239,7 @@ describe("the option record", function()
     assert.same({ "g", 250000, 4000000, 1500000 },
       { source.group, source.batch_timeout_us, source.timeout_us, source.slo_us })
     source:take()
-    assert.same({ "theirs", -1, 0, 0 }, { source.group, source.batch_timeout_us, source.timeout_us, source.slo_us })
+    assert.same({ "theirs", 0, 0, 0 }, { source.group, source.batch_timeout_us, source.timeout_us, source.slo_us })
     source:take()
     assert.is_nil(source.group)
   end))
@@ -348,6 +348,34 @@ describe("a recorded run and its simulation", function()
     assert.truthy(select(2, fit.of_recording(cli.file("x", "hello"))):find("no trace of a known format", 1, true))
     assert.truthy(select(2, fit.of_recording(cli.file("x",
       "TIMESTAMP,ContextTokens,GeneratedTokens"))):find("Azure CSV", 1, true))
+  end)
+
+  it("agree on groups and own lingers: who shares a call, and when it goes", function()
+    local path, gone = cli.path "groups.jsonl", {}
+    H.run(function()
+      local batcher = tb.TokenBatcher { record = path, batch_timeout_s = 10, inference_fn = function(records)
+        tb.sleep(1)
+        return records
+      end }
+      batcher:start()
+      batcher:submit(1, { group = "a" })
+      batcher:submit(2, { group = "a", batch_timeout_s = 0.5 })
+      tb.sleep(20)
+      batcher:submit(3, { group = "b" })
+      batcher:submit(4, { group = "b", batch_timeout_s = 0 })
+      batcher:submit(5)
+      tb.sleep(60)
+      batcher:stop()
+    end)
+    for _, line in ipairs(lines_of(path)) do
+      if line.batch then gone[#gone + 1] = ("%d at %.1f"):format(line.records, line.at) end
+    end
+    assert.same({ "2 at 0.5", "2 at 20.0", "1 at 30.0" }, gone)
+    local job = assert(experiment.new(nil, { trace = path, service = "1", given = {},
+      set = { { "batch_timeout_s", 10 } } }))
+    local row = assert(experiment.run(job, { settings = {} }))
+    assert.same({ 5, 3 }, { row.completed, row.batches })
+    assert.near((1.5 + 1.5 + 1 + 1 + 2) / 5, row.latency_s.mean, 0.01) -- it drains after the last arrival
   end)
 
   it("run --record writes over nothing that is read, nor over the answers", function()

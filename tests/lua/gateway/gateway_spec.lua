@@ -300,6 +300,50 @@ describe("the example gateway", function()
       assert.equal(200, select(2, embed(gateway, one "x", "-H 'x-api-key: |&\\'")))
     end)
 
+  for age, shown in pairs { oldest_queued_s = "oldest_queued_seconds", oldest_running_s = "oldest_running_seconds" } do
+    test("/health answers 503 once " .. age .. " has passed its limit, and 200 before and after", {
+      options = "batch_timeout_s = 0, max_batch_size = 1, prefetch_batches = 0", health = age .. " = 0.3",
+    }, function(gateway)
+      upstream:get "/behave?as=held"
+      assert.equal(200, select(2, gateway:get "/health"))
+      local all = drive(gateway, [[
+        local ok = 0
+        at_once(2, function()
+          local status = ask "x"
+          ok = ok + (status == 200 and 1 or 0)
+        end)
+        return ok
+      ]], true)
+      nginx.wait_until("503", function() return select(2, gateway:get "/health") == 503 end)
+      local text = gateway:get "/health"
+      assert.matches('"status":"stuck"', text)
+      assert.is_true(tonumber(text:match('"' .. age .. '":([%d.]+)')) > 0.3)
+      assert.is_true(tonumber(gateway:get("/metrics"):match("\ntokenbatcher_" .. shown .. "{[^}]*} ([%d.]+)")) > 0.3)
+      release(2)
+      assert.equal("2", all())
+      local body, status = gateway:get "/health"
+      assert.equal(200, status)
+      assert.equal('{"status":"ok","oldest_queued_s":0.000,"oldest_running_s":0.000}\n', body)
+    end)
+  end
+
+  test("shows the upstream's words to whom they are about: to no other, and 500 bytes of them",
+    { options = "batch_timeout_s = 0.1, max_batch_size = 2" }, function(gateway)
+      upstream:get "/behave?as=blabbing"
+      local said = drive(gateway, [[
+        local seen = {}
+        at_once(2, function(i)
+          local _, answer = ask("secret number " .. i)
+          seen[i] = answer.error.message
+        end)
+        return seen[1] .. "|" .. seen[2]
+      ]])
+      assert.equal("upstream: status 500|upstream: status 500", said)
+      local text = embed(gateway, one(("long "):rep(1000)))
+      assert.matches("upstream: I choked on long long", text)
+      assert.is_true(#text < 700)
+    end)
+
   test("has /health and /metrics", {}, function(gateway)
     assert.equal("", (gateway:get "/metrics"))
     embed(gateway, one "x")
