@@ -20,18 +20,27 @@ local COUNTER = [[
   say("ready");
 ]]
 
+local function fail(said)
+  error(("exact_tokens needs node with the npm package tiktoken: npm install tiktoken@1.0.22 (%s)"):format(said), 0)
+end
+
+-- A named pipe of this user's alone; mkfifo fails where somebody else has made one of the name.
+local function new_pipe()
+  local base = os.tmpname()
+  local status = os.execute("mkfifo -m 600 " .. base .. ".counts")
+  os.remove(base)
+  if status ~= 0 then fail "and mkfifo" end
+  return base .. ".counts"
+end
+
 local function start_counter(encoding)
   assert(encoding:find "^[%w_]+$", "an encoding is a word such as cl100k_base")
-  local fifo = os.tmpname()
-  os.execute(("rm -f %s && mkfifo %s"):format(fifo, fifo))
+  local fifo = new_pipe()
   local to = assert(io.popen(("exec node -e '%s' %s >%s"):format(COUNTER, encoding, fifo), "w"))
   local from = assert(io.open(fifo))
   os.remove(fifo)
   local said = from:read "*l"
-  if said ~= "ready" then
-    error(("exact_tokens needs node with the npm package tiktoken: npm install tiktoken@1.0.22 (%s)")
-      :format(said or "node did not start"), 0)
-  end
+  if said ~= "ready" then fail(said or "node did not start") end
   return function(text)
     to:write((text:gsub("\\", "\\\\"):gsub("\n", "\\n")), "\n")
     to:flush()

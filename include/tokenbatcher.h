@@ -157,6 +157,7 @@ int tb_abi(void);
  *   TB_KIND_CHOICE    one of `choices`; its value is the index, from 0
  *   TB_KIND_POLICY    a policy; the core keeps which of `choices` it is
  *   TB_KIND_FUNCTION  a function (the core never sees it)
+ *   TB_KIND_BOOLEAN   true or false (the core never sees it)
  *   TB_KIND_STRING    a string (the core never sees it)
  */
 enum tb_option_kind {
@@ -167,6 +168,7 @@ enum tb_option_kind {
     TB_KIND_CHOICE,
     TB_KIND_POLICY,
     TB_KIND_FUNCTION,
+    TB_KIND_BOOLEAN,
     TB_KIND_STRING
 };
 

@@ -7,8 +7,10 @@ local upstream = require "upstream"
 
 local M = {}
 
---- What nginx.conf may change: `url` and `api_key` of the upstream, the options of every batcher.
-M.settings = { url = "http://127.0.0.1:8081/v1/embeddings", timeout_s = 30, max_batchers = 32, batcher = {} }
+--- What nginx.conf may change: `url` and `api_key` of the upstream, the options of every batcher, and the
+-- ages beyond which /health says 503: health = { oldest_queued_s = 30, oldest_running_s = 60 } (none is set).
+M.settings = { url = "http://127.0.0.1:8081/v1/embeddings", timeout_s = 30, max_batchers = 32, batcher = {},
+  health = {} }
 
 local STATUS = { queue_full = 429, oversize = 400, deadline = 504, inference_timeout = 504, stopped = 503 }
 local MOST_INPUTS = 2048
@@ -134,6 +136,23 @@ function M.embeddings()
     ngx.exit(499)
   end)
   return answer_all(it, futures, request.model)
+end
+
+--- GET /health: 503 once the oldest record queued, or the oldest call running, in any batcher of this worker is
+-- older than its limit. A queue that is stuck answers nobody, and no other figure shows it.
+function M.health()
+  local status, oldest = 200, { oldest_queued_s = 0, oldest_running_s = 0 }
+  for _, name in ipairs(names) do
+    local stats = batchers[name].batcher.stats
+    for age in pairs(oldest) do oldest[age] = math.max(oldest[age], stats[age]) end
+  end
+  for age, limit in pairs(M.settings.health) do
+    if oldest[age] > limit then status = 503 end
+  end
+  ngx.status = status
+  ngx.header.content_type = "application/json"
+  ngx.say(('{"status":"%s","oldest_queued_s":%.3f,"oldest_running_s":%.3f}'):format(status == 200 and "ok" or "stuck",
+    oldest.oldest_queued_s, oldest.oldest_running_s))
 end
 
 --- GET /metrics: the batchers of this worker.

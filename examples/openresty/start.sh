@@ -1,18 +1,19 @@
 #!/bin/sh
 # Runs the example gateway in the foreground until it is told to stop (QUIT, TERM, Ctrl-C).
 # usage: start.sh [--upstream URL] [--listen ADDRESS] [--workers N] [--shared yes]
-#                 [--options LUA] [--prefix FOLDER]
+#                 [--options LUA] [--health LUA] [--prefix FOLDER]
 #   --upstream  http://HOST:PORT of an OpenAI-compatible API; without it a made-up one is
 #               started too, which answers after 2 ms
 #   --listen    where to listen (127.0.0.1:8080; unix:/path works, too)
 #   --shared    yes: the workers hand their requests to one batching worker, see README.md
 #   --options   options of every batcher, e.g. 'max_batch_size = 64, batch_timeout_s = 0.01'
+#   --health    ages beyond which /health says 503, e.g. 'oldest_queued_s = 30, oldest_running_s = 60'
 #   --prefix    a folder for pid, log and temporary files (by default a new one, removed at the end)
 # environment: API_KEY (sent upstream), NGINX_MODULES (/usr/lib/nginx/modules)
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-listen=127.0.0.1:8080 workers=1 upstream='' prefix='' shared=no
+listen=127.0.0.1:8080 workers=1 upstream='' prefix='' shared=no health=''
 options='max_batch_size = 64, batch_timeout_s = 0.005'
 while [ $# -gt 0 ]; do
   case $1 in
@@ -20,6 +21,7 @@ while [ $# -gt 0 ]; do
     --workers) workers=$2 ;;
     --upstream) upstream=${2%/} ;;
     --options) options=$2 ;;
+    --health) health=$2 ;;
     --prefix) prefix=$2 ;;
     --shared) shared=$2 ;;
     *) sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2 ;;
@@ -48,7 +50,8 @@ plain() { printf %s "$1" | sed 's/[&|\\]/\\&/g'; }
 fill() {
   sed -e "s|@MODULES@|$(plain "${NGINX_MODULES:-/usr/lib/nginx/modules}")|" -e "s|@USER@|$user|" \
     -e "s|@HERE@|$(plain "$here")|g" -e "s|@LISTEN@|$(plain "$2")|" -e "s|@WORKERS@|$(plain "$3")|" \
-    -e "s|@UPSTREAM@|$(plain "$upstream")|" -e "s|@OPTIONS@|$(plain "$options")|" -e "s|@LOG@|stderr|" \
+    -e "s|@UPSTREAM@|$(plain "$upstream")|" -e "s|@OPTIONS@|$(plain "$options")|" -e "s|@HEALTH@|$(plain "$health")|" \
+    -e "s|@LOG@|stderr|" \
     -e "s|@SOCKET@|$(plain "$prefix")/batching.sock|" "$1"
 }
 

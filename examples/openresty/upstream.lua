@@ -10,6 +10,7 @@ local M = {}
 
 -- With these an upstream says that an input is at fault; with others, none of them is taken.
 local AT_FAULT = { [400] = true, [413] = true, [422] = true }
+local MOST_SAID = 500 -- bytes of the upstream's words in an error
 local POOL = { idle_ms = 30000, size = 64 }
 
 local function read_chunks(socket)
@@ -135,7 +136,8 @@ function M.embed(settings, fields, texts, info)
   if not status then return all_failed(n, 502, body) end
   local answer = cjson.decode(body)
   local said = type(answer) == "table" and type(answer.error) == "table" and answer.error.message
-  if type(said) ~= "string" then said = "status " .. status end
+  if type(said) ~= "string" or n > 1 then said = "status " .. status end -- of several inputs it may quote another's
+  if #said > MOST_SAID then said = said:sub(1, MOST_SAID) .. "..." end
   if AT_FAULT[status] then error { status = status, message = said } end
   if status ~= 200 then return all_failed(n, status >= 400 and status < 500 and status or 502, said) end
   local vectors = vectors_of(answer, n)

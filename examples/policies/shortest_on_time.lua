@@ -1,7 +1,13 @@
 -- As many answers within slo_s as can be: of the records that can still be on time, the shortest
 -- first; who cannot waits until nobody else does. Long prompts pay for it.
-return function(given)
-  local slo_s, base_s, per_token_s = given.slo_s or 1, given.base_s or 0.05, given.per_token_s or 0.00004
+local PARAMETERS = {
+  { name = "slo_s", default = 1, above = 0, unit = "seconds" },
+  { name = "base_s", default = 0.05, unit = "seconds" }, -- what any batch takes
+  { name = "per_token_s", default = 0.00004, above = 0, unit = "seconds" },
+}
+
+return { parameters = PARAMETERS, new = function(p)
+  local slo_s, base_s, per_token_s = p.slo_s, p.base_s, p.per_token_s
   return {
     form = function(queue, batch, now)
       local ends_by = math.huge -- the batch must be over by then
@@ -17,4 +23,4 @@ return function(given)
       end
     end,
   }
-end
+end }

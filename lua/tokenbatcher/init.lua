@@ -170,14 +170,12 @@ M.estimator = shelf("estimator", estimators.names, function(name)
   return function(given) return estimators.shipped(name, given) end
 end)
 
--- tb.http needs libcurl, so it is loaded on first use.
-setmetatable(M, { __index = function(self, name)
-  if name ~= "http" then return nil end
-  self.http = require "tokenbatcher.backend.http"
-  return self.http
-end })
-
 --- tb.metrics.prometheus(batcher, ...): a metrics page.
 M.metrics = require "tokenbatcher.batching.metrics"
 
-return M
+-- tb.http needs libcurl, so it is loaded on first use. A name that is not there is a slip of the pen.
+return setmetatable(M, errors.strict("tokenbatcher", function(self, name)
+  if name ~= "http" then return nil end
+  self.http = require "tokenbatcher.backend.http"
+  return self.http
+end))

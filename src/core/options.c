@@ -91,6 +91,8 @@ static const option OPTIONS[] = {
     PLAIN(record, NULL, "",
           "Writes arrivals and batches to this file (%p in it: the process id), for simulate and fit.",
           TB_KIND_STRING),
+    PLAIN(record_keys, NULL, "", "Recordings hold keys and groups as they are, not as salted hashes.",
+          TB_KIND_BOOLEAN),
     PLAIN(log, NULL, "", "Receives warnings as log(level, text); by default they go to stderr.",
           TB_KIND_FUNCTION),
     PLAIN(name, NULL, "", "Names the batcher in errors and logs.", TB_KIND_STRING),
@@ -115,7 +117,7 @@ static bool is_whole(double value)
 
 static bool is_allowed(const tb_option *o, double value)
 {
-    if (o->kind == TB_KIND_FUNCTION || o->kind == TB_KIND_STRING) return false;
+    if (o->kind >= TB_KIND_FUNCTION) return false;
     if (!(value >= o->min && value <= o->max)) return false;
     return o->kind == TB_KIND_SECONDS || o->kind == TB_KIND_NUMBER || is_whole(value);
 }

@@ -137,6 +137,16 @@ function steps.echo(c, request)
     { "Content-Type: application/json", "X-Twice: a", "X-Twice: b", "X-Empty:" })
 end
 
+local met = 0
+
+function steps.meet(c, request, n) -- answers once there are n of them
+  met = met + 1
+  while met < n do
+    if not c:sleep(0.002) then return false end
+  end
+  return steps.ok(c, request)
+end
+
 function steps.hang(c) return c:sleep(60) end
 
 function steps.slow(c, request, ms)
@@ -187,6 +197,8 @@ function steps.bighead(c) return c:respond(200, "", { "X-Big: " .. ("x"):rep(700
 
 function steps.html(c) return c:respond(200, "<html>" .. ("gateway "):rep(200) .. "\n</html>") end
 
+function steps.longwords(c) return c:respond(500, refusal(("words "):rep(10000))) end
+
 function steps.cut(c, request) -- JSON that ends too early, of the length that was announced
   local text = cjson.encode((answer_for(request)))
   return c:respond(200, text:sub(1, -20))
@@ -234,6 +246,27 @@ function steps.poison(c, request) -- refuses a request that holds a poisonous te
     if text:find "poison" then return c:respond(400, refusal(("input %d is poisonous"):format(i - 1))) end
   end
   return steps.ok(c, request)
+end
+
+local function texts_in(request) return table.concat(inputs_of(request), " and ") end
+
+function steps.quote(c, request) -- refuses a poisonous text, and repeats all that it got
+  if texts_in(request):find "poison" then return c:respond(400, refusal("cannot take " .. texts_in(request))) end
+  return steps.ok(c, request)
+end
+
+function steps.blab(c, request) -- fails, and repeats all that it got
+  return c:respond(500, refusal("crashed over " .. texts_in(request)))
+end
+
+function steps.tale(c, request) -- an answer that is a text, and of which one is missing
+  local answer, list = answer_for(request)
+  list[#list] = nil
+  return c:respond(200, answer)
+end
+
+function steps.login(c, request) -- an error that repeats the caller's login and the query of the URL
+  return c:respond(401, refusal("bad login " .. tostring(request.headers.authorization) .. " for " .. request.path))
 end
 
 function steps.limit(c, request, most) -- refuses more inputs than that

@@ -156,6 +156,11 @@ M.is_alive = is_alive
 
 function Server:is_alive() return is_alive(self.pid) end
 
+--- Has this worker been told to leave? It takes no new connection then.
+function M.is_leaving(pid)
+  return read("/proc/" .. pid .. "/cmdline"):find("shutting down", 1, true) ~= nil
+end
+
 --- Wait for its end. @return boolean  did it end within `s` seconds?
 function Server:ends_within(s)
   local until_s = os.time() + s
@@ -182,6 +187,13 @@ function Server:get(path, more)
     M.quote(self.url .. path)))
   local body, status = text:match "^(.*)\n(%d+)$"
   return body, tonumber(status)
+end
+
+--- A client that stays until it is told to leave. @param arguments string  of curl
+-- @return function  that ends it
+function M.client(arguments)
+  local pid = output_of(("curl -s -m %d %s >/dev/null 2>&1 & echo $!"):format(GUARD_S, arguments))
+  return function() os.execute("kill " .. pid .. " 2>/dev/null") end
 end
 
 --- Run Lua in a request of this nginx. @return what it returned, as text
@@ -219,17 +231,18 @@ function M.upstream()
     server = [[
       location = /v1/embeddings { content_by_lua_block { upstream.embeddings() } }
       location = /behave { content_by_lua_block { upstream.behave() } }
+      location = /release { content_by_lua_block { upstream.release() } }
       location = /stats { content_by_lua_block { upstream.stats() } }
     ]],
   }
 end
 
 --- The example gateway, by its own start.sh.
--- @param given table  upstream: its URL; workers, options, shared: as start.sh takes them
+-- @param given table  upstream: its URL; workers, options, health, shared: as start.sh takes them
 function M.gateway(given)
   local self = new_server()
   local words = ""
-  for _, name in ipairs { "upstream", "workers", "options", "shared" } do
+  for _, name in ipairs { "upstream", "workers", "options", "health", "shared" } do
     if given[name] then words = words .. " --" .. name .. " " .. M.quote(tostring(given[name])) end
   end
   for _ = 1, 20 do

@@ -1,7 +1,8 @@
 --- The made-up upstream of the gateway's specs and measurements. It answers after a while
 -- (2 ms unless told otherwise) with vectors that can be checked: bytes, checksum, first byte.
--- /behave?as=well|slow|failing|busy|half|short|shuffled|chunked&ms=N tells it how, as do the
--- names in ODD below, which are answers that no client should have to expect;
+-- /behave?as=well|slow|held|failing|blabbing|busy|half|short|shuffled|chunked&ms=N tells it how, as do the
+-- names in ODD below, which are answers that no client should have to expect; held: only so many
+-- are answered as /release?calls=N has allowed so far, for specs that wait for what they mean;
 -- an input that is "poison" is refused with 400, as an input that a model does not take.
 
 local cjson = require "cjson.safe"
@@ -66,6 +67,13 @@ local function send(text, as)
   return ngx.exit(444)
 end
 
+local function wait_for_release()
+  while kept:get "as" == "held" and kept:incr("released", -1, 0) < 0 do
+    kept:incr("released", 1)
+    ngx.sleep(0.005)
+  end
+end
+
 function M.embeddings()
   ngx.req.read_body()
   local request = cjson.decode(ngx.req.get_body_data() or "")
@@ -76,7 +84,9 @@ function M.embeddings()
   local as = kept:get "as" or "well"
   ngx.sleep((kept:get "ms" or 2) / 1000)
   if as == "slow" then ngx.sleep(30) end
+  if as == "held" then wait_for_release() end
   if as == "failing" then return refuse(500, "out of order") end
+  if as == "blabbing" then return refuse(500, "I choked on " .. table.concat(inputs, " and ")) end
   if as == "busy" then return refuse(429, "slow down") end
   if ODD[as] then return send_odd(unpack(ODD[as], 1, 2)) end
   for _, text in ipairs(inputs) do
@@ -93,7 +103,10 @@ function M.behave()
   kept:set("ms", tonumber(ngx.var.arg_ms) or 2)
   kept:set("requests", 0)
   kept:set("inputs", 0)
+  kept:set("released", 0)
 end
+
+function M.release() kept:incr("released", tonumber(ngx.var.arg_calls), 0) end
 
 function M.stats()
   ngx.print(cjson.encode { requests = kept:get "requests" or 0, inputs = kept:get "inputs" or 0 })

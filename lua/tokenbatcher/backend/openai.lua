@@ -3,15 +3,16 @@
 -- Infinity, ...). A result is the embedding as a list of numbers, or the completion's text.
 --
 -- One record's fault is its own: a text that the server refuses (status 400, 413 or 422) is
--- found by halving the request, and fails alone. All else that is wrong with an answer
--- fails every record of that request, since nothing of it can be trusted. 429 and 503 are
--- retried, see backoff.lua.
+-- found by halving the request, and fails alone (openai_batch.lua). All else that is wrong with an
+-- answer fails every record of that request, since nothing of it can be trusted. 429 and 503 are
+-- retried, see backoff.lua. What people see of a server's words: openai_words.lua.
 --
 -- info.requests counts what went out, retries and halves included; info.usage adds up what
 -- the server reports.
 
 local answers = require "tokenbatcher.backend.openai_answer"
 local backoff = require "tokenbatcher.base.backoff"
+local batch = require "tokenbatcher.backend.openai_batch"
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local failure = require("tokenbatcher.batching.run").failure
@@ -20,6 +21,7 @@ local json = require "tokenbatcher.base.json"
 local parameters = require "tokenbatcher.base.parameters"
 local tasks = require "tokenbatcher.runtime.tasks"
 local utf8 = require "tokenbatcher.base.utf8"
+local words = require "tokenbatcher.backend.openai_words"
 
 -- What people wrote is sent as it is, and fast; loaded with the first backend.
 local function encode(value) return json.library().encode(value) end
@@ -44,19 +46,15 @@ local DECLARED = {
   { name = "backoff_s", kind = "number", default = 0.5, above = 0, max = DAY_S, unit = "seconds" },
   { name = "backoff_max_s", kind = "number", default = 30, above = 0, max = DAY_S, unit = "seconds" },
   { name = "retry_after_max_s", kind = "number", default = 60, min = 0, max = DAY_S, unit = "seconds" },
-  { name = "max_response_bytes", kind = "number", default = 256 * 2 ^ 20, min = 1, max = 2 ^ 40, unit = "bytes" },
+  -- by default a MiB and 256 KiB for each text of the request
+  { name = "max_response_bytes", kind = "number", min = 1, max = 2 ^ 40, unit = "bytes" },
   { name = "unix_socket", kind = "string" },
   { name = "tls_verify", kind = "boolean", default = true },
   { name = "ca_file", kind = "string" },
 }
 
-local REFUSALS = { [400] = true, [413] = true, [422] = true } -- of what is in the request
 local LATER = { [429] = true, [503] = true }
--- A server that cannot be reached, or has put us off for good, is not asked for the rest.
-local ENDS_BATCH = { http_connect = true, http_timeout = true, http_full = true,
-  [401] = true, [403] = true, [404] = true, [429] = true, [503] = true }
-
--- --- the key stays out of everything that people see ------------------------------------
+local RESPONSE_BYTES, RESPONSE_BYTES_EACH = 2 ^ 20, 256 * 2 ^ 10
 
 local function read_key(name)
   if not name then return nil end
@@ -68,71 +66,42 @@ local function read_key(name)
   return key
 end
 
-local function replace(text, part)
-  return (text:gsub(part:gsub("%p", "%%%0"), "(the key)"))
-end
-
-local SECRET_WORDS = { "auth", "key", "token", "secret", "cookie" } -- in a header's name
-
-local function is_secret(name)
-  for _, word in ipairs(SECRET_WORDS) do
-    if name:lower():find(word, 1, true) then return true end
-  end
-  return false
-end
-
--- Also where JSON escapes it, or where the text ends within it.
-local function redact_one(text, key)
-  text = replace(replace(text, key), (key:gsub("/", "\\/")))
-  for n = #key - 1, 4, -1 do
-    if text:sub(-n) == key:sub(1, n) then return text:sub(1, -n - 1) .. "(the key)" end
-  end
-  return text
-end
-
-local function redact(self, text)
-  for _, key in ipairs(self.secrets) do text = redact_one(text, key) end
-  return text
-end
-
--- The key, and what headers such as Azure's api-key or a cookie hold.
-local function secrets_of(headers, key)
-  local secrets = { key }
-  for name, value in pairs(headers) do
-    local secret = tostring(value):gsub("^%a+ +", "") -- without a scheme, such as Bearer
-    if is_secret(name) and #secret >= 4 then secrets[#secrets + 1] = secret end
-  end
-  return secrets
-end
-
 -- --- errors -------------------------------------------------------------------------------
 
 local function new_err(self, code, message)
-  return errors.new(code, ("POST %s: %s"):format(http.shown(self.url), redact(self, message)))
+  return errors.new(code, ("POST %s: %s"):format(http.shown(self.url), self.words:redact(message)))
 end
 
 -- The sentence of an error body {"error": {"message": ...}}, or its beginning.
-local function complaint(self, body)
+local function complaint(self, body, texts)
   local answer = answers.decode(body)
   local problem = type(answer) == "table" and (answer.error or answer.message)
   if type(problem) == "table" then problem = problem.message end
-  return answers.excerpt(redact(self, type(problem) == "string" and problem or body))
+  return self.words:excerpt(type(problem) == "string" and problem or body, texts)
 end
 
-local function status_err(self, response, why)
-  local words = complaint(self, response.body)
+local function status_err(self, response, texts, why)
+  local said = complaint(self, response.body, texts)
   local err = new_err(self, "http_status", ("status %d%s%s"):format(response.status,
-    words ~= "" and ": " .. words or "", why and " (not tried again: " .. why .. ")" or ""))
+    said ~= "" and ": " .. said or "", why and " (not tried again: " .. why .. ")" or ""))
   err.status = response.status
   return err
 end
 
+-- An answer that cannot be trusted. Completions of several texts are other people's answers.
+local function bad_response(self, problem, body, texts)
+  local is_private = #texts > 1 and self.endpoint.is_text and answers.decode(body) ~= nil
+  return new_err(self, "bad_response", is_private and "the answer " .. problem
+    or ("the answer %s; it begins: %s"):format(problem, self.words:excerpt(body, texts)))
+end
+
 -- --- one request --------------------------------------------------------------------------
 
-local function request_of(self, body)
+local function request_of(self, body, n)
   local p = self.p
   return { body = body, headers = self.headers, timeout_s = p.timeout_s, connect_timeout_s = p.connect_timeout_s,
-    max_response_bytes = p.max_response_bytes, unix_socket = p.unix_socket, tls_verify = p.tls_verify,
+    max_response_bytes = p.max_response_bytes or RESPONSE_BYTES + n * RESPONSE_BYTES_EACH,
+    unix_socket = p.unix_socket, tls_verify = p.tls_verify,
     ca_file = p.ca_file }
 end
 
@@ -149,19 +118,19 @@ local function limits_of(self, info)
 end
 
 --- Send, and again while the server says later. @return response of status 2xx, or nil, err
-local function send(self, body, info)
-  local attempt = 0
+local function send(self, texts, info)
+  local attempt, body = 0, body_of(self, texts)
   while true do
-    local response, err = http.post(self.url, request_of(self, body))
+    local response, err = http.post(self.url, request_of(self, body, #texts))
     if response or err.was_sent then info.requests = info.requests + 1 end
     if not response then return nil, new_err(self, err.code, (err.message:gsub("^POST %S+: ", ""))) end
     if response.status >= 200 and response.status < 300 then return response end
-    if not LATER[response.status] then return nil, status_err(self, response) end
+    if not LATER[response.status] then return nil, status_err(self, response, texts) end
     if attempt == self.p.retries then
-      return nil, status_err(self, response, ("tried %d times"):format(attempt + 1))
+      return nil, status_err(self, response, texts, ("tried %d times"):format(attempt + 1))
     end
     local wait_s, why = backoff.wait_s(attempt, backoff.asked_s(response), limits_of(self, info))
-    if not wait_s then return nil, status_err(self, response, why) end
+    if not wait_s then return nil, status_err(self, response, texts, why) end
     tasks.sleep_until(clock.now_us() + wait_s * 1e6)
     attempt = attempt + 1
   end
@@ -178,48 +147,17 @@ end
 
 --- @return values for the texts, or nil and an err
 local function ask(self, texts, info)
-  local response, err = send(self, body_of(self, texts), info)
+  local response, err = send(self, texts, info)
   if not response then return nil, err end
   local values, usage, problem = answers.read(response.body, #texts, self.endpoint, self.p.raw)
   if values then
     add_usage(info, usage)
     return values
   end
-  return nil, new_err(self, "bad_response", ("the answer %s; it begins: %s"):format(problem,
-    answers.excerpt(redact(self, response.body))))
+  return nil, bad_response(self, problem, response.body, texts)
 end
 
 -- --- a batch ------------------------------------------------------------------------------
-
--- Work is {inputs = list of {place, text, cost}, results, info, refused, succeeded, ended}.
-
-local function fail(work, first, last, err)
-  for i = first, last do work.results[work.inputs[i].place] = failure(err) end
-end
-
--- Where everything is refused, a wrong parameter is likelier than that all texts are bad.
-local function is_hopeless(work)
-  return not work.succeeded and work.refused >= 2 * math.ceil(math.log(#work.inputs) / math.log(2)) + 8
-end
-
-local function solve(self, work, first, last)
-  if work.ended then return fail(work, first, last, work.ended) end
-  local texts = {}
-  for i = first, last do texts[#texts + 1] = work.inputs[i].text end
-  local values, err = ask(self, texts, work.info)
-  if values then
-    work.succeeded = true
-    for i = first, last do work.results[work.inputs[i].place] = values[i - first + 1] end
-    return
-  end
-  local is_refusal = REFUSALS[err.status]
-  if is_refusal then work.refused = work.refused + 1 else work.batch_err = err end
-  if ENDS_BATCH[err.code] or ENDS_BATCH[err.status] or is_refusal and is_hopeless(work) then work.ended = err end
-  if not is_refusal or first == last or work.ended then return fail(work, first, last, err) end
-  local middle = math.floor((first + last) / 2)
-  solve(self, work, first, middle)
-  solve(self, work, middle + 1, last)
-end
 
 -- The last input of a request that begins with `first`.
 local function last_of_request(self, inputs, first)
@@ -243,22 +181,18 @@ end
 
 local function run(self, records, info)
   info.requests = 0
-  local work = { inputs = {}, results = {}, info = info, refused = 0 }
+  local keys, work = info.keys, { inputs = {}, results = {}, answered = self.answered, group = info.group or "" }
+  function work.ask(texts) return ask(self, texts, info) end
   local inputs = work.inputs
   for i = 1, #records do
     local text, problem = text_of(self, records[i])
     if text then
-      inputs[#inputs + 1] = { place = i, text = text, cost = info.costs[i] }
+      inputs[#inputs + 1] = { place = i, text = text, cost = info.costs[i], key = keys and keys[i] or "" }
     else
       work.results[i] = failure(problem)
     end
   end
-  local first = 1
-  while first <= #inputs do
-    local last = last_of_request(self, inputs, first)
-    solve(self, work, first, last)
-    first = last + 1
-  end
+  batch.solve(work, function(list, first) return last_of_request(self, list, first) end)
   local nothing_else = not work.succeeded and work.refused == 0 and #inputs == #records
   if work.batch_err and nothing_else then error(work.batch_err, 0) end
   return work.results
@@ -313,7 +247,8 @@ return function(given)
     p = p, url = url_of(p), headers = headers_of(p, key), endpoint = answers.endpoints[p.endpoint],
     model = encode(p.model), extra = extra_json(p.extra),
   }
-  self.secrets = secrets_of(p.headers, key)
+  self.words = words.new(p.headers, p.base_url, key)
+  self.answered = { groups = {}, n = 0 }
   http.load()
   return function(records, info) return run(self, records, info) end
 end

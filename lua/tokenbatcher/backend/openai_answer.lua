@@ -39,10 +39,10 @@ local function text_of(item)
   return nil, "has no text"
 end
 
---- By endpoint: the field with the texts, the list in the answer, and what an item holds.
+--- By endpoint: the field with the texts, the list in the answer, what an item holds, and is that a text.
 M.endpoints = {
   embeddings = { input = "input", list = "data", value_of = embedding_of },
-  completions = { input = "prompt", list = "choices", value_of = text_of },
+  completions = { input = "prompt", list = "choices", value_of = text_of, is_text = true },
 }
 
 -- The place of an item among n inputs, or nil and what is wrong.

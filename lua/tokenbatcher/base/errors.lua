@@ -105,7 +105,34 @@ local function distance(a, b)
   return row[#b]
 end
 
---- The known name nearest to `name`. @param known string[]
+--- The known name nearest to `name` if it is likely to be meant, or nil.
+function M.near(name, known)
+  local best = M.nearest(name, known)
+  return best and distance(name, best) <= math.max(2, math.floor(#name / 3)) and best or nil
+end
+
+--- A metatable with which reading an unknown field is an error that says what was meant, or what there is.
+-- @param who string  what the table is called  @param find function|nil  (table, name): a field that is made
+-- when it is asked for
+function M.strict(who, find)
+  return { __index = function(self, name)
+    local value = find and find(self, name)
+    if value ~= nil or type(name) ~= "string" then return value end
+    local known = {}
+    for field in pairs(self) do known[#known + 1] = field end
+    table.sort(known)
+    local near = M.near(name, known)
+    M.misuse(("%s has no '%s'; %s"):format(who, name, near and "did you mean '" .. near .. "'?"
+      or "it has: " .. table.concat(known, ", ")))
+  end }
+end
+
+--- Raise: a method was called with a dot.
+function M.needs_colon(name)
+  M.misuse(("%s needs a colon: batcher:%s(...), not batcher.%s(...)"):format(name, name, name))
+end
+
+--- The known name nearest to `name`, however far. @param known string[]
 function M.nearest(name, known)
   local best, best_distance
   for _, candidate in ipairs(known) do

@@ -63,6 +63,47 @@ local function sorted(given)
   return keys
 end
 
+local KINDS = { "number", "count", "string", "boolean", "table", "policy", "estimator", "function" }
+
+-- One of somebody's own parameters, with what he has left out; or nil and what is wrong.
+local function declare_one(p)
+  if type(p) ~= "table" or type(p.name) ~= "string" then return nil, "must be a table with a name" end
+  local out = {}
+  for field, value in pairs(p) do out[field] = value end
+  out.kind = p.kind or p.choices and "string" or type(p.default) ~= "nil" and type(p.default) or "number"
+  if not is_among(out.kind, KINDS) then
+    return nil, ("'%s' must be of a kind, one of %s, got %s"):format(p.name, table.concat(KINDS, ", "),
+      errors.show(out.kind))
+  end
+  for _, bound in ipairs { "min", "max", "above" } do
+    if p[bound] ~= nil and type(p[bound]) ~= "number" then
+      return nil, ("'%s': %s must be a number, got %s"):format(p.name, bound, errors.show(p[bound]))
+    end
+  end
+  if out.kind == "count" then out.min, out.max = p.min or 0, p.max or 2 ^ 53 end
+  if out.default ~= nil and not fits(out, out.default) then
+    return nil, ("'%s': its default must be %s, got %s"):format(p.name, M.expected(out), errors.show(out.default))
+  end
+  return out
+end
+
+--- Parameters as somebody else has declared them, checked: a copy, with what was left out (a kind is that
+-- of the default). @param list any  @return list, or nil and a message
+function M.declare(who, list)
+  if list == nil then return {} end
+  if type(list) ~= "table" then return nil, ("%s: 'parameters' must be a list, got a %s"):format(who, type(list)) end
+  local out = {}
+  for i = 1, #list do
+    local p, problem = declare_one(list[i])
+    if not p then return nil, ("%s: 'parameters': number %d %s"):format(who, i, problem) end
+    out[i] = p
+  end
+  if next(list, #list > 0 and #list or nil) ~= nil then
+    return nil, ("%s: 'parameters' must be a list of {name = ..., default = ..., ...}"):format(who)
+  end
+  return out
+end
+
 --- @param who string  for messages: "policy 'fair'"
 -- @return table  every parameter by name (a policy as policies.resolve returns it), or nil
 --   and a message

@@ -32,6 +32,11 @@ local function is_stopped(self)
   return C.tb_state(self._handle) == C.TB_STOPPED
 end
 
+-- Has a method been called with a dot?
+local function require_batcher(self, name)
+  if not M.is_batcher(self) then errors.needs_colon(name) end
+end
+
 --- @class tokenbatcher.Batcher
 --- @field is_running boolean
 --- @field stats table  a snapshot
@@ -114,7 +119,7 @@ local function new(class, given)
     _class = class, _handle = handle,
     _records = {}, _futures = {}, _runs = {}, _later = {}, _is_pulling = false, _drained = false, unsettled = 0,
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
-    _policy = { errors = 0, overruled = 0 }, _recording = false,
+    _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false,
   }, meta)
   self._port = port_of(self)
   self._suspects = suspects.new(handle, self._keys)
@@ -153,6 +158,11 @@ function Batcher:fill_stats(raw)
   return self._policy.errors, self._policy.overruled
 end
 
+--- Has a policy failed so often that it was disabled?
+function Batcher:was_policy_disabled()
+  return self._policy.disabled > 0
+end
+
 --- Warn; a log function that raises is ignored.
 function Batcher:_warn(text)
   if self._is_pulling then return turn.later(self, self._warn, text) end
@@ -186,7 +196,8 @@ local function new_recording(self, values)
   local now, current = clock.now_us(), self._recording
   if not values.record then return false end
   if current and current.name == values.record then
-    current:resume(now)
+    local ok, message = current:resume(now)
+    if not ok then errors.misuse(tostring(self) .. ": option 'record': " .. message) end
     return current
   end
   local recording, message = Recording.new(values.record, self, now)
@@ -205,6 +216,7 @@ end
 --- Begin to accept records. Within run() only (or a coroutine driven by step()).
 -- @return the batcher
 function Batcher:start()
+  require_batcher(self, "start")
   turn.forbid_in_estimator(self, "start")
   if not is_stopped(self) then errors.misuse(tostring(self) .. " is already running") end
   local is_driven, reason = loop.can_start()
@@ -237,6 +249,7 @@ end
 -- every future has settled. With {timeout_s}, what is left after that time fails (stopped).
 -- When not running: returns at once. Called twice: both wait.
 function Batcher:stop(opts)
+  require_batcher(self, "stop")
   local timeout_us = stop_timeout_us(opts)
   turn.forbid_in_estimator(self, "stop")
   if is_stopped(self) then return end
@@ -253,6 +266,7 @@ end
 
 --- Everything queued now is due at once.
 function Batcher:flush()
+  require_batcher(self, "flush")
   turn.forbid_in_estimator(self, "flush")
   if is_stopped(self) then return end
   C.tb_flush(self._handle, clock.now_us())
@@ -262,6 +276,7 @@ end
 --- Change any options while running, all or none. For an option whose default is none,
 -- `false` means none again. Running batches keep theirs.
 function Batcher:set(given)
+  require_batcher(self, "set")
   turn.forbid_in_estimator(self, "set")
   local config = tbffi.copy("tb_config", self._config)
   local values = {}

@@ -4,7 +4,7 @@
 -- A batcher with a scripted policy owns one Decision. It reaches the batcher through a port of
 -- a few functions, so that the simulator can be one, too:
 --   record(slot), key_name(number), key_number(string)   see core/view.lua
---   count(what)   one more "errors" or "overruled"
+--   count(what)   one more "errors", "overruled" or "disabled"
 --   warn(text)
 
 local errors = require "tokenbatcher.base.errors"
@@ -31,13 +31,23 @@ local function count_error(self)
   self.port.count "errors"
 end
 
+-- The first fault is said at once: who has misspelt a name must not take what fifo did for his policy's work.
+local function say_first(self, what, err)
+  if self.told_error then return end
+  self.told_error = true
+  say(self, ("policy '%s': %s raised: %s; fifo decides in its place each time (said once)"):format(self.name, what,
+    errors.message_of(err)))
+end
+
 -- A hook that raises costs one policy_errors; ten in a row disable the policy.
 local function failed(self, what, err)
   count_error(self)
+  say_first(self, what, err)
   local in_a_row = self.errors_in_a_row
   in_a_row[what] = in_a_row[what] + 1
   if self.is_disabled or in_a_row.form + in_a_row.on_complete < ERRORS_IN_A_ROW then return end
   self.is_disabled = true
+  self.port.count "disabled"
   say(self, ("policy '%s' failed %d times in a row and is disabled until the next set{policy}; %s raised: %s")
     :format(self.name, ERRORS_IN_A_ROW, what, errors.message_of(err)))
 end
@@ -76,12 +86,14 @@ end
 function M.new(handle, port, resolved, former)
   local self = setmetatable({
     handle = handle, port = port, name = resolved.name, view = view.new(handle, port),
-    has_failed = false, is_disabled = false, told_slow = false,
+    has_failed = false, is_disabled = false, told_slow = false, told_error = false,
     errors_in_a_row = { form = 0, on_complete = 0 }, unsaid = {},
   }, Decision)
   local ok, made = as_policy(make, resolved, former, function(err, is_last)
     count_error(self)
+    say_first(self, "its inner policy", err)
     if is_last then
+      self.port.count "disabled"
       say(self, ("policy '%s': its inner policy failed too often; fifo chooses in its place; it raised: %s")
         :format(self.name, errors.message_of(err)))
     end

@@ -22,6 +22,7 @@ local COUNTERS = {
   { "batch_cost_total", "total_batch_cost", "Cost of all batches, in tokens." },
   { "busy_seconds_total", "busy_time_s", "Slot-seconds in which a batch ran." },
   { "idle_seconds_total", "idle_time_s", "Slot-seconds in which none did." },
+  { "joined_total", "total_joined", "Records that joined an equal one in flight." },
   { "policy_errors_total", "policy_errors", "Calls of the policy that raised." },
   { "policy_overruled_total", "policy_overruled", "Decisions taken in the policy's place." },
 }
@@ -34,6 +35,9 @@ local GAUGES = {
   { "prefetched_records", "prefetched_records", "Records in them." },
   { "running_batches", "running_batches", "Batches that run." },
   { "running_records", "running_records", "Records that run." },
+  { "abandoned_calls", "abandoned_calls", "Calls of inference_fn that go on after their timeout." },
+  { "oldest_queued_seconds", "oldest_queued_s", "How long the oldest queued record has waited." },
+  { "oldest_running_seconds", "oldest_running_s", "How long the oldest running batch has run." },
   { "utilization_ratio", "utilization", "Busy share of the slots since the start." },
   { "padding_ratio", "padding_ratio", "Records x largest over the sum of costs, over all batches." },
 }

@@ -1,8 +1,10 @@
 --- Finds policies: by the name of one that ships, by file, or as given.
 --
--- A policy is a table with form(queue, batch, now) and, if it wants, on_complete(report);
--- or a function of its parameters that returns such a table. The function is called once
--- for each batcher, so that two batchers never share its state.
+-- A policy is a table with form(queue, batch, now) and, if it wants, on_complete(report); or
+-- a function of its parameters that returns such a table; or {parameters, new(p)}, where
+-- parameters are declared as those of what ships (base/parameters.lua) and checked: names that
+-- are not declared are refused. A plain function takes whatever it is given. It, or new, is called
+-- once for each batcher, so that two batchers never share its state.
 --
 -- A policy that ships is a module tokenbatcher.policy.NAME: {about, parameters, new(p)};
 -- what new makes may have max_record_cost, above which no record is accepted. fifo and
@@ -47,7 +49,7 @@ end
 local made_by_us = setmetatable({}, { __mode = "k" })
 
 --- Where a policy comes from: {name, in_core, forbids_bisect} and either module and
--- parameters, or policy, or factory and given.
+-- parameters, or declared (somebody's own module) and parameters, or policy, or factory and given.
 local Resolved = {}
 Resolved.__index = Resolved
 
@@ -123,12 +125,24 @@ function Resolved:make(former, report)
   end
   if self.policy then return self.policy, self end
   local given = {}
-  for name, parameter in pairs(self.given) do given[name] = parameter end
-  local value = self.factory(given)
+  for name, parameter in pairs(self.parameters or self.given) do given[name] = parameter end
+  local value = (self.factory or self.declared.new)(given, M, report)
   if made_by_us[value] then return made_by_us[value]:make(former, report) end
   local made, message = check_table(value, self.name)
   if not made then error(message, 0) end
   return made, self
+end
+
+local function from_declared(value, name, given)
+  if not errors.is_callable(value.new) then
+    return nil, ("policy '%s': 'new' must be a function, got a %s"):format(name, type(value.new))
+  end
+  local declared, message = parameters.declare("policy '" .. name .. "'", value.parameters)
+  if not declared then return nil, message end
+  local p
+  p, message = parameters.check("policy '" .. name .. "'", declared, given)
+  if not p then return nil, message end
+  return setmetatable({ name = name, declared = { new = value.new, parameters = declared }, parameters = p }, Resolved)
 end
 
 local function from_value(value, name, given)
@@ -138,6 +152,9 @@ local function from_value(value, name, given)
   end
   if type(value) == "function" then
     return setmetatable({ name = name, factory = value, given = given or {} }, Resolved)
+  end
+  if type(value) == "table" and rawget(value, "new") ~= nil and rawget(value, "form") == nil then
+    return from_declared(value, name, given)
   end
   local policy, message = check_table(value, name)
   if not policy then return nil, message end
@@ -160,7 +177,7 @@ local function from_name(text, given)
   if message then return nil, message end
   local resolved
   resolved, message = from_value(value, text, given)
-  if resolved then resolved.file = text end
+  if resolved then resolved.file, resolved.given = text, given or {} end
   return resolved, message
 end
 
@@ -180,6 +197,18 @@ function M.resolve(value, given)
     return from_value(value, named or "(a " .. type(value) .. ")", given)
   end
   return nil, "a policy is a name, a file, a table or a function, got a " .. type(value)
+end
+
+--- The parameters that a policy has declared, or nil. @param value any  for resolve()
+function M.parameters_of(value)
+  local resolved = M.resolve(value)
+  local module = resolved and (resolved.module or resolved.declared)
+  return module and module.parameters
+end
+
+--- Does it take parameters that nobody checks? @param resolved table  see resolve()
+function M.is_unchecked(resolved)
+  return resolved.factory ~= nil
 end
 
 local function parse_value(text)

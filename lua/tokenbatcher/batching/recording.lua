@@ -2,15 +2,23 @@
 -- `tokenbatcher fit`. A line each:
 --
 --   {"tokenbatcher_recording":1,"name":"..."}                                    the first one
---   {"at":1.204518,"cost":480,"key":"a","priority":1,"timeout_s":2}             a call of submit; a batch
---       of submit_batch is as many; those refused are in it, too; key, priority, timeout_s if given
+--   {"at":1.204518,"cost":480,"key":"a","group":"m","priority":1,"timeout_s":2,"batch_timeout_s":0.1,"slo":1}
+--       a call of submit; a batch of submit_batch is as many; those refused are in it, too; all but
+--       at and cost if given. Keys and groups are pseudonyms (base/pseudonym.lua), unless the
+--       option record_keys is set: the same one is the same within a recording, and says nothing else.
 --   {"batch":7,"at":1.254,"records":3,"tokens":1440,"padded":1920,"cost":1440,"service_s":0.09,"failed":0,
 --       "reason":"timeout"}             when it is over; "calls":n if it was bisected in so many calls
 --
 -- `at` is seconds since the recording began. Lines are written in blocks, at the latest a second
 -- after the first of a block when something else is recorded, and at stop.
+--
+-- A file has one recorder at a time, by whichever names it is called (core/file_ffi.lua). One that
+-- stops lets go of it, and goes on at its end when it starts again, unless somebody else has
+-- written to it meanwhile.
 
+local files = require "tokenbatcher.core.file_ffi"
 local json = require "tokenbatcher.base.json"
+local pseudonym = require "tokenbatcher.base.pseudonym"
 
 local M = {}
 local Recording = {}
@@ -18,10 +26,10 @@ Recording.__index = Recording
 
 local VERSION = 1
 local FLUSH_US = 1e6
-local BUFFER_BYTES = 65536
+local MOST_PSEUDONYMS = 1000 -- kept; others are made again
 
--- Files being recorded to: a second batcher would write over the first one's.
-local in_use = {}
+-- Those of this process, to tell one that has stopped of another that takes its file.
+local all = setmetatable({}, { __mode = "k" })
 
 -- The number of this process: workers of one server record apart.
 local function process_id()
@@ -31,43 +39,82 @@ local function process_id()
   return text and ("%d"):format(text) or "0"
 end
 
-local function open(self, mode)
-  local file, message = io.open(self.path, mode)
-  if not file then return nil, message end
-  file:setvbuf("full", BUFFER_BYTES)
-  self.file, in_use[self.path] = file, true
-  return true
-end
-
 --- The file that is meant. "%p" in its name stands for the number of the process.
 function M.path_of(name)
   return (name:gsub("%%p", process_id))
+end
+
+local function open(self)
+  local file, message = files.open(self.path)
+  if file then
+    self.file = file
+    return true
+  end
+  return nil, message or ("the file '%s' is being recorded to already"):format(self.path)
+end
+
+local function header(self)
+  local called = self.batcher._values.name
+  return ('{"tokenbatcher_recording":%d%s}\n'):format(VERSION, called and ',"name":' .. json.quote(called) or "")
+end
+
+-- What another one has recorded to this file is gone now.
+local function take_over(self)
+  local former
+  for other in pairs(all) do
+    if other ~= self and not other.is_lost and self.file:is_named(other.path) then
+      other.is_lost, former = true, other
+    end
+  end
+  if former then
+    self.batcher:_warn(("the file '%s', to which %s has recorded, is written anew"):format(self.path,
+      former.batcher == self.batcher and "it" or tostring(former.batcher)))
+  end
 end
 
 --- Begin a file.
 -- @param name string  the file  @param batcher table  with _values.name, for the header
 -- @return a recording, or nil and a message
 function M.new(name, batcher, now_us)
-  local path = M.path_of(name)
-  if in_use[path] then return nil, ("the file '%s' is being recorded to already"):format(path) end
+  local secret, message = pseudonym.secret()
+  if not secret then return nil, message end
   local self = setmetatable({
-    path = path, name = name, batcher = batcher, origin_us = now_us, last_us = now_us, flush_at_us = now_us + FLUSH_US,
+    path = M.path_of(name), name = name, batcher = batcher, origin_us = now_us, last_us = now_us,
+    flush_at_us = now_us + FLUSH_US, secret = secret, pseudonyms = {}, pseudonym_count = 0,
   }, Recording)
-  local ok, message = open(self, "wb")
+  local ok
+  ok, message = open(self)
   if not ok then return nil, message end
-  local called = batcher._values.name
-  self:write(('{"tokenbatcher_recording":%d%s}\n'):format(VERSION, called and ',"name":' .. json.quote(called) or ""))
+  take_over(self)
+  ok, message = self.file:clear()
+  if not ok then return nil, ("%s: %s"):format(self.path, message) end
+  self:write(header(self))
   self:flush()
-  if not self.file then return nil, ("%s: %s"):format(path, self.problem) end
+  if not self.file then return nil, ("%s: %s"):format(self.path, self.problem) end
+  all[self] = true
   return self
 end
 
---- Go on after a close, as if no time had passed since.
+-- Is what it has recorded still the whole file? One that was moved away is begun anew.
+local function check_end(self)
+  local size = self.file:size()
+  if not size or size == self.size then return true end
+  if size == 0 then return self.file:write(header(self)) end
+  self.file:close()
+  self.file = nil
+  return nil, ("the file '%s' has changed since it was recorded to: give another name"):format(self.path)
+end
+
+--- Go on after a close, as if no time had passed since. @return true, or nil and a message
 function Recording:resume(now_us)
-  if self.file or self.problem then return end
+  if self.file or self.problem then return true end
+  if self.is_lost then
+    return nil, ("the file '%s' was recorded to by another batcher meanwhile: give another name"):format(self.path)
+  end
   self.origin_us, self.last_us = now_us - (self.last_us - self.origin_us), now_us
-  local ok, message = open(self, "ab")
-  if not ok then self.batcher:_warn("cannot go on recording: " .. message) end
+  local ok, message = open(self)
+  if not ok then return nil, message end
+  return check_end(self)
 end
 
 -- A disk that fails ends the recording, and nothing else.
@@ -75,7 +122,7 @@ local function fail(self, message)
   if not self.file then return end
   self.problem = message
   self.file:close()
-  self.file, in_use[self.path] = nil, nil
+  self.file = nil
   if self.is_begun then self.batcher:_warn(("recording has ended: %s: %s"):format(self.path, message)) end
 end
 
@@ -93,36 +140,51 @@ function Recording:flush()
   self.is_begun = true
 end
 
--- A failed write has more results than one that succeeds; LuaJIT's compiled code around such a
--- call was seen to take the one for the other.
-jit.off(Recording.write)
-jit.off(Recording.flush)
-
 local function flush_now_and_then(self, now_us)
   if now_us < self.flush_at_us then return end
   self.flush_at_us = now_us + FLUSH_US
   self:flush()
 end
 
+-- A key or a group as it stands in the file.
+local function shown(self, name)
+  if self.batcher._values.record_keys then return json.quote(name) end
+  local known = self.pseudonyms[name]
+  if known then return known end
+  if self.pseudonym_count >= MOST_PSEUDONYMS then self.pseudonyms, self.pseudonym_count = {}, 0 end
+  known = '"' .. pseudonym.hash(self.secret, name) .. '"'
+  self.pseudonyms[name], self.pseudonym_count = known, self.pseudonym_count + 1
+  return known
+end
+
+local function is_seconds(value) return type(value) == "number" and value >= 0 and value <= 1e9 end
+
 --- A call of submit. @param opts table|nil  its options
-function Recording:arrival(now_us, cost, opts)
+-- @param group string|nil  if it is not that of opts  @param slo_s number|nil  what the option slo says
+function Recording:arrival(now_us, cost, opts, group, slo_s)
   if not self.file then return end
   self.last_us = now_us
   local line = ('{"at":%.6f,"cost":%.14g'):format((now_us - self.origin_us) / 1e6, cost)
+  group = group or opts and opts.group
   if opts then
-    if opts.key then line = line .. ',"key":' .. json.quote(opts.key) end
+    if opts.key and opts.key ~= "" then line = line .. ',"key":' .. shown(self, opts.key) end
     if opts.priority and math.abs(opts.priority) < math.huge then
       line = line .. (',"priority":%.14g'):format(opts.priority)
     end
-    if opts.timeout_s and opts.timeout_s <= 1e9 then line = line .. (',"timeout_s":%.14g'):format(opts.timeout_s) end
+    if is_seconds(opts.timeout_s) then line = line .. (',"timeout_s":%.14g'):format(opts.timeout_s) end
+    if is_seconds(opts.batch_timeout_s) then
+      line = line .. (',"batch_timeout_s":%.14g'):format(opts.batch_timeout_s)
+    end
   end
+  if group and group ~= "" then line = line .. ',"group":' .. shown(self, group) end
+  if is_seconds(slo_s) then line = line .. (',"slo":%.14g'):format(slo_s) end
   self:write(line .. "}\n")
   flush_now_and_then(self, now_us)
 end
 
 --- A call of submit_batch that was refused as a whole.
-function Recording:refused(now_us, costs, n, opts)
-  for i = 0, n - 1 do self:arrival(now_us, costs[i], opts) end
+function Recording:refused(now_us, costs, n, opts, group)
+  for i = 0, n - 1 do self:arrival(now_us, costs[i], opts, group) end
 end
 
 --- A batch is over. @param run table  see inference.lua
@@ -139,9 +201,11 @@ end
 --- End it; the file is whole then.
 function Recording:close()
   if not self.file then return end
-  local ok, message = self.file:close()
-  self.file, in_use[self.path] = nil, nil
-  if not ok then self.batcher:_warn(("recording has ended: %s: %s"):format(self.path, message)) end
+  self:flush()
+  if not self.file then return end
+  self.size = self.file:size()
+  self.file:close()
+  self.file = nil
 end
 
 return M

@@ -97,7 +97,13 @@ local function cost_in_list(self, record, opts, i)
   return cost.estimate(self._cost_source, record, i)
 end
 
+-- Has it been called with a dot?
+local function require_batcher(self, name)
+  if type(self) ~= "table" or not self._class then errors.needs_colon(name) end
+end
+
 local function require_accepting(self, name)
+  require_batcher(self, name or "submit")
   host.check(name)
   if host.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
   local state = C.tb_state(self._handle)
@@ -217,7 +223,8 @@ local function may_wait(self)
   return self._may_wait and tasks.can_suspend() and tasks.owner() ~= self
 end
 
-local function check_record(record)
+local function check_record(self, record, name)
+  require_batcher(self, name)
   if record == nil then errors.misuse("submit: the record is nil") end
 end
 
@@ -226,7 +233,7 @@ end
 -- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, batch_timeout_s, key, group
 -- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, bad_join, not_running.
 function M.submit(self, record, opts)
-  if record == nil then check_record(record) end
+  if record == nil or type(self) ~= "table" or not self._class then check_record(self, record, "submit") end
   if not (host.task and C.tb_state(self._handle) == RUNNING) or host.context then require_accepting(self, "submit") end
   if opts ~= nil then check_submit_options(self, opts) end
   local text = self._join and joining.string_of(self._join, record)
@@ -261,7 +268,7 @@ end
 
 --- Like submit, but never suspends and never overtakes those who wait.
 function M.try_submit(self, record, opts)
-  check_record(record)
+  check_record(self, record, "try_submit")
   require_accepting(self, "try_submit")
   if opts ~= nil then check_submit_options(self, opts) end
   return enter(self, record, opts, 0, 0)
@@ -371,6 +378,7 @@ end
 -- @return list of futures, or nil and an err when no record has entered. (stop{timeout_s} may
 -- end the wait half-way: the futures of those that did not enter are settled as `stopped`.)
 function M.submit_batch(self, records, opts)
+  require_batcher(self, "submit_batch")
   check_records(records)
   require_accepting(self, "submit_batch")
   if opts ~= nil then check_submit_options(self, opts) end

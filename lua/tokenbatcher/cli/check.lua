@@ -53,7 +53,7 @@ local MOST_CALLS, LONGEST_S = 10000, 3600
 -- The script's policy, its calls counted and what it raises noted: {name, value, calls, raised}.
 local function watched(value)
   local resolved = policies.resolve(value)
-  local watch = { name = resolved.name, value = value, calls = 0 }
+  local watch = { name = resolved.name, value = value, calls = 0, is_unchecked = policies.is_unchecked(resolved) }
   if resolved.in_core then return watch end
   local function remember(err)
     watch.raised = watch.raised or errors.message_of(err)
@@ -110,7 +110,7 @@ local function check_policy(made, record)
   for name, value in pairs(made.options) do given[name] = value end
   local watch = watched(given.policy or options.by_name.policy.default)
   given.process_fn, given.inference_fn = nil, function(records) return records end
-  given.policy, given.log = watch.value, function() end
+  given.policy, given.log, given.record = watch.value, function() end, nil
   local ok, stats, refusal, problem = pcall(tb.run, function() return try_policy(given, record) end,
     { clock = "virtual" })
   local policy = "policy " .. watch.name .. ": "
@@ -123,6 +123,10 @@ local function check_policy(made, record)
     report("note", "the sample record is refused: ", errors.text(refusal))
   else
     report("ok", policy, "it dispatched the sample record")
+  end
+  if watch.is_unchecked then
+    report("note", policy, "a function, whose parameters are not checked; a table {parameters = {...}, "
+      .. "new = function(p) ... end} has them checked")
   end
   return true
 end

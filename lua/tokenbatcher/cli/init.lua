@@ -41,7 +41,7 @@ the option 'policy'.]]
 local SIGNALS_HELP = [[
 SIGINT or SIGTERM: finish what was read, then exit; a second one aborts (128 + signal).
 SIGHUP: reload SCRIPT, and its policy if that is a file. Exit status: 0 all answered, 1 some
-records failed, 2 usage or script error.]]
+records failed or a policy was disabled, 2 usage or script error.]]
 
 local function fail(text)
   io.stderr:write("tokenbatcher: ", text, "\n")

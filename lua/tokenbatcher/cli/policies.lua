@@ -59,7 +59,13 @@ function M.run(_, args)
       return 0
     end
   end
-  return nil, ("no policy '%s' ships; did you mean '%s'?"):format(name, errors.nearest(name, policies.names))
+  local near = errors.near(name, policies.names)
+  if near then return nil, ("no policy '%s' ships; did you mean '%s'?"):format(name, near) end
+  if name:find "[/.]" then
+    return nil, ("no policy '%s' ships; one of your own is tried by tokenbatcher check SCRIPT --set policy=%s"):format(
+      name, name)
+  end
+  return nil, ("no policy '%s' ships; there are %s"):format(name, table.concat(policies.names, ", "))
 end
 
 return M

@@ -76,6 +76,11 @@ function Report:summary(answers, batcher)
   self:say(("records      %d (%d answered, %d failed) in %.2f s"):format(answers.written,
     answers.written - answers.failed, answers.failed, elapsed_s(self, clock.now_us())))
   if answers.failed > 0 then failures(self, answers) end
+  local policy = batcher:option "resolved_policy"
+  if not policy.in_core or s.policy_errors + s.policy_overruled > 0 then
+    self:say(("policy       %s: policy_errors %d, policy_overruled %d%s"):format(policy.name, s.policy_errors,
+      s.policy_overruled, batcher:was_policy_disabled() and "; it was disabled, fifo decided" or ""))
+  end
   if s.total_batches == 0 then return end
   self:say(("batches      %d (%s)"):format(s.total_batches, counts(stats.REASONS, s.dispatched)))
   self:say(("batch size   mean %.1f records, p99 %d"):format(s.avg_batch_size, s.batch_size.p99))

@@ -210,7 +210,7 @@ function M.run(definition, args)
   job.report:clear()
   if not ok then return nil, errors.message_of(message) end
   if job.failure then return nil, job.failure end
-  return job.answers.failed == 0 and 0 or 1
+  return job.answers.failed == 0 and not job.batcher:was_policy_disabled() and 0 or 1
 end
 
 return M

@@ -25,6 +25,7 @@ M.EPILOG = [[
 Traces: Azure LLM inference CSV (TIMESTAMP,ContextTokens,GeneratedTokens); Mooncake JSON lines
 (timestamp in ms, input_length, output_length); recordings of ours (run --record, option record).
 A row of JSON may have a "record" in place of a cost: then SCRIPT's token_estimator gives it.
+To a policy, queue:record(i) is the row's "record"; where a row has none, it is nil.
 
 Arrivals:
   poisson:rate=200,tokens=lognormal(6,1)    independent ones, 200 a second
@@ -43,7 +44,7 @@ these as fields; or @RECORDING, fitted as tokenbatcher fit does.
 
 Percentiles of latency and wait are within 0.2 %, of batch size and cost within 3 %; means and
 maxima are exact. Fairness is Jain's index of the tokens served to keys that wait at the same
-time. Exit status: 0 or 2.]]
+time. Exit status: 0, 1 if a policy was disabled, or 2.]]
 
 --- Declare the flags. @param command an argparse command
 function M.declare(command)
@@ -79,8 +80,7 @@ local function new_progress(job, n)
   return say, function() io.stderr:write "\r\27[K" end
 end
 
-local function warn(row)
-  for _, text in ipairs(row.warnings) do io.stderr:write("tokenbatcher: ", compare.label(row), ": ", text, "\n") end
+local function tell_errors(row)
   if row.policy_errors > 0 then
     io.stderr:write(("tokenbatcher: %s: the policy raised %d errors; fifo decided those rounds\n"):format(
       compare.label(row), row.policy_errors))
@@ -89,6 +89,7 @@ end
 
 local function run_all(job, variants, timelines)
   local rows, progress, clear = {}, new_progress(job, #variants)
+  local note = flags.noting(clear)
   for _, variant in ipairs(variants) do
     local ok, message = experiment.check(job, variant)
     if not ok then return nil, message end
@@ -96,11 +97,11 @@ local function run_all(job, variants, timelines)
   for i, variant in ipairs(variants) do
     progress(i, 0)
     local row, message = experiment.run(job, variant, {
-      progress = function(records) progress(i, records) end, timeline = timelines[i],
+      progress = function(records) progress(i, records) end, timeline = timelines[i], warn = note,
     })
     clear()
     if not row then return nil, message end
-    warn(row)
+    tell_errors(row)
     rows[i] = row
   end
   if job.trace and job.trace.bad > 0 then
@@ -233,7 +234,7 @@ function M.run(definition, args)
   if not rows then return nil, message end
   ok, message = write_results(job, rows, timelines, args)
   if not ok then return nil, message end
-  return 0
+  return flags.status(rows)
 end
 
 return M

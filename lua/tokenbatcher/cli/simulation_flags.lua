@@ -103,4 +103,23 @@ end
 
 M.whole = whole
 
+--- A function that says each text on standard error once. @param clear function  takes progress off the line
+function M.noting(clear)
+  local said = {}
+  return function(text)
+    if said[text] then return end
+    said[text] = true
+    clear()
+    io.stderr:write("tokenbatcher: ", text, "\n")
+  end
+end
+
+--- The exit status of rows: 1 if the policy of one was disabled, since then others decided for it.
+function M.status(rows)
+  for _, row in ipairs(rows) do
+    if row.policy_disabled then return 1 end
+  end
+  return 0
+end
+
 return M

@@ -22,7 +22,7 @@ of the policy. For latency, settings that refuse, or let expire, more arrivals t
 do not count as better. A range that spans a factor of ten or more is searched by orders of
 magnitude. Ties go to the lower mean latency. Of made-up arrivals, the second half is as
 many with another seed. Arrivals and service models are those of tokenbatcher simulate. Exit
-status: 0 or 2.]]
+status: 0, 1 if a policy was disabled, or 2.]]
 
 local function goal_names()
   local names = {}
@@ -118,6 +118,9 @@ local function report(found, goal_name, args, varied)
   write(("%-12s %10s %10s\n"):format(goal_name, "given", "best"))
   compare_line("searched", goal, found.first)
   compare_line("held out", goal, found.held)
+  for _, name in ipairs { "policy_errors", "policy_overruled" } do
+    write(("%-16s %6d %10d\n"):format(name, found.held[1][name], found.held[2][name]))
+  end
   write(("\npieces       better in %d of %d pieces of the held-out half; the mean gain lies between %+.4f "
     .. "and %+.4f (90 %%)\n"):format(pieces.better, pieces.n, pieces.low, pieces.high))
   write(("verdict      %s\n"):format(verdict(found, goal)))
@@ -136,14 +139,16 @@ function M.run(definition, args)
   local goal = args.maximize or args.minimize or "goodput"
   if goal == "goodput" and not args.slo then return nil, "--slo is needed: without it every answer counts" end
   local shows = tbffi.is_terminal(2)
+  local function clear() if shows then io.stderr:write "\r\27[K" end end
   local progress = shows and function(runs) io.stderr:write(("\r\27[K%d runs"):format(runs)) end or nil
   local ok, found = pcall(search.run, job, {
     varied = varied, policy = args.policy, goal = goal, settings = args.settings or 64, progress = progress,
+    warn = flags.noting(clear),
   })
-  if shows then io.stderr:write "\r\27[K" end
+  clear()
   if not ok then return nil, errors.message_of(found) end
   report(found, goal, args, varied)
-  return 0
+  return flags.status { found.first[1], found.first[2], found.held[1], found.held[2] }
 end
 
 return M

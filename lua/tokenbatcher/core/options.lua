@@ -17,6 +17,7 @@ local KINDS = {
   [tonumber(C.TB_KIND_POLICY)] = "policy",
   [tonumber(C.TB_KIND_FUNCTION)] = "function",
   [tonumber(C.TB_KIND_STRING)] = "string",
+  [tonumber(C.TB_KIND_BOOLEAN)] = "boolean",
 }
 
 local function split(text)
@@ -76,6 +77,7 @@ local function expectation(entry)
   if entry.kind == "function" then return "a function" end
   if entry.kind == "policy" then return "a policy" end
   if entry.kind == "string" then return "a string" end
+  if entry.kind == "boolean" then return "true or false" end
   local noun = entry.kind == "seconds" and "a number of seconds" or entry.kind == "number" and "a number"
     or "a whole number"
   return ("%s from %s to %s"):format(noun, from, to)
@@ -102,7 +104,7 @@ end
 
 local function fits_kind(entry, value, scratch)
   if entry.kind == "function" then return M.is_callable(value) end
-  if entry.kind == "string" then return type(value) == "string" end
+  if entry.kind == "string" or entry.kind == "boolean" then return type(value) == entry.kind end
   local number = to_number(entry, value)
   return number ~= nil and C.tb_config_set(scratch, entry.index, number) == 0
 end
@@ -226,6 +228,7 @@ function M.parse(name, text, who)
   local value = text
   if entry.kind == "policy" then return kinds.parse("policy", text) end
   if entry.kind ~= "choice" and entry.kind ~= "string" then value = tonumber(text) or text end
+  if entry.kind == "boolean" and (text == "true" or text == "false") then value = text == "true" end
   if text == "none" and entry.default == nil then value = false end
   local ok, message = check_one(who, name, value, tbffi.new "tb_config")
   if not ok then return nil, message end
@@ -240,6 +243,7 @@ end
 local function range(entry)
   if entry.kind == "choice" then return table.concat(entry.choices, ", ") end
   if entry.kind == "function" or entry.kind == "string" then return entry.kind end
+  if entry.kind == "boolean" then return "true, false" end
   if entry.kind == "policy" then return "name, file, table, function" end
   return number_text(entry.min) .. " .. " .. number_text(entry.max)
 end

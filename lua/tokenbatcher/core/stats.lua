@@ -1,5 +1,6 @@
 --- The snapshot behind batcher.stats.
 
+local errors = require "tokenbatcher.base.errors"
 local tbffi = require "tokenbatcher.core.ffi"
 local C = tbffi.lib
 
@@ -15,6 +16,7 @@ local COUNTERS = {
 M.REASONS = {}
 for i = 1, tonumber(C.TB_REASONS) do M.REASONS[i] = tbffi.text(C.tb_reason_name(i - 1)) end
 
+local WHOLE, A_PART = errors.strict "stats", errors.strict "a part of stats"
 local PARTS = { "count", "mean", "p50", "p90", "p99", "max" }
 
 local function summary(from, scale)
@@ -22,7 +24,7 @@ local function summary(from, scale)
   for _, part in ipairs(PARTS) do
     out[part] = part == "count" and from.count or from[part] * scale
   end
-  return out
+  return setmetatable(out, A_PART)
 end
 
 local function ratio(a, b)
@@ -48,7 +50,7 @@ function M.read(handle, now_us)
   out.wait_s, out.service_s = summary(raw.wait_us, 1e-6), summary(raw.service_us, 1e-6)
   out.latency_s = summary(raw.latency_us, 1e-6)
   out.batch_size, out.batch_cost = summary(raw.batch_size, 1), summary(raw.batch_cost, 1)
-  return out
+  return setmetatable(out, WHOLE)
 end
 
 return M

@@ -92,9 +92,19 @@ local function check_shape(path, value)
   return true
 end
 
+-- A policy in place of a script, or nil. A script has an inference function, or sets options.
+local function policy_instead(path, value)
+  local is_policy = type(value) == "function" or type(value) == "table" and value.inference_fn == nil
+    and value.process_fn == nil and (value.form ~= nil or value.new ~= nil and value.setup == nil)
+  if not is_policy then return nil end
+  return ("%s: %s, not a script: give it to one, as in tokenbatcher check SCRIPT --set policy=%s"):format(path,
+    type(value) == "function" and "a function, as a policy may be" or "a policy", path)
+end
+
 --- @return table {path, declared = list of {name, flag, help, default}, value}, or nil, message
 function M.load(path)
   local value, message = run_file(path)
+  message = message or policy_instead(path, value)
   if message then return nil, message end
   if type(value) ~= "table" then
     return nil, ("%s: a script must return a table of options, got %s"):format(path,

@@ -130,7 +130,8 @@ local function new_source(spec, seed, records)
     tokens = spec.p.tokens or one, output_tokens = spec.p.output, timeout = spec.p.timeout,
     keys = key_weights(spec.p.keys),
     stream = random.new(seed, "records"), key_stream = random.new(seed, "keys"), gaps = random.new(seed, "gaps"),
-    left = records, at_us = 0, cost = 0, output = 0, key = nil, priority = 0, timeout_us = 0, is_done = false,
+    left = records, at_us = 0, cost = 0, output = 0, key = nil, priority = 0, timeout_us = 0,
+    batch_timeout_us = 0, is_done = false,
   }, Source)
 end
 

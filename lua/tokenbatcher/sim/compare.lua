@@ -1,4 +1,4 @@
---- The table that people read: one row for each run in three blocks of columns, the best of a
+--- The table that people read: one row for each run in four blocks of columns, the best of a
 -- column marked where there is a better side and not all are alike. A run that answered nothing
 -- has no latency, and no dash is the best.
 
@@ -60,6 +60,9 @@ local BLOCKS = {
     { "size p99", of("batch_size", "p99"), short }, { "cost mean", of("batch_cost", "mean"), short },
     { "cost p99", of("batch_cost", "p99"), short },
   }, reasons },
+  { "policy", {
+    { "policy_errors", of "policy_errors", count, -1 }, { "policy_overruled", of "policy_overruled", count, -1 },
+  } },
 }
 
 --- How a row is called: its policy and what was swept.

@@ -140,9 +140,11 @@ local function new_source(job, speedup, part)
   return arrivals.source(job.arrivals, seed, speedup, count)
 end
 
+local function ignore() end
+
 --- @param variant table  policy (or nil: the script's), policy_text, settings = list of {name, text, value}
--- @param how table|nil  progress (function), timeline, part {first, count, seed}: of a trace the rows to leave
--- out and to use; of made-up arrivals the number and what is added to the seed
+-- @param how table|nil  progress (function), warn (function(text)), timeline, part {first, count, seed}: of a
+-- trace the rows to leave out and to use; of made-up arrivals the number and what is added to the seed
 -- @return a row (see measure.lua), or nil and a message
 function M.run(job, variant, how)
   how = how or {}
@@ -153,13 +155,11 @@ function M.run(job, variant, how)
     return Engine.new({
       config = config, policy = values.resolved_policy, source = new_source(job, speedup, how.part),
       service = job.service, slo_s = job.slo_s, seed = job.seed, fail_rate = job.fail_rate,
-      straggle = job.straggle, timeline = how.timeline,
+      straggle = job.straggle, timeline = how.timeline, warn = how.warn or ignore,
     }):run(how.progress)
   end)
   if not ok then return nil, errors.message_of(engine) end
-  local row = measure.row(engine, variant.policy_text or values.resolved_policy.name, settings_list(variant))
-  row.warnings = engine.warnings
-  return row
+  return measure.row(engine, variant.policy_text or values.resolved_policy.name, settings_list(variant))
 end
 
 --- Is an option swept twice, by whichever of its names? @return true, or nil and a message

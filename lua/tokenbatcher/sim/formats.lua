@@ -2,9 +2,10 @@
 --
 -- A format is {name, new(estimate) -> parse}. estimate(record) gives the cost of a record, or nil and
 -- why not, for rows of JSON that have a "record" in place of a cost. parse(text, from, to, row) reads
--- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output and,
--- in our recordings, key, priority, timeout_us. It returns true; false for a line that is no arrival;
--- or nil and what is wrong. A line of CSV is read where it is: no string is made of it.
+-- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output, row.record
+-- (of JSON, where it has one) and, in our recordings, key, group, priority, timeout_us and slo_us (0: none),
+-- batch_timeout_us (as the core takes it: 0: none, -1: the record goes at once). It returns true; false for a
+-- line that is no arrival; or nil and what is wrong. A line of CSV is read where it is: no string is made of it.
 
 local json = require "tokenbatcher.base.json"
 local options = require "tokenbatcher.core.options"
@@ -13,6 +14,7 @@ local byte, floor, max = string.byte, math.floor, math.max
 
 local M = {}
 
+local AT_ONCE = -1
 local MAX_COST = options.MAX_COST
 local MAX_FRACTION = 20 -- digits of a fraction of a second; hundreds would overflow
 M.VERSION = 1
@@ -117,9 +119,15 @@ local function decode(text, from, to)
   return value
 end
 
+-- The record that a row of JSON has, or nil (JSON's null is a userdata).
+local function record_of(value)
+  if type(value.record) == "userdata" then return nil end
+  return value.record
+end
+
 -- The cost of a row: its field `name`, or what the estimator says of its record.
 local function cost_of(value, name, estimate)
-  if value[name] == nil and value.record ~= nil then return estimate(value.record) end
+  if value[name] == nil and record_of(value) ~= nil then return estimate(value.record) end
   if is_number(value[name], MAX_COST) then return value[name] end
   return nil, name .. " is no number from 0 to 1e12"
 end
@@ -136,24 +144,39 @@ local function new_mooncake(estimate)
     if output ~= nil and not is_number(output, MAX_COST) then
       return nil, "output_length is no number from 0 to 1e12"
     end
-    row.at_s, row.cost, row.output = value.timestamp / 1000, cost, output or 0
+    row.at_s, row.cost, row.output, row.record = value.timestamp / 1000, cost, output or 0, record_of(value)
     return true
+  end
+end
+
+local function microseconds(seconds) return seconds and max(1, floor(seconds * 1e6 + 0.5)) or 0 end
+
+-- What is wrong with the parts of an arrival that need not be there, or nil.
+local function complaint(value)
+  for _, name in ipairs { "key", "group" } do
+    if value[name] ~= nil and type(value[name]) ~= "string" then return name .. " is no string" end
+  end
+  if value.priority ~= nil and type(value.priority) ~= "number" then return "priority is no number" end
+  for _, name in ipairs { "timeout_s", "slo" } do
+    local s = value[name]
+    if s ~= nil and not (is_number(s, 1e12) and s > 0) then return name .. " is no number of seconds above 0" end
+  end
+  if value.batch_timeout_s ~= nil and not is_number(value.batch_timeout_s, 1e12) then
+    return "batch_timeout_s is no number of seconds"
   end
 end
 
 local function parse_recorded(value, row, estimate)
   if value.batch ~= nil then return false end
-  local priority, timeout_s, key = value.priority, value.timeout_s, value.key
   if not is_number(value.at, 1e12) then return nil, "at is no number of seconds" end
   local cost, message = cost_of(value, "cost", estimate)
   if not cost then return nil, message end
-  if key ~= nil and type(key) ~= "string" then return nil, "key is no string" end
-  if priority ~= nil and type(priority) ~= "number" then return nil, "priority is no number" end
-  if timeout_s ~= nil and not (is_number(timeout_s, 1e12) and timeout_s > 0) then
-    return nil, "timeout_s is no number of seconds above 0"
-  end
-  row.at_s, row.cost, row.output = value.at, cost, 0
-  row.key, row.priority, row.timeout_us = key, priority or 0, timeout_s and max(1, floor(timeout_s * 1e6 + 0.5)) or 0
+  local problem = complaint(value)
+  if problem then return nil, problem end
+  row.at_s, row.cost, row.output, row.record = value.at, cost, 0, record_of(value)
+  row.key, row.group, row.priority = value.key, value.group, value.priority or 0
+  row.timeout_us, row.slo_us = microseconds(value.timeout_s), microseconds(value.slo)
+  row.batch_timeout_us = value.batch_timeout_s == 0 and AT_ONCE or microseconds(value.batch_timeout_s)
   return true
 end
 

@@ -75,13 +75,8 @@ local function is_whole(path, format)
   return text:find(ENDS[format]) ~= nil
 end
 
---- Draw. @param script string  what follows the terminal and the output
--- @return true, or nil and a message
-function M.draw(path, script, width, height)
-  local format, message = M.format_of(path)
-  if not format then return nil, message end
-  local file
-  file, message = io.open(path, "wb") -- a better message than gnuplot's
+local function draw(path, format, script, width, height)
+  local file, message = io.open(path, "wb") -- a better message than gnuplot's
   if not file then return nil, "cannot write: " .. message end
   file:close()
   drawn = drawn + 1
@@ -98,12 +93,18 @@ function M.draw(path, script, width, height)
   return true
 end
 
+--- Draw. @param script string  what follows the terminal and the output
+-- @return true, or nil and a message
+function M.draw(path, script, width, height)
+  local format, message = M.format_of(path)
+  if not format then return nil, message end
+  return draw(path, format, script, width, height)
+end
+
 --- Draw as SVG. @return its text, or nil and a message
 function M.svg(script, width, height)
-  local base = os.tmpname()
-  local path = base .. ".svg"
-  local ok, message = M.draw(path, script, width, height)
-  os.remove(base)
+  local path = os.tmpname() -- made here, by O_EXCL: no name is used that somebody else may have made meanwhile
+  local ok, message = draw(path, "svg", script, width, height)
   local text = read_and_remove(path)
   if not ok then return nil, message end
   return (text:gsub("^.-(<svg)", "%1"))

@@ -55,6 +55,7 @@ local function reserve_slot(self, slot)
   local want = math.max(1024, 2 * had, slot + 1)
   self.arrived_us, self.cost_of = grown(self.arrived_us, had, want), grown(self.cost_of, had, want)
   self.output_of, self.key_of = grown(self.output_of, had, want), grown(self.key_of, had, want)
+  self.group_of = grown(self.group_of, had, want)
   self.slots = want
 end
 
@@ -72,31 +73,32 @@ end
 -- --- what a decision may know of it -----------------------------------------------------
 
 local function port_of(self)
-  local keys, groups, counts = self.keys, self.groups, self.policy
+  local keys, groups, counts, records = self.keys, self.groups, self.policy, self.record_of
   return {
-    record = function(slot) return { cost = self.cost_of[slot], output_tokens = self.output_of[slot] } end,
+    record = function(slot) return records[slot] end,
     key_name = function(number) return keys:name(number) end,
     key_number = function(name) return keys:id(name) end,
     group_name = function(number) return groups:name(number) end,
     group_number = function(name) return groups:id(name) end,
     is_suspect = function() return false end,
     count = function(what) counts[what] = counts[what] + 1 end,
-    warn = function(text) self.warnings[#self.warnings + 1] = text end,
+    warn = self.warn,
   }
 end
 
 --- @param spec table  config (tb_config), policy (as resolved: see policies.resolve), source, service {text,
--- seconds}, slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), timeline (or nil: see timeline.lua)
+-- seconds}, slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), timeline (or nil: see timeline.lua),
+-- warn (function(text), of what the policy did wrong)
 function M.new(spec)
   local handle = tbffi.batcher(spec.config)
   if not handle then error("out of memory", 0) end
   local self = setmetatable({
     handle = handle, source = spec.source, service = spec.service, seconds = spec.service.seconds,
-    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), groups = Keys.new(), warnings = {},
-    policy = { errors = 0, overruled = 0 }, timeline = spec.timeline,
+    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), groups = Keys.new(), warn = spec.warn,
+    policy = { errors = 0, overruled = 0, disabled = 0 }, timeline = spec.timeline,
     fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
-    slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil,
+    slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil, group_of = nil, record_of = {},
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false,
     records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
     fairness = Fairness.new(),
@@ -117,18 +119,20 @@ end
 
 local function submit(self, at_us)
   local source = self.source
-  local cost, key = source.cost, source.key
+  local cost, key, group = source.cost, source.key, source.group
   self.records = self.records + 1
   if cost > self.max_cost then
     C.tb_refuse(self.handle, 1)
     return refused(self)
   end
-  local key_id = key and self.keys:take(key) or 0
+  local key_id, group_id = key and self.keys:take(key) or 0, group and self.groups:take(group) or 0
   submission.cost, submission.priority, submission.key = cost, source.priority, key_id
   submission.timeout_us, submission.submitted_us, submission.flags = source.timeout_us, at_us, self.flags
+  submission.group, submission.batch_timeout_us = group_id, source.batch_timeout_us
   local id = C.tb_submit(self.handle, submission, self.now)
   if id < 0 then
     if key then self.keys:give(key_id) end
+    if group then self.groups:give(group_id) end
     if id ~= FULL and id ~= OVERSIZE then error(tbffi.text(C.tb_error_text(id)), 0) end
     return refused(self)
   end
@@ -136,7 +140,8 @@ local function submit(self, at_us)
   local slot = id % SLOTS
   if slot >= self.slots then reserve_slot(self, slot) end
   self.arrived_us[slot], self.cost_of[slot] = at_us, cost
-  self.output_of[slot], self.key_of[slot] = source.output, key_id
+  self.output_of[slot], self.key_of[slot], self.group_of[slot] = source.output, key_id, group_id
+  if source.record ~= nil then self.record_of[slot], self.has_records = source.record, true end
   if key then self.fairness:arrived(key_id) end
 end
 
@@ -167,6 +172,8 @@ local function end_of_service(self, output, largest_output)
 end
 
 local function leave_queue(self, slot, cost)
+  if self.has_records then self.record_of[slot] = nil end
+  self.groups:give(self.group_of[slot])
   local key = self.key_of[slot]
   if key == 0 then return end
   self.keys:give(key)

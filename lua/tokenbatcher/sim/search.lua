@@ -31,11 +31,8 @@ end
 -- --- what is varied -----------------------------------------------------------------
 
 local function parameter_of(policy, name)
-  local shipped = policy and policy.text:match "^[%w_]+"
-  for _, known in ipairs(policies.names) do
-    for _, p in ipairs(known == shipped and policies.module(known).parameters or {}) do
-      if p.name == name then return p end
-    end
+  for _, p in ipairs(policy and policies.parameters_of(policy.value) or {}) do
+    if p.name == name then return p end
   end
 end
 
@@ -127,7 +124,7 @@ end
 -- --- running ------------------------------------------------------------------------------
 
 local function run(search, candidate, part)
-  local row, message = experiment.run(search.job, candidate, { part = part })
+  local row, message = experiment.run(search.job, candidate, { part = part, warn = search.warn })
   if not row then error(message, 0) end
   search.runs = search.runs + 1
   if search.progress then search.progress(search.runs) end
@@ -217,11 +214,12 @@ end
 
 --- @param job table  see experiment.lua
 -- @param given table  varied (list), policy {text, value} or nil, goal (a name), settings (how many to draw),
--- progress (function(runs)) or nil
+-- progress (function(runs)) or nil, warn (function(text)) or nil
 -- @return {best, base (what was given), first = {base, best}, held = {base, best}, pieces, runs}; raises
 function M.run(job, given)
   local search = {
     job = job, varied = given.varied, policy = given.policy, goal = M.GOALS[given.goal], progress = given.progress,
+    warn = given.warn,
     stream = random.new(job.seed, "search"), runs = 0,
   }
   local base = { settings = {}, policy_text = given.policy and given.policy.text, policy = given.policy

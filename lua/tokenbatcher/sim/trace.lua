@@ -2,9 +2,10 @@
 -- fits into one block of rows is kept for the next run over it, longer ones are read anew.
 --
 -- A source of arrivals, here and in arrivals.lua, shows the next one in its fields: at_us (its
--- time since the first one, or math.huge when there is none left), cost, output, key, priority,
--- timeout_us. take() goes on to the one after it; answered(now_us) hears of every record that has
--- its answer, or will have none; is_done: there will be no more.
+-- time since the first one, or math.huge when there is none left), cost, output, key, group, priority,
+-- timeout_us, batch_timeout_us, slo_us, record (nil: none is known). take() goes on to the one after it;
+-- answered(now_us) hears of every record that has its answer, or will have none; is_done: there will be
+-- no more.
 
 local formats = require "tokenbatcher.sim.formats"
 local tbffi = require "tokenbatcher.core.ffi"
@@ -98,7 +99,8 @@ end
 local function new_block()
   local function column() return tbffi.new("double[?]", BLOCK_ROWS) end
   return {
-    n = 0, at_us = column(), cost = column(), output = column(), priority = column(), timeout_us = column(), key = {},
+    n = 0, at_us = column(), cost = column(), output = column(), priority = column(), timeout_us = column(),
+    batch_timeout_us = column(), slo_us = column(), key = {}, group = {}, record = {},
   }
 end
 
@@ -152,7 +154,8 @@ local function read_row(reader)
     local lines = reader.lines
     local from, to = lines:next()
     if not from then return false end
-    row.key, row.priority, row.timeout_us = nil, 0, 0
+    row.record = nil
+    row.key, row.group, row.priority, row.timeout_us, row.batch_timeout_us, row.slo_us = nil, nil, 0, 0, 0, 0
     local is_row, message = reader.parse(lines.chunk, from, to, row)
     if is_row and reader.first_s and row.at_s < reader.last_s then
       is_row, message = nil, ("its time is %.6f s before the row above"):format(reader.last_s - row.at_s)
@@ -171,7 +174,7 @@ end
 -- Fill a block. @return boolean  is the trace at its end?
 local function read_block(reader, block)
   local row, n = reader.row, 0
-  block.key = {}
+  block.key, block.group, block.record = {}, {}, {}
   while n < BLOCK_ROWS do
     if not read_row(reader) then
       block.n = n
@@ -179,7 +182,10 @@ local function read_block(reader, block)
     end
     block.at_us[n], block.cost[n], block.output[n] = (row.at_s - reader.first_s) * 1e6, row.cost, row.output
     block.priority[n], block.timeout_us[n] = row.priority, row.timeout_us
+    block.batch_timeout_us[n], block.slo_us[n] = row.batch_timeout_us, row.slo_us
     if row.key then block.key[n] = row.key end
+    if row.group then block.group[n] = row.group end
+    if row.record ~= nil then block.record[n] = row.record end
     n = n + 1
   end
   block.n = n
@@ -223,7 +229,8 @@ function Source:show(i)
   local block = self.block
   self.at_us = floor((block.at_us[i] - self.origin_us) / self.speedup + 0.5)
   self.cost, self.output, self.key = block.cost[i], block.output[i], block.key[i]
-  self.priority, self.timeout_us = block.priority[i], block.timeout_us[i]
+  self.priority, self.timeout_us, self.group = block.priority[i], block.timeout_us[i], block.group[i]
+  self.batch_timeout_us, self.slo_us, self.record = block.batch_timeout_us[i], block.slo_us[i], block.record[i]
 end
 
 --- Nothing to do: a trace does not wait for answers.

@@ -243,6 +243,154 @@ describe("the openai backend:", function()
     assert.is_true(W.count(server, path) <= 24)
   end))
 
+  -- Call a backend as a batcher does. @return results (what a failure says in place of it), info
+  local run = require "tokenbatcher.batching.run"
+  local function call(fn, texts, keys, group)
+    local info = { costs = {}, keys = keys, group = group }
+    for i = 1, #texts do info.costs[i] = 1 end
+    local ok, results = pcall(fn, texts, info)
+    if not ok then
+      local said = tostring(results)
+      results = {}
+      for i = 1, #texts do results[i] = said end
+    end
+    for i = 1, #texts do
+      if run.is_failure(results[i]) then results[i] = tostring(run.reason_of(results[i])) end
+    end
+    return results, info
+  end
+
+  local function backend(plan, more)
+    local given = { base_url = server.url .. "/" .. plan .. "/v1", model = "m" }
+    for name, value in pairs(more or {}) do given[name] = value end
+    return tb.backend.openai(given)
+  end
+
+  it("20 refused texts at the head of a batch of 64 fail alone, although nothing was answered before", really(function()
+    local texts, keys = {}, {}
+    for i = 1, 64 do texts[i], keys[i] = i <= 20 and "poison " .. i or "text " .. i, "one" end
+    for _, of in ipairs { keys, false } do
+      local results = call(backend "poison~b", texts, of or nil)
+      for i = 1, 20 do assert.matches("poisonous", results[i]) end
+      for i = 21, 64 do assert.equal(#texts[i], results[i][1]) end
+    end
+  end))
+
+  it("one key's refused texts are no reason to leave another key's untried, wherever they stand", really(function()
+    for _, place in ipairs { 1, 37, 64 } do
+      local texts, keys = {}, {}
+      for i = 1, 64 do texts[i], keys[i] = i == place and "fine" or "poison " .. i, i == place and "b" or "a" end
+      local results = call(backend("poison~c" .. place), texts, keys)
+      for i = 1, 64 do assert.equal(i == place, type(results[i]) == "table") end
+    end
+  end))
+
+  it("gives up where samples of all keys are refused: the rest says that it was not tried, in nobody's words",
+    really(function()
+      local texts, keys = {}, {}
+      for i = 1, 200 do texts[i], keys[i] = "poison " .. i, "key " .. i % 10 end
+      local results, info = call(backend "quote~a", texts, keys)
+      local tried = 0
+      for i = 1, 200 do
+        if results[i]:find("cannot take poison " .. i, 1, true) then
+          tried = tried + 1
+        else
+          assert.equal("not_tried: not tried: the server refused each of 11 records of this batch that were tried one "
+            .. "by one (status 400), and has never answered one of its kind", results[i])
+        end
+      end
+      assert.equal(11, tried) -- the first, the last, the middle one, and those of the other keys
+      assert.is_true(info.requests <= 24)
+      for _, i in ipairs { 1, 100, 200 } do assert.matches("cannot take", results[i]) end
+    end))
+
+  it("tries 8 at least, and each of 8", really(function()
+    for n, expected in pairs { [8] = 8, [9] = 8, [200] = 8 } do
+      local texts, tried = {}, 0
+      for i = 1, n do texts[i] = "poison " .. i end
+      local results = call(backend("quote~n" .. n), texts)
+      for i = 1, n do tried = tried + (results[i]:find("cannot take", 1, true) and 1 or 0) end
+      assert.equal(expected, tried)
+    end
+  end))
+
+  it("never gives up on a group that was answered once; another group is another matter", really(function()
+    local fn, texts = backend "poison~d", {}
+    assert.equal(4, call(fn, { "good" }, nil, "a")[1][1])
+    for i = 1, 64 do texts[i] = "poison " .. i end
+    local results, info = call(fn, texts, nil, "a")
+    for i = 1, 64 do assert.matches("poisonous", results[i]) end
+    assert.equal(127, info.requests)
+    results = call(fn, texts, nil, "b")
+    assert.matches("^not_tried", results[2])
+  end))
+
+  it("samples that fail for another reason are no refusals", really(function()
+    local results = call(backend "400,400,400,400,400,500,ok", { "a", "b", "c", "d", "e", "f", "g", "h", "i" })
+    local answered = 0
+    for i = 1, 9 do
+      answered = answered + (type(results[i]) == "table" and 1 or 0)
+      assert.is_nil(type(results[i]) == "string" and results[i]:find "not tried" or nil)
+    end
+    assert.is_true(answered >= 6, tostring(answered))
+  end))
+
+  it("a refusal of a text by its own request is marked as such", really(function()
+    local fn, marks = backend "poison~e", {}
+    local failure = run.failure
+    local results = fn({ "x", "poison" }, { costs = { 1, 1 } })
+    assert.is_true(run.is_failure(results[2]))
+    assert.equal(failure, tb.failure)
+    for field, value in pairs(results[2]) do marks[field] = value end
+    if debug.getinfo(failure, "u").nparams > 1 then assert.is_true(marks.refused) end
+  end))
+
+  -- --- whose words errors are made of ---------------------------------------------------------
+
+  it("no error shows a text of another record: words that repeat one are left out", really(function()
+    local texts = { "the secret of Alice, who is ill", "Bob's password is hunter2", "four", "x" }
+    for _, result in ipairs((call(backend "blab~a", texts))) do
+      assert.matches("status 500: %(its words repeat a text, and are not shown%)", result)
+    end
+    assert.matches("crashed over x$", (call(backend "blab~b", { "x" })[1])) -- its own
+    assert.matches("crashed over x and y", (call(backend "blab~c", { "x", "y" })[1])) -- no quotation can be told
+    local results = call(backend "quote~b", { "the secret of Alice, who is ill", "poison of mine", "Bob's" })
+    assert.matches("cannot take poison of mine$", results[2])
+  end))
+
+  it("nor an answer of another record", really(function()
+    local texts = { "the secret of Alice", "Bob's password", "Carol" }
+    for _, result in ipairs((call(backend("tale~a", { endpoint = "completions" }), texts))) do
+      assert.equal("bad_response: POST " .. server.url .. "/tale~a/v1/completions: the answer has 2 items for 3 inputs",
+        result)
+    end
+  end))
+
+  it("nor more than a KiB of the server's words, whatever comes", really(function()
+    for _, plan in ipairs { "html~z", "longwords", "cut~z" } do
+      local result = call(backend(plan), { "x" })[1]
+      assert.is_true(type(result) ~= "string" or #result < 1024, plan)
+    end
+  end))
+
+  it("nor the login or the key in the URL", really(function()
+    local fn = tb.backend.openai { base_url = server.url:gsub("://", "://ann:pass%%word@") .. "/login/v1?sig=abcdef123",
+      model = "m" }
+    local result = call(fn, { "x" })[1]
+    assert.matches("status 401: bad login", result)
+    for _, secret in ipairs { "pass%word", "pass%%word", "YW5uO", "YW5u", "abcdef123" } do
+      assert.is_nil(result:find(secret, 1, true), result)
+    end
+  end))
+
+  it("max_response_bytes grows with the inputs: a MiB and 256 KiB each", really(function()
+    assert.matches("^http_too_large", call(backend "huge-1400000", { "x" })[1])
+    assert.matches("^bad_response", call(backend "huge-1300000", { "x" })[1])
+    assert.matches("^bad_response", call(backend "huge-1500000", { "x", "y" })[1])
+    assert.matches("^http_too_large", call(backend "huge-1600000", { "x", "y" })[1])
+    assert.matches("^bad_response", call(backend("huge-1600000~a", { max_response_bytes = 1600000 }), { "x" })[1])
+  end))
+
   -- --- a whole answer that cannot be trusted ------------------------------------------------
 
   it("what is wrong with an answer is one clear error for the batch, with an excerpt", really(function()

@@ -312,6 +312,8 @@ describe("guards:", function()
           values = entry.choices
         elseif entry.kind == "policy" then
           values = require("tokenbatcher.policy").names
+        elseif entry.kind == "boolean" then
+          values = { true, false }
         elseif entry.kind ~= "function" and entry.kind ~= "string" then
           values = { entry.min, math.min(entry.max, 1000), entry.default }
         end

@@ -99,7 +99,9 @@ local PLAIN = {
   policy_overruled_total = "policy_overruled", queue_records = "queue_size", queue_cost = "queue_cost",
   waiting_submits = "waiting_submits", prefetched_batches = "prefetched_batches",
   prefetched_records = "prefetched_records", running_batches = "running_batches",
-  running_records = "running_records", utilization_ratio = "utilization", padding_ratio = "padding_ratio",
+  running_records = "running_records", joined_total = "total_joined", abandoned_calls = "abandoned_calls",
+  oldest_queued_seconds = "oldest_queued_s", oldest_running_seconds = "oldest_running_s",
+  utilization_ratio = "utilization", padding_ratio = "padding_ratio",
 }
 local HISTOGRAMS = {
   wait_seconds = "wait_s", service_seconds = "service_s", latency_seconds = "latency_s",

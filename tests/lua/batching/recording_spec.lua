@@ -21,7 +21,8 @@ describe("the option record", function()
 
   it("writes arrivals with cost, key, priority and timeout, and batches", H.virtually(function()
     local path = cli.path "r.jsonl"
-    local batcher = H.start { record = path, name = "mine", takes = 0.5, policy = "eager", max_batch_size = 2 }
+    local batcher = H.start { record = path, record_keys = true, name = "mine", takes = 0.5,
+      policy = "eager", max_batch_size = 2 }
     tb.sleep(1.25)
     batcher:submit("a", { estimated_tokens = 10, key = 'say "hi"\n\255', priority = -2, timeout_s = 9 })
     batcher:submit_batch({ "b", "c" }, { estimated_tokens = { 30, 2.5 } })
@@ -106,6 +107,141 @@ describe("the option record", function()
     first:stop()
     second:start()
     second:stop()
+  end))
+
+  it("nor by another name of it", H.virtually(function()
+    local path, link = cli.path "one.jsonl", cli.path "link.jsonl"
+    local first = H.start { record = path }
+    assert.equal(0, os.execute(("ln -s %s %s; ln %s %s"):format(path, link, path, cli.path "hard.jsonl")))
+    for _, name in ipairs { cli.folder .. "/./one.jsonl", link, cli.path "hard.jsonl" } do
+      local second = tb.TokenBatcher { inference_fn = H.recorder(), record = name }
+      assert.truthy(H.message(second.start, second):find("is being recorded to already", 1, true), name)
+      assert.is_false(second.is_running)
+    end
+    first:submit "x"
+    first:stop()
+    assert.equal(3, #lines_of(path))
+  end))
+
+  it("nor while another process records to it", function()
+    local path = cli.path "r.jsonl"
+    local session = cli.start(cli.ECHO, { "--record", path, "--set", "policy=eager" })
+    session:send "1\n"
+    session:line() -- it records now
+    local second = cli.run(cli.ECHO, "2\n", { "--record", path })
+    assert.equal(2, second.status)
+    assert.truthy(second.err:find("is being recorded to already", 1, true), second.err)
+    session:close_input()
+    assert.equal(0, session:finish().status)
+    local lines = lines_of(path)
+    assert.same({ 3, 1 }, { #lines, lines[1].tokenbatcher_recording })
+  end)
+
+  it("who writes over what another has recorded is told so, and the other cannot go on", H.virtually(function()
+    local path, log = cli.path "turns.jsonl", {}
+    local first = H.start { record = path, name = "first" }
+    first:submit "x"
+    first:stop()
+    local second = H.start { record = cli.folder .. "/./turns.jsonl", log = function(_, text) log[#log + 1] = text end }
+    assert.equal(1, #log)
+    assert.truthy(log[1]:find("to which TokenBatcher 'first' has recorded, is written anew", 1, true), log[1])
+    assert.truthy(H.message(first.start, first):find("was recorded to by another batcher meanwhile", 1, true))
+    second:submit "x"
+    second:stop()
+    assert.truthy(H.message(first.start, first):find("was recorded to by another batcher meanwhile", 1, true))
+    assert.is_false(first.is_running)
+    second:start()
+    second:submit "x"
+    second:stop()
+    assert.equal(5, #lines_of(path)) -- nothing that second has recorded is lost
+    first:set { record = cli.path "elsewhere.jsonl" }
+    first:start()
+    first:stop()
+  end))
+
+  it("does not go on in a file that was changed, and begins one anew that was moved away", H.virtually(function()
+    local path = cli.path "moved.jsonl"
+    local batcher = H.start { record = path }
+    batcher:submit "x"
+    batcher:stop()
+    assert(os.rename(path, cli.path "kept.jsonl"))
+    batcher:start()
+    batcher:submit "x"
+    batcher:stop()
+    assert.same({ 3, 3 }, { #lines_of(path), #lines_of(cli.path "kept.jsonl") })
+    cli.file("moved.jsonl", "mine\n")
+    assert.truthy(H.message(batcher.start, batcher):find("has changed since it was recorded to", 1, true))
+    assert.equal("mine\n", cli.read(path))
+  end))
+
+  it("is its owner's alone to read, even where the file was there before", H.virtually(function()
+    for _, path in ipairs { cli.path "new.jsonl", cli.file("old.jsonl", "old") } do
+      H.start({ record = path }):stop()
+      local pipe = io.popen("stat -c %a " .. path)
+      assert.equal("600", pipe:read "*l")
+      pipe:close()
+      assert.equal(1, #lines_of(path))
+    end
+  end))
+
+  it("holds keys and groups as hashes, and others in the next recording", H.virtually(function()
+    local seen = {}
+    for i = 1, 2 do
+      local path = cli.path("keys" .. i .. ".jsonl")
+      local batcher = H.start { record = path }
+      for _, key in ipairs { "alice", "bob", "alice" } do batcher:submit("x", { key = key }) end
+      batcher:stop()
+      assert.is_nil(cli.read(path):find "alice")
+      local lines = lines_of(path)
+      assert.equal(lines[2].key, lines[4].key)
+      assert.not_equal(lines[2].key, lines[3].key)
+      assert.matches("^%x+$", lines[2].key)
+      seen[i] = lines[2].key
+    end
+    assert.not_equal(seen[1], seen[2])
+  end))
+
+  it("holds them as they are with record_keys, from set on, too", H.virtually(function()
+    local path = cli.path "plain.jsonl"
+    local batcher = H.start { record = path }
+    batcher:submit("x", { key = "alice" })
+    batcher:set { record_keys = true }
+    batcher:submit("x", { key = "alice" })
+    batcher:stop()
+    local lines = lines_of(path)
+    assert.not_equal("alice", lines[2].key)
+    assert.equal("alice", lines[3].key)
+    local message = H.message(tb.TokenBatcher, { inference_fn = print, record_keys = "yes" })
+    assert.truthy(message:find("'record_keys' must be true or false, got \"yes\"", 1, true), message)
+  end))
+
+  it("pseudonyms are SipHash-2-4 of its authors' own examples", function()
+    local pseudonym, bytes = require "tokenbatcher.base.pseudonym", {}
+    for i = 0, 15 do bytes[i + 1] = string.char(i) end
+    local secret = table.concat(bytes)
+    assert.equal("726fdb47dd0e0e31", pseudonym.hash(secret, ""))
+    assert.equal("a129ca6149be45e5", pseudonym.hash(secret, secret:sub(1, 15)))
+    assert.not_equal(pseudonym.secret(), pseudonym.secret())
+  end)
+
+  it("carries group, batch_timeout_s and slo, which the simulator reads", H.virtually(function()
+    local path = cli.path "more.jsonl"
+    local batcher = H.start { record = path, record_keys = true }
+    batcher._recording:arrival(2e6, 3, { group = "g", batch_timeout_s = 0.25, timeout_s = 4 }, nil, 1.5)
+    batcher._recording:arrival(2e6, 3, nil, "theirs")
+    batcher._recording:arrival(2e6, 3)
+    batcher:stop()
+    local lines = lines_of(path)
+    lines[2].at = nil
+    assert.same({ cost = 3, group = "g", batch_timeout_s = 0.25, timeout_s = 4, slo = 1.5 }, lines[2])
+    assert.equal("theirs", lines[3].group)
+    local source = assert(require("tokenbatcher.sim.trace").open(path, {})):source(1)
+    assert.same({ "g", 250000, 4000000, 1500000 },
+      { source.group, source.batch_timeout_us, source.timeout_us, source.slo_us })
+    source:take()
+    assert.same({ "theirs", 0, 0, 0 }, { source.group, source.batch_timeout_us, source.timeout_us, source.slo_us })
+    source:take()
+    assert.is_nil(source.group)
   end))
 
   it("a disk that fills up is told of once, and every record is answered", function()
@@ -214,6 +350,34 @@ describe("a recorded run and its simulation", function()
       "TIMESTAMP,ContextTokens,GeneratedTokens"))):find("Azure CSV", 1, true))
   end)
 
+  it("agree on groups and own lingers: who shares a call, and when it goes", function()
+    local path, gone = cli.path "groups.jsonl", {}
+    H.run(function()
+      local batcher = tb.TokenBatcher { record = path, batch_timeout_s = 10, inference_fn = function(records)
+        tb.sleep(1)
+        return records
+      end }
+      batcher:start()
+      batcher:submit(1, { group = "a" })
+      batcher:submit(2, { group = "a", batch_timeout_s = 0.5 })
+      tb.sleep(20)
+      batcher:submit(3, { group = "b" })
+      batcher:submit(4, { group = "b", batch_timeout_s = 0 })
+      batcher:submit(5)
+      tb.sleep(60)
+      batcher:stop()
+    end)
+    for _, line in ipairs(lines_of(path)) do
+      if line.batch then gone[#gone + 1] = ("%d at %.1f"):format(line.records, line.at) end
+    end
+    assert.same({ "2 at 0.5", "2 at 20.0", "1 at 30.0" }, gone)
+    local job = assert(experiment.new(nil, { trace = path, service = "1", given = {},
+      set = { { "batch_timeout_s", 10 } } }))
+    local row = assert(experiment.run(job, { settings = {} }))
+    assert.same({ 5, 3 }, { row.completed, row.batches })
+    assert.near((1.5 + 1.5 + 1 + 1 + 2) / 5, row.latency_s.mean, 0.01) -- it drains after the last arrival
+  end)
+
   it("run --record writes over nothing that is read, nor over the answers", function()
     local script, input = cli.file("s.lua", cli.ECHO), cli.file("in.jsonl", "1\n2\n")
     local function refuses(path, output, what)
@@ -228,6 +392,13 @@ describe("a recorded run and its simulation", function()
     refuses(cli.folder .. "/./out.jsonl", cli.path "out.jsonl", "the output")
     assert.equal("1\n2\n", cli.read(input))
     assert.equal(cli.ECHO, cli.read(script))
+  end)
+
+  it("check writes nothing to the file that a script's record names", function()
+    local path = cli.file("precious.jsonl", "precious\n")
+    local result = cli.check(("return { record = %q, inference_fn = print }"):format(path))
+    assert.equal(0, result.status, result.out)
+    assert.equal("precious\n", cli.read(path))
   end)
 
   it("run --record, fit and simulate work together on the command line", function()

@@ -241,3 +241,170 @@ describe("check of a policy", function()
     assert_has(r.out, "note", "refused: oversize", "= 5")
   end)
 end)
+
+describe("a policy that fails", function()
+  setup(cli.new_folder)
+  teardown(cli.clean)
+
+  -- A misspelt method, in line 3 of mine.lua.
+  local function misspelt()
+    return cli.file("mine.lua",
+      "return { form = function(queue, batch)\n\n  for i in queue:by_costs() do batch:add(i) end\nend }")
+  end
+
+  local ONE_BY_ONE = "return { max_batch_size = 1, inference_fn = function(records) return records end }"
+
+  it("in run: the first error is said with policy, file and line, and counted in the summary", function()
+    local r = cli.run(ONE_BY_ONE, "1\n2\n", { "--set", "policy=" .. misspelt() })
+    assert.equal(0, r.status, r.err)
+    assert_has(r.err, "mine.lua': form raised: ", "mine.lua:3: ", "by_costs", "policy_errors 2, policy_overruled 0")
+  end)
+
+  it("in run: once it is disabled, the exit status is 1, although all is answered", function()
+    local input = {}
+    for i = 1, 12 do input[i] = i .. "\n" end
+    local r = cli.run(ONE_BY_ONE, table.concat(input), { "--set", "policy=" .. misspelt() })
+    assert.equal(1, r.status, r.err)
+    assert.equal(12, #r.lines)
+    assert_has(r.err, "(12 answered, 0 failed)", "is disabled until", "policy_errors 10", "it was disabled")
+  end)
+
+  it("in run: what the engine overruled is counted, too; one that does its work has 0 and 0", function()
+    local lazy = cli.file("lazy.lua", "return { form = function() end }")
+    assert_has(cli.run(ONE_BY_ONE, "1\n", { "--set", "policy=" .. lazy }).err, "policy_errors 0, policy_overruled 1")
+    assert_has(cli.run(ONE_BY_ONE, "1\n", { "--set", "policy=fair" }).err, "fair: policy_errors 0, policy_overruled 0")
+    assert.is_nil(cli.run(ONE_BY_ONE, "1\n").err:find "policy_")
+  end)
+
+  local function simulate(...)
+    return cli.command { "simulate", "--arrivals", "constant:rate=1000", "--limit", "100", "--set", "max_batch_size=1",
+      "--policy", misspelt(), ... }
+  end
+
+  it("in simulate: said at once, in the table, in --json, --csv and --report; exit status 1", function()
+    local r = simulate()
+    assert.equal(1, r.status, r.err)
+    assert_has(r.err, "form raised: ", "mine.lua:3: ", "by_costs")
+    assert_has(r.out, "policy_errors", "policy_overruled")
+    assert.matches("mine.lua +10 +0\n", r.out)
+    r = simulate("--json", "-")
+    assert.equal(1, r.status)
+    assert_has(r.out, '"policy_errors":10,"policy_overruled":0}')
+    r = simulate("--csv", "-")
+    assert.matches(",policy_errors,policy_overruled\n.*,10,0\n$", r.out)
+    r = simulate("--json", "-", "--policy", "fifo", "--limit", "5")
+    assert.equal(0, r.status, r.err)
+    if cli.shell("command -v gnuplot").status == 0 then
+      simulate("--report", cli.path "r.html")
+      assert_has(cli.read(cli.path "r.html"), "<th>policy_errors</th>", ">10</td>")
+    end
+  end)
+
+  it("in tune: said once, shown for what is given and what is best; exit status 1", function()
+    local r = cli.command { "tune", "--arrivals", "poisson:rate=100,tokens=100", "--limit", "2000", "--policy",
+      misspelt(), "--vary", "batch_timeout_s=0.001..0.1", "--settings", "2", "--minimize", "latency_mean" }
+    assert.equal(1, r.status, r.err)
+    assert.equal(1, select(2, r.err:gsub("said once", "")))
+    assert_has(r.err, "mine.lua:3: ")
+    assert.matches("\npolicy_errors +10 +10\npolicy_overruled +0 +0\n", r.out)
+  end)
+end)
+
+describe("a policy file with declared parameters", function()
+  setup(cli.new_folder)
+  teardown(cli.clean)
+
+  local DECLARED = [[return {
+    parameters = { { name = "share", kind = "number", default = 0.5, above = 0 },
+      { name = "mode", choices = { "fast", "slow" }, default = "fast" },
+      { name = "most", kind = "count", default = 3 } },
+    new = function(p)
+      return { form = function(queue, batch)
+        for i = 1, queue.size do batch:add(i) end
+        error(("share %g mode %s most %d"):format(p.share, p.mode, p.most))
+      end }
+    end }]]
+
+  local function raised_by(setting)
+    local path = cli.file("mine.lua", DECLARED)
+    local r = cli.run(cli.ECHO, "1\n", { "--set", "policy=" .. path .. setting })
+    return r.status, r.err
+  end
+
+  it("gets its defaults, and what was given", function()
+    local _, err = raised_by ""
+    assert_has(err, "share 0.5 mode fast most 3")
+    _, err = raised_by ":share=2,mode=slow,most=7"
+    assert_has(err, "share 2 mode slow most 7")
+  end)
+
+  it("refuses a name that is not declared, saying the nearest, and a wrong value", function()
+    for setting, parts in pairs {
+      [":shar=2"] = { "unknown parameter 'shar'; did you mean 'share'?" },
+      [":share=0"] = { "'share' must be a number above 0" },
+      [":mode=quick"] = { "'mode' must be one of fast, slow" }, [":most=1.5"] = { "'most' must be a whole number" },
+    } do
+      local status, err = raised_by(setting)
+      assert.equal(2, status, err)
+      assert_has(err, unpack(parts))
+    end
+  end)
+
+  it("says what is wrong with the declaration", function()
+    for text, part in pairs {
+      ["{ parameters = 7, new = print }"] = "'parameters' must be a list, got a number",
+      ["{ parameters = { share = 1 }, new = print }"] = "'parameters' must be a list of",
+      ["{ parameters = { { name = 'x', kind = 'nmber' } }, new = print }"] = "'x' must be of a kind",
+      ["{ parameters = { { name = 'x', kind = 'count', default = 1.5 } }, new = print }"] = "its default must be",
+      ["{ parameters = { 'x' }, new = print }"] = "number 1 must be a table with a name",
+      ["{ parameters = {}, new = 7 }"] = "'new' must be a function, got a number",
+    } do
+      local r = cli.command { "check", cli.file("script.lua", cli.ECHO), "--set",
+        "policy=" .. cli.file("mine.lua", "return " .. text) }
+      assert.equal(2, r.status, text)
+      assert_has(r.out .. r.err, part)
+    end
+  end)
+
+  it("is checked, and check says so of a plain function, whose parameters nobody checks", function()
+    local r = cli.check(cli.ECHO, { "--set", "policy=examples/policies/shortest_on_time.lua:slo_s=2" })
+    assert.equal(0, r.status, r.out)
+    assert.is_nil(r.out:find "not checked")
+    r = cli.check(cli.ECHO, { "--set", "policy=examples/policies/shortest_on_time.lua:slow_s=2" })
+    assert.equal(2, r.status)
+    assert_has(r.out .. r.err, "'slow_s'", "'slo_s'")
+    r = cli.check(cli.ECHO, { "--set", "policy=" .. cli.file("plain.lua",
+      "return function(p) return { form = function(_, batch) batch:add(1) end } end") .. ":anything=1" })
+    assert.equal(0, r.status, r.out)
+    assert_has(r.out, "note ", "plain.lua: a function, whose parameters are not checked")
+  end)
+
+  it("may be tuned by its own parameters", function()
+    local r = cli.command { "tune", "--arrivals", "poisson:rate=100,tokens=100", "--limit", "2000", "--policy",
+      "examples/policies/shortest_on_time.lua", "--vary", "base_s=0.01..0.2", "--settings", "2", "--slo", "1" }
+    assert.equal(0, r.status, r.err)
+  end)
+end)
+
+describe("a slip of the pen is told for what was meant:", function()
+  setup(cli.new_folder)
+  teardown(cli.clean)
+
+  it("check, run and simulate of a policy file", function()
+    for _, text in ipairs { "{ form = print }", "function(p) return {} end", "{ parameters = {}, new = print }" } do
+      local path = cli.file("mine.lua", "return " .. text)
+      for _, command in ipairs { "check", "run", "simulate" } do
+        local r = cli.command { command, path, command == "simulate" and "--arrivals=constant:rate=1" or nil }
+        assert.equal(2, r.status)
+        assert_has(r.err, "mine.lua: ", "not a script", "--set policy=" .. path)
+      end
+    end
+  end)
+
+  it("policies of what is no policy lists those that are", function()
+    local r = cli.command { "policies", "nope" }
+    assert.equal(2, r.status)
+    assert_has(r.err, "no policy 'nope' ships; there are fifo, eager, ")
+    assert_has(cli.command({ "policies", "./mine.lua" }).err, "check SCRIPT --set policy=./mine.lua")
+  end)
+end)

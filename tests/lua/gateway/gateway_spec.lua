@@ -46,6 +46,13 @@ local function drive(gateway, code, begin)
   return driver:eval(text)
 end
 
+-- A gauge or counter of the gateway's only batcher.
+local function metric(gateway, name)
+  return tonumber(gateway:get("/metrics"):match("\ntokenbatcher_" .. name .. "{[^}]*} (%d+)"))
+end
+
+local function release(calls) upstream:get("/release?calls=" .. calls) end
+
 local function upstream_requests() return tonumber(upstream:get("/stats"):match '"requests":(%d+)') end
 
 describe("the example gateway", function()
@@ -218,23 +225,26 @@ describe("the example gateway", function()
 
   test("answers 504 when x-max-wait-ms has passed before the call could begin", { options = "batch_timeout_s = 0" },
     function(gateway)
-      upstream:get "/behave?ms=1500"
+      upstream:get "/behave?as=held"
       local first = drive(gateway, [[return (ask "first")]], true)
       nginx.wait_until("the first call", function() return upstream_requests() == 1 end)
       local text, status = embed(gateway, one "second", "-H 'x-max-wait-ms: 100'")
       assert.equal(504, status)
       assert.matches('"deadline"', text)
+      release(1)
       assert.equal("200", first())
     end)
 
   test("answers 429 with Retry-After when the queue is full",
     { options = "batch_timeout_s = 0, max_queue_size = 2, max_batch_size = 1, prefetch_batches = 0" },
     function(gateway)
-      upstream:get "/behave?ms=500"
-      assert.equal("3 200, 5 429, all with Retry-After", drive(gateway, [[
-        local ok, full, with = 0, 0, 0
-        at_once(8, function(i)
-          if i > 1 then ngx.sleep(0.2) end
+      upstream:get "/behave?as=held"
+      local first = drive(gateway, [[return (ask "x")]], true)
+      nginx.wait_until("the first call", function() return upstream_requests() == 1 end)
+      local others = drive(gateway, [[
+        refused = 0
+        local ok, with = 0, 0
+        at_once(7, function()
           local socket = ngx.socket.tcp()
           socket:settimeout(20000)
           assert(socket:connect("127.0.0.1", port))
@@ -242,45 +252,96 @@ describe("the example gateway", function()
           socket:send("POST /v1/embeddings HTTP/1.0\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body)
           local text = socket:receive "*a"
           if text:find "^HTTP/1.1 200" then ok = ok + 1 end
-          if text:find "^HTTP/1.1 429" then full = full + 1 end
+          if text:find "^HTTP/1.1 429" then refused = refused + 1 end
           if text:find "\nRetry%-After: %d+\r\n" or text:find "\nretry%-after: %d+\r\n" then with = with + 1 end
         end)
-        return ok .. " 200, " .. full .. " 429, " .. (with == full and "all" or with) .. " with Retry-After"
-      ]]))
+        return ok .. " 200, " .. refused .. " 429, " .. (with == refused and "all" or with) .. " with Retry-After"
+      ]], true)
+      nginx.wait_until("all others", function() return driver:eval "return refused" == "5" end)
+      release(3)
+      assert.equal("200", first())
+      assert.equal("2 200, 5 429, all with Retry-After", others())
     end)
 
   test("is fair over x-api-key: who sends little does not wait for who sends much",
     { options = "batch_timeout_s = 0, max_batch_size = 4, prefetch_batches = 0" }, function(gateway)
-      upstream:get "/behave?ms=50"
-      assert.equal("true", drive(gateway, [[
-        local hog_left, when_small_was_answered = 80, nil
-        at_once(81, function(i)
-          if i <= 80 then
-            ask("much " .. i, "x-api-key: hog\r\n")
-            hog_left = hog_left - 1
-          else
-            ngx.sleep(0.1)
-            ask("little", "x-api-key: small\r\n")
-            when_small_was_answered = hog_left
-          end
+      upstream:get "/behave?as=held"
+      local much = drive(gateway, [[
+        answered = 0
+        at_once(80, function(i)
+          ask("much " .. i, "x-api-key: hog\r\n")
+          answered = answered + 1
         end)
-        return when_small_was_answered > 40
-      ]]))
+        return answered
+      ]], true)
+      nginx.wait_until("all of the many", function() return metric(gateway, "submitted_total") == 80 end)
+      local little = drive(gateway, [[return (ask("little", "x-api-key: small\r\n")) .. " " .. answered]], true)
+      nginx.wait_until("the one", function() return metric(gateway, "submitted_total") == 81 end)
+      release(6) -- what ran, what is left of the hog's quantum of 32 tokens, and a batch with the one
+      local status, before = little():match "(%d+) (%d+)"
+      assert.equal("200", status)
+      assert.is_true(tonumber(before) <= 6 * 4)
+      release(100)
+      assert.equal("80", much())
     end)
 
   for _, shared in ipairs { "no", "yes" } do
     test("a client that leaves frees its place" .. (shared == "yes" and ", one batching worker behind" or ""),
       { options = "batch_timeout_s = 30", shared = shared }, function(gateway)
-        nginx.output_of(("curl -s -m 0.3 -d %s %s/v1/embeddings"):format(nginx.quote(one "x"), gateway.url))
-        nginx.wait_until("the cancel", function()
-          return gateway:get("/metrics"):find 'tokenbatcher_cancelled_total{name="m %- %-"} 1'
-        end)
+        local leave = nginx.client(("-d %s %s/v1/embeddings"):format(nginx.quote(one "x"), gateway.url))
+        nginx.wait_until("its record", function() return metric(gateway, "queue_records") == 1 end)
+        leave()
+        nginx.wait_until("the cancel", function() return metric(gateway, "cancelled_total") == 1 end)
       end)
   end
 
   test("takes options and keys with any characters", { options = 'log = function(_, t) return t:find "a|b&c" end' },
     function(gateway)
       assert.equal(200, select(2, embed(gateway, one "x", "-H 'x-api-key: |&\\'")))
+    end)
+
+  for age, shown in pairs { oldest_queued_s = "oldest_queued_seconds", oldest_running_s = "oldest_running_seconds" } do
+    test("/health answers 503 once " .. age .. " has passed its limit, and 200 before and after", {
+      options = "batch_timeout_s = 0, max_batch_size = 1, prefetch_batches = 0", health = age .. " = 0.3",
+    }, function(gateway)
+      upstream:get "/behave?as=held"
+      assert.equal(200, select(2, gateway:get "/health"))
+      local all = drive(gateway, [[
+        local ok = 0
+        at_once(2, function()
+          local status = ask "x"
+          ok = ok + (status == 200 and 1 or 0)
+        end)
+        return ok
+      ]], true)
+      nginx.wait_until("503", function() return select(2, gateway:get "/health") == 503 end)
+      local text = gateway:get "/health"
+      assert.matches('"status":"stuck"', text)
+      assert.is_true(tonumber(text:match('"' .. age .. '":([%d.]+)')) > 0.3)
+      assert.is_true(tonumber(gateway:get("/metrics"):match("\ntokenbatcher_" .. shown .. "{[^}]*} ([%d.]+)")) > 0.3)
+      release(2)
+      assert.equal("2", all())
+      local body, status = gateway:get "/health"
+      assert.equal(200, status)
+      assert.equal('{"status":"ok","oldest_queued_s":0.000,"oldest_running_s":0.000}\n', body)
+    end)
+  end
+
+  test("shows the upstream's words to whom they are about: to no other, and 500 bytes of them",
+    { options = "batch_timeout_s = 0.1, max_batch_size = 2" }, function(gateway)
+      upstream:get "/behave?as=blabbing"
+      local said = drive(gateway, [[
+        local seen = {}
+        at_once(2, function(i)
+          local _, answer = ask("secret number " .. i)
+          seen[i] = answer.error.message
+        end)
+        return seen[1] .. "|" .. seen[2]
+      ]])
+      assert.equal("upstream: status 500|upstream: status 500", said)
+      local text = embed(gateway, one(("long "):rep(1000)))
+      assert.matches("upstream: I choked on long long", text)
+      assert.is_true(#text < 700)
     end)
 
   test("has /health and /metrics", {}, function(gateway)
@@ -298,13 +359,13 @@ describe("the example gateway", function()
     test(("gives each of 200 connections its own vectors, %d worker(s)%s"):format(given.workers,
       given.shared and " in front of one that batches" or ""), given, function(gateway)
         local text = drive(gateway, [[
-          local until_s = ngx.now() + 1
-          return driver.text(driver.load { port = port, clients = 200, keeps = true,
-            stop = function() return ngx.now() > until_s end })
+          local count = {}
+          return driver.text(driver.load({ port = port, clients = 200, keeps = true,
+            stop = function() return count.answered >= 2000 end }, count))
         ]])
         local sent, answered = text:match "sent (%d+), answered (%d+), wrong 0, refused 0, broken 0"
         assert.equal(sent, answered, text)
-        assert.is_true(tonumber(answered) > 200, text)
+        assert.is_true(tonumber(answered) >= 2000, text)
         local stats = upstream:get "/stats"
         local density = stats:match '"inputs":(%d+)' / stats:match '"requests":(%d+)'
         assert.is_true(density > 1.5, stats)

@@ -581,6 +581,7 @@ describe("constructors:", function()
     policy = { 5, {}, true, "no such policy", "", { form = 1 } },
     ["function"] = { 5, "text", {}, true },
     string = { 5, {}, print, true },
+    boolean = { 5, "true", {}, print },
   }
 
   for _, entry in ipairs(options.list) do
@@ -616,6 +617,8 @@ describe("constructors:", function()
         values = { print, setmetatable({}, { __call = print }) }
       elseif entry.kind == "string" then
         values = { "", "a name" }
+      elseif entry.kind == "boolean" then
+        values = { true, false }
       else
         values = { entry.min, entry.max > 1e6 and 1e5 or entry.max, entry.default }
       end
@@ -663,6 +666,47 @@ describe("constructors:", function()
     assert.matches("api_spec.lua:" .. line .. ": .*start must be called within", message)
     assert.is_false(batcher.is_running)
   end)
+end)
+
+describe("a slip of the pen is told at its line, with what was meant:", function()
+  it("a name that the module has not", function()
+    local message = H.message(function() return tb.TokenBacher { inference_fn = print } end)
+    assert.matches("^tests/lua/runtime/api_spec.lua:%d+: tokenbatcher has no 'TokenBacher'; did you mean 'TokenBatch",
+      message)
+    assert.matches("tokenbatcher has no 'frobnicate'; it has: DynamicBatcher, ", (H.message(function()
+      return tb.frobnicate
+    end)))
+    assert.truthy(tb.http)
+  end)
+
+  it("a figure that stats have not, nor a part of them", virtually(function()
+    local batcher = H.start()
+    local message = H.message(function() return batcher.stats.total_complete end)
+    assert.matches("^tests/lua/runtime/api_spec.lua:%d+: stats has no 'total_complete'; did you mean 'total_complete",
+      message)
+    assert.matches("a part of stats has no 'p95'; did you mean 'p9[09]'?", (H.message(function()
+      return batcher.stats.wait_s.p95
+    end)))
+    assert.is_nil(batcher.stats[1])
+    batcher:stop()
+  end))
+
+  it("a method with a dot", virtually(function()
+    local b = H.start()
+    for _, name in ipairs { "submit", "try_submit", "submit_batch" } do
+      for _, record in ipairs { "text", 7, { text = "x" } } do
+        local pattern = ("^tests/lua/runtime/api_spec.lua:%%d+: %s needs a colon: batcher:%s"):format(name, name)
+        assert.matches(pattern, (H.message(function() b[name](record) end)))
+        assert.matches(pattern, (H.message(function() b[name](record, { priority = 1 }) end)))
+      end
+    end
+    for _, name in ipairs { "start", "stop", "flush", "set" } do
+      assert.matches(name .. " needs a colon", (H.message(function() b[name] {} end)))
+      assert.matches(name .. " needs a colon", (H.message(function() b[name]() end)))
+    end
+    assert.equal(0, b.stats.total_submitted)
+    b:stop()
+  end))
 end)
 
 describe("misuse:", function()

@@ -25,6 +25,7 @@ local SERVER = [[
   location /v1/embeddings {
     lua_check_client_abort on;
     content_by_lua_block {
+      reading = (reading or 0) + 1
       ngx.req.read_body()
       local answer, err = b:submit(cjson.decode(ngx.req.get_body_data()).input):await()
       if err then return ngx.exit(503) end
@@ -106,18 +107,23 @@ describe("a worker that exits", function()
 
   test("still accepts the record of a handler that was reading its body",
     { http = worker "batch_timeout_s = 600" }, function(server)
-      assert.equal("200", driver:eval(script(server, [[
+      driver:eval "may_send = false"
+      local late = driver:begin(script(server, [[
         local body = '{"input":"late"}'
         local socket = ngx.socket.tcp()
         socket:settimeout(20000)
         assert(socket:connect("127.0.0.1", PORT))
         socket:send("POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: " .. #body .. "\r\n\r\n")
-        ngx.sleep(0.1)
-        os.execute "kill -QUIT PID"
-        ngx.sleep(0.3)
+        repeat ngx.sleep(0.005) until may_send
         socket:send(body)
         return (socket:receive "*l"):match " (%d+) "
-      ]])))
+      ]]))
+      nginx.wait_until("the handler", function() return server:eval "return reading" == "1" end)
+      local worker_pid = server:workers()[1]
+      server:signal "QUIT"
+      nginx.wait_until("the worker to be told", function() return nginx.is_leaving(worker_pid) end)
+      driver:eval "may_send = true"
+      assert.equal("200", late())
       assert.is_true(server:ends_within(5))
     end)
 
@@ -155,7 +161,10 @@ describe("a worker that exits", function()
 
   test("overlaps with the next generation: the old one's batch is answered beside the new one's",
     { http = worker "batch_timeout_s = 0" }, function(server)
-      server:eval [[b:set { inference_fn = function(records) tb.sleep(2) return { { "old" } } end }]]
+      server:eval(([[b:set { inference_fn = function(records)
+        repeat tb.sleep(0.005) until io.open("%s/go_on")
+        return { { "old" } }
+      end }]]):format(server.folder))
       local slow = driver:begin(script(server, [[
         local _, answer = driver.ask(PORT, "/v1/embeddings", { input = "x" })
         return answer.data[1].embedding[1]
@@ -163,10 +172,12 @@ describe("a worker that exits", function()
       nginx.wait_until("the batch", function() return server:eval "return b.stats.running_batches" == "1" end)
       local old = server:workers()[1]
       server:signal "HUP"
-      nginx.wait_until("the next generation", function() return server:eval "return b.stats.running_batches" == "0" end)
+      nginx.wait_until("the old worker to be told", function() return nginx.is_leaving(old) end)
+      assert.equal("0", server:eval "return b.stats.running_batches") -- of the next generation
       assert.equal("200", driver:eval(script(server,
         [[return (driver.ask(PORT, "/v1/embeddings", { input = "y" }))]])))
       assert.is_true(nginx.is_alive(old))
+      nginx.output_of("touch " .. server.folder .. "/go_on")
       assert.equal("old", slow())
       nginx.wait_until("the old worker to leave", function() return not nginx.is_alive(old) end)
     end)
@@ -197,6 +208,6 @@ describe("a worker that exits", function()
   test("and was idle is gone at once", { http = worker "batch_timeout_s = 0" }, function(server)
     assert.equal("200", driver:eval(script(server, [[return (driver.ask(PORT, "/v1/embeddings", { input = "x" }))]])))
     server:signal "QUIT"
-    assert.is_true(server:ends_within(2))
+    assert.is_true(server:ends_within(8)) -- the sentinel of a worker that is not idle lives for 10 s
   end)
 end)

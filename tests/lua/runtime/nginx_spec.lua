@@ -344,6 +344,25 @@ describe("in an nginx worker:", function()
     end)
   end)
 
+  test("limits under which no batch would ever run are told at the start, and others are not", function()
+    for limit, said in pairs {
+      ["lua_max_running_timers 1;"] = "raise lua_max_running_timers; a batch runs in a timer of its own",
+      ["lua_max_pending_timers 1;"] = "too many pending timers%): raise lua_max_pending_timers; a batch runs in",
+      ["lua_max_running_timers 2; lua_max_pending_timers 2;"] = false,
+    } do
+      with_server({ http = limit .. worker "" }, function(server)
+        if said then
+          nginx.wait_until("the message", function() return server:log():find(said) end)
+        else
+          nginx.wait_until("the end of what looks for it", function()
+            return server:eval "return ngx.timer.pending_count() + ngx.timer.running_count()" == "0"
+          end)
+          assert.is_nil(server:log():find("no batch ever runs", 1, true))
+        end
+      end)
+    end
+  end)
+
   test("timers that nginx drops or refuses delay a batch, and lose none", function()
     for _, limit in ipairs { "lua_max_running_timers 4;", "lua_max_pending_timers 6;" } do
       with_server({ http = limit .. worker "max_batch_size = 1, max_concurrent_batches = 10, batch_timeout_s = 0" },
@@ -375,19 +394,26 @@ describe("a client that goes away", function()
 
   test("frees its place while queued", function()
     with_server({ http = worker "batch_timeout_s = 60", server = SERVER }, function(server)
-      nginx.output_of("curl -s -m 0.3 " .. nginx.quote(server.url .. "/?x=gone"))
+      local leave = nginx.client(nginx.quote(server.url .. "/?x=gone"))
+      nginx.wait_until("its record", function() return server:eval "return b.stats.queue_size" == "1" end)
+      leave()
       nginx.wait_until("the cancel", function() return server:eval "return b.stats.total_cancelled" == "1" end)
       assert.equal("0", server:eval "return b.stats.queue_size")
     end)
   end)
 
   test("harms nobody while running", function()
-    with_server({ http = worker "batch_timeout_s = 0.1", server = SERVER }, function(server)
+    with_server({ http = worker "batch_timeout_s = 60, max_batch_size = 2", server = SERVER }, function(server)
       server:eval [[
-        b:set { inference_fn = function(records) tb.sleep(1) return answer(records, {}) end }
+        b:set { inference_fn = function(records)
+          repeat tb.sleep(0.005) until b.stats.total_cancelled == 1
+          return answer(records, {})
+        end }
       ]]
       local stays = server:begin [[return (b:submit("stays"):await())]]
-      nginx.output_of("curl -s -m 0.5 " .. nginx.quote(server.url .. "/?x=gone"))
+      local leave = nginx.client(nginx.quote(server.url .. "/?x=gone"))
+      nginx.wait_until("their batch", function() return server:eval "return b.stats.running_records" == "2" end)
+      leave()
       assert.equal("re:stays", stays())
       assert.equal("1 2", server:eval "return b.stats.total_cancelled .. ' ' .. calls[1].size")
     end)

@@ -228,17 +228,64 @@ describe("the simulator does what a batcher does:", function()
       fifo.fairness))
   end)
 
-  it("a policy sees records, keys and the simulated clock; one that raises is counted and told of", function()
+  it("temporary files of pictures are made by O_EXCL (mkstemp), and gone afterwards", function()
+    local gnuplot = require "tokenbatcher.sim.gnuplot"
+    if not gnuplot.check() then return pending("skipped: no gnuplot") end
+    local open, tmpname, made, others = io.open, os.tmpname, {}, {}
+    os.tmpname = function() -- luacheck: ignore
+      local name = tmpname()
+      made[name] = true
+      return name
+    end
+    io.open = function(path, mode) -- luacheck: ignore
+      if mode == "wb" and not made[path] then others[#others + 1] = path end
+      return open(path, mode)
+    end
+    local ok, text = pcall(gnuplot.svg, "plot x", 300, 200)
+    io.open, os.tmpname = open, tmpname -- luacheck: ignore
+    assert.is_true(ok, text)
+    assert.matches("^<svg", text)
+    assert.same({}, others)
+    for name in pairs(made) do assert.is_nil(io.open(name)) end
+  end)
+
+  it("queue:record(i) is the row's record where it has one, and nil where it has none", function()
+    local path = os.tmpname()
+    local file = io.open(path, "w")
+    file:write('{"timestamp":0,"record":{"text":"four"}}\n{"timestamp":0,"input_length":7}\n',
+      '{"timestamp":0,"input_length":3,"record":"plain"}\n{"timestamp":0,"input_length":1,"record":null}\n')
+    file:close()
+    local seen
+    local script = { value = { inference_fn = print, token_estimator = function(record) return #record.text end,
+      max_batch_size = 4 }, declared = {}, path = "script" }
+    local job = assert(experiment.new(script, { trace = path, set = {}, given = {} }))
+    for _ = 1, 2 do -- as read, and as kept
+      seen = {}
+      local row = assert(experiment.run(job, { settings = {}, policy = { form = function(queue, batch)
+        if not queue.full then return end
+        for i = 1, queue.size do
+          local record = queue:record(i)
+          seen[#seen + 1] = type(record) == "table" and record.text or tostring(record)
+          batch:add(i)
+        end
+      end } }))
+      assert.same({ "four", "nil", "plain", "nil" }, seen)
+      assert.same({ 4, 0, 15 }, { row.completed, row.policy_errors, row.batch_cost.mean })
+    end
+    os.remove(path)
+  end)
+
+  it("a policy sees keys and the simulated clock; one that raises is counted and told of", function()
     local seen
     local row = assert(experiment.run(assert(experiment.new(nil, {
       arrivals = "poisson:rate=100,tokens=50,output=7,keys=2", limit = 100, set = {}, given = {} })), {
       settings = {}, policy_text = "mine", policy = { form = function(queue, batch, now)
-        seen = { queue:record(1).cost, queue:record(1).output_tokens, queue:key(1):match "^key", now > 0 }
+        seen = { queue:cost(1), tostring(queue:record(1)), queue:key(1):match "^key", now > 0 }
         for i = 1, queue.size do batch:add(i) end
         if now > 1.5 then error "oops" end
       end },
     }))
-    assert.same({ 50, 7, "key", true }, seen)
+    assert.same({ 50, "nil", "key", true }, seen)
     assert.equal(100, row.completed)
     assert.is_true(row.policy_errors > 0)
   end)

@@ -176,7 +176,10 @@ end
 -- --- places ---------------------------------------------------------------------
 
 function M.can_start()
-  if get_phase() ~= "init" then return true end
+  if get_phase() ~= "init" then
+    worker.check_limits()
+    return true
+  end
   return nil, "cannot be called in init_by_lua, which runs in nginx's master process: use init_worker_by_lua"
 end
 

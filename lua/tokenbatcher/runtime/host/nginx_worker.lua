@@ -13,6 +13,8 @@ if not (ngx and ngx.timer) then
   error("tokenbatcher: this module is for nginx workers (OpenResty), and this is none", 0)
 end
 
+local semaphore = require "ngx.semaphore"
+
 local timer_at = ngx.timer.at
 
 local M = {}
@@ -53,6 +55,36 @@ function M.begin_soon(job) ask_for_timer(job, M.now()) end
 function M.has_unstarted() return next(unstarted) ~= nil end
 
 function M.is_unstarted(job) return unstarted[job] ~= nil end
+
+-- --- limits under which nothing would ever run ---------------------------------
+
+local NEEDED = "a batch runs in a timer of its own beside the one that drives its batcher, so that with less than 2 "
+  .. "no batch ever runs"
+
+local function nothing() end
+
+-- Runs in a timer: does another one begin beside it?
+local function probe(is_premature)
+  if is_premature then return end
+  local began = semaphore.new(0)
+  local is_pending = timer_at(0, function() began:post(1) end)
+  if not is_pending or began:wait(M.WATCH_S) or ngx.worker.exiting() then return end
+  M.log("error", "nginx began no timer beside another: raise lua_max_running_timers; " .. NEEDED)
+end
+
+local is_checked = false
+
+--- Once in a worker, when its first batcher starts: says so where nginx lets less than two timers be
+-- pending, or run, at once.
+function M.check_limits()
+  if is_checked then return end
+  is_checked = true
+  local has_one, why = timer_at(0, probe)
+  local has_two, reason = timer_at(0, nothing)
+  if has_one and has_two then return end
+  M.log("error", ("nginx gives no two timers (%s): raise lua_max_pending_timers; %s"):format(tostring(why or reason),
+    NEEDED))
+end
 
 local watched_at = 0
 local watchers = {}
