@@ -273,14 +273,16 @@ double tb_threads_submit(tb_threads *pool, const char *bytes, size_t size)
     *job = (struct tb__job){.size = size};
     memcpy(job->bytes, bytes, size);
     pthread_mutex_lock(&pool->lock);
-    double id = refusal(pool);
-    if (id == 0) {
-        id = job->id = ++pool->last_id;
-        tb__jobs_append(&pool->waiting, job);
-        pthread_cond_signal(&pool->wanted);
+    double refused = refusal(pool);
+    if (refused < 0) {
+        pthread_mutex_unlock(&pool->lock);
+        free(job);
+        return refused;
     }
+    double id = job->id = ++pool->last_id;
+    tb__jobs_append(&pool->waiting, job);
+    pthread_cond_signal(&pool->wanted);
     pthread_mutex_unlock(&pool->lock);
-    if (id < 0) free(job);
     return id;
 }
 

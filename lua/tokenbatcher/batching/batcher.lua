@@ -7,6 +7,7 @@
 -- The core knows ids, costs and times; a batcher keeps, by slot, the record and the future of
 -- every record that is not dispatched yet (_records, _futures), and by batch the runs (_runs).
 
+local bit = require "bit"
 local clock = require "tokenbatcher.runtime.clock"
 local cost = require "tokenbatcher.batching.cost"
 local Decision = require "tokenbatcher.batching.decision"
@@ -211,6 +212,24 @@ local function adopt_recording(self, recording)
   if former and former ~= recording then former:close() end
 end
 
+-- Bounds of the queue that keep every batch from being full are hardly meant: said once for each.
+local function warn_of_bounds(self)
+  local bounds = C.tb_config_never_full(self._config)
+  if bounds == self._warned_bounds then return end
+  self._warned_bounds = bounds
+  local config, parts = self._config, {}
+  if bit.band(bounds, C.TB_BOUND_SIZE) ~= 0 then
+    parts[1] = ("max_queue_size = %d is below max_batch_size = %d"):format(config.max_queue_size, config.max_batch_size)
+  end
+  if bit.band(bounds, C.TB_BOUND_COST) ~= 0 then
+    parts[#parts + 1] = ("max_queue_cost = %.0f is below target_batch_cost = %.0f"):format(config.max_queue_cost,
+      config.target_batch_cost)
+  end
+  if parts[1] then
+    self:_warn(table.concat(parts, ", and ") .. ": no batch can ever be full; what the queue holds goes instead")
+  end
+end
+
 -- --- life ---------------------------------------------------------------
 
 --- Begin to accept records. Within run() only (or a coroutine driven by step()).
@@ -224,6 +243,7 @@ function Batcher:start()
   if self._decision == nil then adopt_decision(self, new_decision(self, self._values)) end
   self._recording = new_recording(self, self._values)
   C.tb_start(self._handle, clock.now_us())
+  warn_of_bounds(self)
   self._drained = Future.new(false, false)
   loop.attach(self)
   return self
@@ -294,6 +314,7 @@ function Batcher:set(given)
   if self._fn ~= former then turn.tell_rest(self, former) end
   adopt_recording(self, recording)
   if given.policy ~= nil then adopt_decision(self, decision) end
+  if not is_stopped(self) then warn_of_bounds(self) end
   clock.notify()
 end
 

@@ -8,75 +8,17 @@ local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
 local joining = require "tokenbatcher.batching.joining"
+local submit_options = require "tokenbatcher.batching.submit_options"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
-local RUNNING, AT_ONCE = C.TB_RUNNING, tonumber(C.TB_AT_ONCE)
+local RUNNING = C.TB_RUNNING
 
 local M = {}
 
 local submission = tbffi.new "tb_submission"
 local culprit = tbffi.new "uint32_t[1]"
-
-local SUBMIT_OPTIONS = {
-  TokenBatcher = { "estimated_tokens", "estimated_cost", "priority", "timeout_s", "batch_timeout_s", "key", "group" },
-  DynamicBatcher = { "estimated_cost", "priority", "timeout_s", "batch_timeout_s", "key", "group" },
-}
-local IS_SUBMIT_OPTION = {}
-for class, names in pairs(SUBMIT_OPTIONS) do
-  IS_SUBMIT_OPTION[class] = {}
-  for _, name in ipairs(names) do IS_SUBMIT_OPTION[class][name] = true end
-end
-
--- Times of this many seconds and more mean for ever.
-local LONGEST_S = 1e9
-
-local function bad_submit_option(self, name)
-  local known = SUBMIT_OPTIONS[self._class]
-  errors.misuse(("submit: unknown option '%s'; did you mean '%s'?"):format(errors.text(name),
-    errors.nearest(errors.text(name), known)))
-end
-
-local function check_string(name, value)
-  if type(value) == "string" then return end
-  errors.misuse(("submit: %s must be a string, got %s"):format(name, errors.show(value)))
-end
-
--- Raises unless all that a call gives is known and of its kind.
-local function check_submit_options(self, opts)
-  if type(opts) ~= "table" then errors.misuse("submit: options must be a table, got a " .. type(opts)) end
-  local is_known = IS_SUBMIT_OPTION[self._class]
-  for name in pairs(opts) do
-    if not is_known[name] then bad_submit_option(self, name) end
-  end
-  local priority, timeout_s, linger_s = opts.priority, opts.timeout_s, opts.batch_timeout_s
-  if priority ~= nil and (type(priority) ~= "number" or priority ~= priority) then
-    errors.misuse("submit: priority must be a number, got " .. errors.show(priority))
-  end
-  if opts.key ~= nil then check_string("key", opts.key) end
-  if opts.group ~= nil then check_string("group", opts.group) end
-  if timeout_s ~= nil and not (type(timeout_s) == "number" and timeout_s > 0) then
-    errors.misuse("submit: timeout_s must be a number of seconds above 0, got " .. errors.show(timeout_s))
-  end
-  if linger_s ~= nil and not (type(linger_s) == "number" and linger_s >= 0) then
-    errors.misuse("submit: batch_timeout_s must be a number of seconds >= 0, got " .. errors.show(linger_s))
-  end
-end
-
-local function timeout_us_of(opts)
-  local timeout_s = opts and opts.timeout_s
-  if not timeout_s then return 0 end
-  return math.max(1, math.floor(math.min(timeout_s, LONGEST_S) * 1e6 + 0.5))
-end
-
--- How long a record may linger, for the core: TB_AT_ONCE, or microseconds; 0: as the option says.
-local function linger_us_of(opts)
-  local linger_s = opts and opts.batch_timeout_s
-  if not linger_s then return 0 end
-  if linger_s == 0 then return AT_ONCE end
-  return math.max(1, math.floor(math.min(linger_s, LONGEST_S) * 1e6 + 0.5))
-end
 
 local function cost_of(self, record, opts)
   if opts then
@@ -159,7 +101,7 @@ local function hand_to_core(self, record, cost_value, opts, flags, now, submitte
   local key, group = take_names(self, opts)
   submission.key, submission.group = key, group
   submission.cost, submission.flags, submission.submitted_us = cost_value, flags, submitted_us or 0
-  submission.timeout_us, submission.batch_timeout_us = timeout_us_of(opts), linger_us_of(opts)
+  submission.timeout_us, submission.batch_timeout_us = submit_options.timeout_us(opts), submit_options.linger_us(opts)
   submission.priority = opts and opts.priority or 0
   local id = C.tb_submit(self._handle, submission, now)
   if id < 0 then
@@ -195,9 +137,9 @@ end
 
 -- When a record with these options would be due at the latest.
 local function due_us_of(self, opts, now)
-  local linger_us = linger_us_of(opts)
+  local linger_us = submit_options.linger_us(opts)
   if linger_us == 0 then linger_us = tonumber(self._config.batch_timeout_us) end
-  return joining.due_us(math.max(0, linger_us), timeout_us_of(opts), now)
+  return joining.due_us(math.max(0, linger_us), submit_options.timeout_us(opts), now)
 end
 
 -- The future of one who joins a record that is on its way, or nil. @param text string  see joining.lua
@@ -205,13 +147,13 @@ local function join(self, text, opts, now)
   local record = self._joining:find(text, opts and opts.group, due_us_of(self, opts, now))
   if not record then return nil end
   self._joined = self._joined + 1
-  local timeout_us = timeout_us_of(opts)
+  local timeout_us = submit_options.timeout_us(opts)
   return joining.join(record, self, timeout_us > 0 and now + timeout_us or nil)
 end
 
 -- What its producer gets for a record that has entered: others may join it, unless it may expire.
 local function shared(self, future, text, opts, now)
-  if not text or timeout_us_of(opts) > 0 then return future end
+  if not text or submit_options.timeout_us(opts) > 0 then return future end
   return self._joining:open(future, self, text, opts and opts.group, due_us_of(self, opts, now))
 end
 
@@ -235,7 +177,7 @@ end
 function M.submit(self, record, opts)
   if record == nil or type(self) ~= "table" or not self._class then check_record(self, record, "submit") end
   if not (host.task and C.tb_state(self._handle) == RUNNING) or host.context then require_accepting(self, "submit") end
-  if opts ~= nil then check_submit_options(self, opts) end
+  if opts ~= nil then submit_options.check(self._class, opts) end
   local text = self._join and joining.string_of(self._join, record)
   local joined = text and join(self, text, opts, clock.now_us())
   if joined then return joined end
@@ -270,7 +212,7 @@ end
 function M.try_submit(self, record, opts)
   check_record(self, record, "try_submit")
   require_accepting(self, "try_submit")
-  if opts ~= nil then check_submit_options(self, opts) end
+  if opts ~= nil then submit_options.check(self._class, opts) end
   return enter(self, record, opts, 0, 0)
 end
 
@@ -381,7 +323,7 @@ function M.submit_batch(self, records, opts)
   require_batcher(self, "submit_batch")
   check_records(records)
   require_accepting(self, "submit_batch")
-  if opts ~= nil then check_submit_options(self, opts) end
+  if opts ~= nil then submit_options.check(self._class, opts) end
   local values, n = batch_costs(self, records, opts)
   if n == 0 then return {} end
   local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0

@@ -216,7 +216,8 @@ end
 --- @param path string  the script
 -- @param settings table  a list of name, text, name, text ... for the script's own options
 -- @param log function  log(level, text), for whom the script names nobody
--- @return table  an engine, with the methods and lists that src/script/bridge.c knows; or nil, a message and a code (none: ESCRIPT)
+-- @return table  an engine, with the methods and lists that src/script/bridge.c knows; or nil, a message and
+-- a code (none: ESCRIPT)
 function M.new(path, settings, log)
   local made, message, code = made_by(path, settings)
   if not made then return nil, message, code end

@@ -135,7 +135,9 @@ function M.option_value(definition, name, text, shown)
         kind == "number" and "a number" or "true or false", text)
     end
   end
-  if #names == 0 then return nil, ("%s: the script declares no options, but '%s' is given"):format(definition.path, name) end
+  if #names == 0 then
+    return nil, ("%s: the script declares no options, but '%s' is given"):format(definition.path, name)
+  end
   return nil, ("%s: unknown option '%s'; did you mean '%s'?"):format(definition.path, name, errors.nearest(name, names))
 end
 

@@ -37,7 +37,8 @@ describe("the library", function()
     -- a library that says so when it is loaded
     local source = cli.path "trap.c"
     local file = assert(io.open(source, "w"))
-    file:write '#include <stdio.h>\n__attribute__((constructor)) static void on(void) { puts("TRAPPED"); fflush(stdout); }\n'
+    file:write('#include <stdio.h>\n__attribute__((constructor)) static void on(void) '
+      .. '{ puts("TRAPPED"); fflush(stdout); }\n')
     file:close()
     assert.equal(0, os.execute(("gcc -shared -fPIC -o %s/trap/libtokenbatcher_http.so %s"):format(cli.folder, source)))
     file = assert(io.open(cli.path "trap/script.lua", "w"))
