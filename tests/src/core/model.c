@@ -58,54 +58,6 @@ void model_flush(model *m, int64_t now_us)
         if (model_in_line(&m->records[i])) m->records[i].flushed = 1;
 }
 
-/* --- Calls that go on (R5) ---------------------------------------------- */
-
-/* While fewer than so many go on without a slot, those that hold one give it back. */
-static void review_calls(model *m)
-{
-    for (uint32_t i = 0; i < m->call_count; i++) {
-        int64_t free_calls = (int64_t)m->call_count - model_held(m), limit = m->config.max_abandoned_calls;
-        if (limit == TB_NO_LIMIT || free_calls < limit) m->calls[i].is_held = 0;
-    }
-}
-
-static void forget_call(model *m, uint32_t i)
-{
-    memmove(&m->calls[i], &m->calls[i + 1], (m->call_count - i - 1) * sizeof *m->calls);
-    m->call_count--;
-    review_calls(m);
-}
-
-int model_call_ended(model *m, tb_id batch, int64_t now_us)
-{
-    model_clock(m, now_us);
-    for (uint32_t i = 0; i < m->call_count; i++) {
-        if (m->calls[i].id != batch) continue;
-        forget_call(m, i);
-        return TB_OK;
-    }
-    return TB_ENOENT;
-}
-
-static void abandon(model *m, tb_id batch, int may_hold)
-{
-    int64_t free_calls = (int64_t)m->call_count - model_held(m), limit = m->config.max_abandoned_calls;
-    int hold = may_hold && limit != TB_NO_LIMIT && free_calls >= limit;
-    m->calls[m->call_count++] = (model_call){batch, model_later(m->now_us, m->config.abandon_us), hold};
-}
-
-void model_excuse(model *m, int64_t us)
-{
-    for (uint32_t i = 0; i < m->batch_count; i++)
-        m->batches[i].times_out_us = model_later(m->batches[i].times_out_us, us);
-}
-
-void model_release(model *m)
-{
-    for (uint32_t i = 0; i < m->call_count; i++)
-        if (m->state != TB_STOPPED && m->calls[i].until_us <= m->now_us) m->calls[i].is_held = 0;
-}
-
 void model_key_alone(model *m, uint32_t key, int on, int64_t now_us)
 {
     model_clock(m, now_us);
@@ -118,7 +70,7 @@ void model_set(model *m, const tb_config *config, int64_t now_us)
     model_clock(m, now_us);
     m->config = *config;
     m->cuts_stale = 1;
-    review_calls(m);
+    model_review_calls(m);
 }
 
 /* --- Records ----------------------------------------------------------- */
@@ -355,7 +307,7 @@ static const char *stopped(model *m, const tb_event *event)
     if (event->kind == TB_EVENT_BATCH_STOPPED) {
         if (batch == m->batch_count) return "stopped a batch that is none";
         end_batch(m, batch, TB_FAILED);
-        abandon(m, event->id, 0);
+        model_abandon(m, event->id, 0);
     } else if (event->kind == TB_EVENT_STOPPED) {
         if (record != queued || queued >= waiting) return "stopped a record out of order";
         settle(m, record, &m->stats.total_failed);
@@ -380,7 +332,7 @@ const char *model_event(model *m, const tb_event *event, int64_t now_us)
         if (pending == TB_EVENT_BATCH_TIMED_OUT && m->batches[batch].times_out_us > m->now_us)
             return "the batch has not timed out";
         end_batch(m, batch, TB_FAILED);
-        abandon(m, event->id, pending == TB_EVENT_BATCH_TIMED_OUT);
+        model_abandon(m, event->id, pending == TB_EVENT_BATCH_TIMED_OUT);
     } else if (pending == TB_EVENT_EXPIRED) {
         if (record == m->record_count) return "no such record";
         if (m->records[record].state == TB_RECORD_RUNNING) return "a running record expired";

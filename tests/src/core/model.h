@@ -79,6 +79,10 @@ int model_half(model *m, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *ou
 int model_call_ended(model *m, tb_id batch, int64_t now_us);
 void model_excuse(model *m, int64_t us);
 void model_key_alone(model *m, uint32_t key, int on, int64_t now_us);
+/* The call of a batch that has just ended goes on. */
+void model_abandon(model *m, tb_id batch, int may_hold);
+/* How many may go on without a slot has changed, or how many do. */
+void model_review_calls(model *m);
 /* tb_poll() begins: slots held for long enough are free. */
 void model_release(model *m);
 

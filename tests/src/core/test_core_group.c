@@ -139,6 +139,68 @@ static void a_mark_outlives_its_records(void **state)
     rig_end(r);
 }
 
+static rig *start_scripted(int64_t max_wait_us)
+{
+    tb_config config = small_config();
+    config.policy = TB_POLICY_SCRIPT;
+    config.max_wait_us = max_wait_us;
+    return rig_start(&config);
+}
+
+static void a_choice_says_why_not(void **state)
+{
+    (void)state;
+    rig *r = start_scripted(0);
+    tb_queue queue;
+    mark(r, 7, 1);
+    submit_group(r, 1, 60);
+    submit_group(r, 2, 1);
+    submit_group(r, 1, 41);
+    submit(r, (tb_submission){.cost = 1, .group = 1, .key = 7});
+    assert_int_equal(tb_choose(r->b, &queue, r->now_us), TB_OK);
+    assert_true(queue.is_full); /* one that must run alone fills a batch */
+    assert_int_equal(tb_choose_add(r->b, 1), TB_ADD_IN);
+    assert_int_equal(tb_choose_add(r->b, 2), TB_ADD_GROUP);
+    assert_int_equal(tb_choose_add(r->b, 3), TB_ADD_BUDGET);
+    assert_int_equal(tb_choose_add(r->b, 4), TB_ADD_ALONE);
+    assert_int_equal(tb_choose_add(r->b, 1), TB_ADD_IN);
+    tb_choose_reset(r->b);
+    assert_int_equal(tb_choose_add(r->b, 4), TB_ADD_IN);
+    assert_int_equal(tb_choose_add(r->b, 4), TB_ADD_IN);
+    assert_int_equal(tb_choose_add(r->b, 3), TB_ADD_ALONE); /* beside it, too */
+    assert_int_equal(tb_choose_add(r->b, 2), TB_ADD_GROUP);
+    tb_choose_abandon(r->b);
+    rig_end(r);
+}
+
+static void the_aged_are_of_one_group(void **state)
+{
+    (void)state;
+    rig *r = start_scripted(500);
+    tb_queue queue;
+    mark(r, 7, 1);
+    tb_id a = submit_group(r, 1, 1), b = submit_group(r, 2, 1);
+    tb_id lone = submit(r, (tb_submission){.cost = 1, .group = 1, .key = 7});
+    tb_id c = submit_group(r, 1, 1);
+    r->now_us += 500;
+    tb_id young = submit_group(r, 1, 1);
+    assert_int_equal(tb_choose(r->b, &queue, r->now_us), TB_OK);
+    assert_int_equal(tb_choose_add(r->b, 2), TB_ADD_GROUP); /* the oldest one's group decides */
+    assert_int_equal(tb_choose_add(r->b, 5), TB_ADD_IN);
+    tb_id batch = tb_choose_end(r->b);
+    assert_batch(r, batch, a, c, young, 0.0);
+    finish(r, batch);
+    assert_int_equal(tb_choose(r->b, &queue, r->now_us), TB_OK);
+    assert_int_equal(tb_choose_add(r->b, 2), TB_ADD_GROUP); /* who was passed over is first now */
+    batch = tb_choose_end(r->b);
+    assert_batch(r, batch, b, 0.0);
+    finish(r, batch);
+    assert_int_equal(tb_choose(r->b, &queue, r->now_us), TB_OK);
+    assert_int_equal(tb_choose_add(r->b, 1), TB_ADD_IN);
+    assert_batch(r, tb_choose_end(r->b), lone, 0.0);
+    rig_end(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -151,6 +213,9 @@ int main(void)
              a_lone_key_runs_alone),
         TEST("R7, F4: cuts are made anew when a key is marked, and when it no longer is",
              marks_make_cuts_anew),
+        TEST("F1, R7: adding says why not: budget, group or alone", a_choice_says_why_not),
+        TEST("X2: records that waited max_wait_s and may not share the oldest one's batch are passed over",
+             the_aged_are_of_one_group),
         TEST("R7: a key stays marked until it is not, whoever has come and gone", a_mark_outlives_its_records),
     };
     return cmocka_run_group_tests_name("group", tests, NULL, NULL);
