@@ -3,6 +3,7 @@
 -- usage: luajit http.lua [requests]     (default 100,000)
 
 package.path = package.path .. ";./?.lua"
+local H = require "tests.lua.helper"
 local tb = require "tokenbatcher"
 local W = require "tests.lua.http_helper"
 
@@ -10,13 +11,6 @@ local REQUESTS, WORKERS = tonumber(arg and arg[1]) or 100000, 32
 local GUARD_S = 1800
 
 local resident_kb = dofile "tests/soak/resident.lua"
-
-local function descriptors()
-  local pipe = io.popen "ls /proc/$PPID/fd | wc -l"
-  local n = pipe:read "*n"
-  pipe:close()
-  return n
-end
 
 local server = W.server(GUARD_S)
 local outcomes = {}
@@ -63,13 +57,13 @@ local ok, message = pcall(tb.run, function()
   for i = 1, WORKERS do all[i] = tb.spawn(worker) end
   while next_i < REQUESTS / 5 do tb.sleep(0.01) end
   collectgarbage()
-  early_kb, early_descriptors = resident_kb(), descriptors()
+  early_kb, early_descriptors = resident_kb(), H.open_descriptors()
   local _, errs = tb.gather(all)
   local _, first_err = next(errs)
   assert(not first_err, first_err)
   impatient:stop()
   collectgarbage()
-  local late_kb, late_descriptors = resident_kb(), descriptors()
+  local late_kb, late_descriptors = resident_kb(), H.open_descriptors()
   local names = {}
   for name, n in pairs(outcomes) do names[#names + 1] = name .. " " .. n end
   table.sort(names)

@@ -54,7 +54,7 @@ local function open(self)
 end
 
 local function header(self)
-  local called = self.batcher._values.name
+  local called = self.batcher:option "name"
   return ('{"tokenbatcher_recording":%d%s}\n'):format(VERSION, called and ',"name":' .. json.quote(called) or "")
 end
 
@@ -73,7 +73,7 @@ local function take_over(self)
 end
 
 --- Begin a file.
--- @param name string  the file  @param batcher table  with _values.name, for the header
+-- @param name string  the file  @param batcher table  for the header, and for what is to be warned of
 -- @return a recording, or nil and a message
 function M.new(name, batcher, now_us)
   local secret, message = pseudonym.secret()
@@ -148,7 +148,7 @@ end
 
 -- A key or a group as it stands in the file.
 local function shown(self, name)
-  if self.batcher._values.record_keys then return json.quote(name) end
+  if self.batcher:option "record_keys" then return json.quote(name) end
   local known = self.pseudonyms[name]
   if known then return known end
   if self.pseudonym_count >= MOST_PSEUDONYMS then self.pseudonyms, self.pseudonym_count = {}, 0 end

@@ -13,7 +13,7 @@ local REASONS = stats.REASONS
 M.FIELDS = {
   "policy", "settings", "records", "completed", "failed", "rejected", "expired", "batches", "throughput", "goodput",
   { "latency_s", SPREAD }, { "wait_s", SPREAD }, "utilization", { "batch_size", SPREAD }, { "batch_cost", SPREAD },
-  "padding_ratio", "fairness", { "dispatched", REASONS }, "policy_errors", "policy_overruled",
+  "padding_ratio", "fairness", { "dispatched", REASONS }, "policy_errors", "policy_overruled", "good_per_s",
 }
 
 local function of_histogram(h)
@@ -45,7 +45,7 @@ function M.row(engine, policy, settings)
     batch_cost = of_summary(s.batch_cost), padding_ratio = ratio(s.padded_cost, s.sum_cost),
     fairness = engine.fairness:index(), dispatched = dispatched,
     policy_errors = engine.policy.errors, policy_overruled = engine.policy.overruled,
-    policy_disabled = engine.policy.disabled > 0,
+    good_per_s = ratio(engine.good, engine:span_s()), policy_disabled = engine.policy.disabled > 0,
     latency_curve = engine.latency:curve(200),
   }
 end

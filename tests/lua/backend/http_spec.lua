@@ -380,12 +380,6 @@ describe("http:", function()
   -- --- load ---------------------------------------------------------------------------------
 
   it("2,000 requests, failing ones among them: every answer is its own, nothing is left behind", really(function()
-    local function descriptors()
-      local pipe = io.popen "ls /proc/$PPID/fd | wc -l"
-      local n = pipe:read "*n"
-      pipe:close()
-      return n
-    end
     local function ask(i)
       if i % 50 == 0 then return assert(not get("/die")) end
       if i % 51 == 0 then return assert(not get("/hang", { timeout_s = 0.005 })) end
@@ -393,7 +387,7 @@ describe("http:", function()
       assert.equal("n" .. i, seen.body)
     end
     get "/echo"
-    local before = descriptors()
+    local before = H.open_descriptors()
     local next_i = 0
     local function worker()
       while next_i < 2000 do
@@ -405,7 +399,7 @@ describe("http:", function()
     for i = 1, 16 do all[i] = tb.spawn(worker) end
     local _, errs = tb.gather(all)
     assert.is_nil(next(errs))
-    assert.is_true(descriptors() <= before + 16)
+    assert.is_true(H.open_descriptors() <= before + 16)
   end))
 
   it("more requests at once than the client holds are refused with http_full", really(function()

@@ -4,26 +4,13 @@ local tb = require "tokenbatcher"
 
 local VIRTUAL = { clock = "virtual" }
 
--- Counted by this process itself: what a child would count has the pipe to the child in it, or has not.
-local function open_descriptors()
-  local n = 0
-  for fd = 0, 1023 do
-    local file = io.open("/proc/self/fdinfo/" .. fd)
-    if file then
-      n = n + 1
-      file:close()
-    end
-  end
-  return n
-end
-
 describe("lifecycle:", function()
   it("a run on the real clock gives its descriptors back at its end, not at some collection", function()
     tb.run(function() end)
     collectgarbage "stop"
-    local before = open_descriptors()
+    local before = H.open_descriptors()
     for _ = 1, 50 do tb.run(function() tb.sleep(0) end) end
-    local after = open_descriptors()
+    local after = H.open_descriptors()
     collectgarbage "restart"
     assert.equal(before, after)
   end)

@@ -299,7 +299,7 @@ describe("tokenbatcher simulate", function()
     local spread = " mean p50 p90 p99 max"
     assert.equal("policy settings speedup records completed failed rejected expired batches throughput goodput "
       .. "latency_s" .. spread .. " wait_s" .. spread .. " utilization batch_size" .. spread .. " batch_cost" .. spread
-      .. " padding_ratio fairness dispatched full timeout idle drain policy policy_errors policy_overruled",
+      .. " padding_ratio fairness dispatched full timeout idle drain policy policy_errors policy_overruled good_per_s",
       table.concat(keys, " "))
     assert.equal(5, select(2, csv:gsub("\n", "\n")))
     assert.truthy(csv:find("\nfifo,speedup=1,3000,", 1, true))
