@@ -134,11 +134,10 @@ end
 -- time what is left fails (`stopped`), so that no worker stays for ever.
 -- @param s number  seconds
 function M.exit_timeout(s)
-  if not host.pump then errors.misuse "exit_timeout is for nginx workers; elsewhere stop{timeout_s} does it" end
   if type(s) ~= "number" or not (s >= 0 and s < 1e9) then
     errors.misuse("exit_timeout: a number of seconds >= 0 is needed, got " .. errors.show(s))
   end
-  host.pump.set_exit_timeout(s)
+  host.set_exit_timeout(s)
 end
 
 -- tb.policy.NAME and the like load a small file on first use.

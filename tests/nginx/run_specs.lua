@@ -11,7 +11,7 @@ local host = require "tokenbatcher.runtime.host"
 local loop = require "tokenbatcher.runtime.loop"
 local tb = require "tokenbatcher"
 
-local pump = host.pump
+local pump = require "tokenbatcher.runtime.pump.nginx"
 local now, activity = 0, 0
 
 local function count(object, name)

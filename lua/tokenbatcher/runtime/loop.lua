@@ -241,14 +241,9 @@ function M.step(most)
   raise_unawaited()
 end
 
--- --- nginx ----------------------------------------------------------------------
-
-if host.pump then
-  clock.use(host.pump)
-  host.pump.drive {
-    turn = function(is_leaving, late_us) host.turn(steps, late_us, is_leaving) end,
-    is_busy = M.is_busy, next_us = M.next_us, abandon = M.abandon,
-  }
-end
+host.drive {
+  turn = function(is_leaving, late_us) host.turn(steps, late_us, is_leaving) end,
+  is_busy = M.is_busy, next_us = M.next_us, abandon = M.abandon,
+}
 
 return M

@@ -14,7 +14,8 @@
 --   turn(steps, deadline or lateness, is_leaving)   the parts of a turn in this host's order; see loop.lua
 --   can_start(is_driven), check(name), refuse(name)   misuse of a place
 --   log(level, text)   is there a log of the host? a line in it
---   pump            the only one there is, or nil: run() and step() bring theirs
+--   drive(port)     the loop is there: turn it, if the host does that; see pump.drive in pump/nginx.lua
+--   set_exit_timeout(s)   for a host whose worker exits
 
 local ngx = rawget(_G, "ngx")
 

@@ -30,7 +30,7 @@ local SPARE = 1024
 
 local OWNER = {} -- key in ngx.ctx of a timer that runs an inference call
 
-local M = { task = nil, context = nil, call = no_suspend, pump = pump }
+local M = { task = nil, context = nil, call = no_suspend }
 
 -- --- tasks --------------------------------------------------------------------
 
@@ -192,6 +192,14 @@ function M.refuse(name)
   errors.misuse(name .. ": nginx's own loop drives the batchers of a worker; "
     .. "start them in init_worker_by_lua or later")
 end
+
+--- The pump turns the loop, as long as the worker lives.
+function M.drive(port)
+  clock.use(pump)
+  pump.drive(port)
+end
+
+M.set_exit_timeout = pump.set_exit_timeout
 
 function M.log(level, text)
   worker.log(level, text)

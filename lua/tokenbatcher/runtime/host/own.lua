@@ -162,6 +162,13 @@ function M.refuse() end
 
 function M.log() return false end
 
+--- run() and step() turn the loop.
+function M.drive() end
+
+function M.set_exit_timeout()
+  errors.misuse "exit_timeout is for nginx workers; elsewhere stop{timeout_s} does it"
+end
+
 --- "2 in await, 1 in sleep".
 function M.describe_waiting()
   local parts = {}
