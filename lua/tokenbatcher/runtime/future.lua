@@ -16,6 +16,7 @@ Future.__index = Future
 --             afterwards the value or the err
 --   _batcher  whom to ask to cancel the record; false for a coroutine's
 --   id        the record's id
+-- and, where it is wanted, `tag`: whatever its one user would find there again (script/engine.lua).
 -- Records with a deadline and producers in line add fields of their own (submission.lua).
 
 --- @param batcher table|false  @param id number|false

@@ -46,7 +46,7 @@ local function bytes_of(self, future, result)
     if type(result) == "string" then return nil, result end
     return ("the result is a %s; a script without 'encode' must answer with strings"):format(type(result))
   end
-  local bytes, message = convert("encode", encode, self.records[future], result)
+  local bytes, message = convert("encode", encode, self.records[future.tag % SLOTS], result)
   if message then return message end
   if type(bytes) == "string" then return nil, bytes end
   return ("encode returned a %s, not a string"):format(type(bytes))
@@ -83,15 +83,15 @@ local function start(batcher)
 end
 
 -- What C knows. `finished` are futures to be told of, from `first` to `last`; `live` is
--- future by slot, until C has been told, `id_of` and (for encode) `records` by future; `ids` to
--- `tracebacks` are what take() has filled.
+-- future by slot, until C has been told, and (for encode) `records` likewise; a future's tag is its
+-- id. `ids` to `tracebacks` are what take() has filled.
 local Engine = {}
 Engine.__index = Engine
 
 local function new_engine(batcher, made)
   local self = setmetatable({
     batcher = batcher, decode = made.decode, encode = made.encode, is_stopped = false,
-    fd = loop.outside().fd(), live = {}, id_of = {}, records = {}, finished = {}, first = 1, last = 0, opts = {},
+    fd = loop.outside().fd(), live = {}, records = {}, finished = {}, first = 1, last = 0, opts = {},
     ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
   }, Engine)
   self.on_settled = function(future)
@@ -103,7 +103,7 @@ local function new_engine(batcher, made)
 end
 
 local function watch(self, future, id)
-  self.live[id % SLOTS], self.id_of[future] = future, id
+  self.live[id % SLOTS], future.tag = future, id
   Future.on_settled(future, self.on_settled)
   return 0
 end
@@ -129,7 +129,7 @@ function Engine:submit(id, bytes, submitted_us, tokens, priority, timeout_s, bat
   opts.timeout_s, opts.batch_timeout_s = timeout_s, batch_timeout_s
   local ok, future, err, code = pcall(submission.enter, self.batcher, record, opts, submitted_us)
   if ok and future then
-    if self.encode then self.records[future] = record end
+    if self.encode then self.records[id % SLOTS] = record end
     return watch(self, future, id)
   end
   if ok then return refuse(self, id, submitted_us, code, err.message, err.code) end
@@ -150,7 +150,7 @@ local function put_answer(self, i, future)
   local result, err = Future.outcome(future)
   local message, bytes
   if err == nil then message, bytes = bytes_of(self, future, result) end
-  self.ids[i], self.texts[i] = self.id_of[future], bytes or false
+  self.ids[i], self.texts[i] = future.tag, bytes or false
   self.codes[i] = err and err.code or message and "bad_output" or false
   self.messages[i] = err and err.message or message or false
   self.tracebacks[i] = err and err.traceback or false
@@ -163,7 +163,8 @@ function Engine:take(max)
     local future = self.finished[self.first]
     self.finished[self.first], self.first = nil, self.first + 1
     put_answer(self, i, future)
-    self.live[self.ids[i] % SLOTS], self.id_of[future], self.records[future] = nil, nil, nil
+    local slot = future.tag % SLOTS
+    self.live[slot], self.records[slot] = nil, nil
   end
   if self.first > self.last then self.first, self.last = 1, 0 end
   return n
@@ -172,7 +173,7 @@ end
 --- @return boolean  whether it changed anything
 function Engine:cancel(id)
   local future = self.live[id % SLOTS]
-  return future ~= nil and self.id_of[future] == id and future:cancel()
+  return future ~= nil and future.tag == id and future:cancel()
 end
 
 --- @param timeout_s number  below 0: none
