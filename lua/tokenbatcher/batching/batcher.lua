@@ -330,6 +330,11 @@ end
 Batcher.settle, Batcher.cancel_record, Batcher.cancel_queued = turn.settle, turn.cancel_record, turn.cancel_queued
 Batcher.turn, Batcher.abandon = turn.turn, turn.abandon
 
+--- Does a call run that has a timeout?
+function Batcher:has_timed_calls()
+  return next(self._runs) ~= nil and self._config.inference_timeout_us > 0
+end
+
 --- Nobody could look for `us` microseconds: that does not count against running calls.
 function Batcher:excuse(us)
   C.tb_calls_excuse(self._handle, us)
