@@ -79,6 +79,12 @@ fuzz: ## libFuzzer on the core for FUZZ_SECONDS (60)
 sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
 	B='$B' sh tests/sanitize.sh
 
+# JSON as it came needs RapidJSON to be built; a rock does without, then lua-cjson does.
+rock: $B/libtokenbatcher.so
+	@if echo '#include <rapidjson/reader.h>' | $(CXX) -E -x c++ - >/dev/null 2>&1; then \
+	  $(MAKE) --no-print-directory -s $B/libtokenbatcher_json.so; else echo "no RapidJSON: without JSON"; fi
+
 install-rock: $B/libtokenbatcher.so
-	install -D -m 644 $< '$(LIBDIR)/libtokenbatcher.so'
+	for library in libtokenbatcher libtokenbatcher_json; do \
+	  [ ! -e $B/$$library.so ] || install -D -m 644 $B/$$library.so '$(LIBDIR)/'$$library.so || exit 1; done
 	cd lua && find tokenbatcher -name '*.lua' -not -path '*/cli/*' -exec install -D -m 644 {} '$(LUADIR)/{}' \;

@@ -1,0 +1,256 @@
+/* decode.cpp - JSON text to Lua values: RapidJSON's grammar and numbers, our tables.
+ *
+ * Lua's stack while a container is open, from the bottom: a list's table; or an object's own
+ * mark (nil while a shared shape does), its table, and the key whose value comes. */
+#include "codec.h"
+#include "rapid.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+namespace {
+
+using rapidjson::SizeType;
+typedef rapidjson::InsituStringStream stream;
+typedef rapidjson::GenericReader<rapidjson::UTF8<>, rapidjson::UTF8<>, rapidjson::CrtAllocator> reader;
+
+enum { FLAGS = rapidjson::kParseInsituFlag | rapidjson::kParseFullPrecisionFlag, STACK_A_LEVEL = 8 };
+
+/* Takes what the reader finds. Returning false ends the reading. */
+struct builder {
+    lua_State *L;
+    tb__codec *c;
+    const stream &is; /* at a number's event, still at its first byte */
+    const char *end;
+    int depth;
+
+    bool value()
+    {
+        if (depth > 0) {
+            tb__frame &f = c->frames[depth - 1];
+            if (f.is_list) {
+                lua_rawseti(L, -2, static_cast<int>(++f.count));
+            } else {
+                lua_rawset(L, -3);
+            }
+        }
+        return true;
+    }
+
+    bool number(double number)
+    {
+        lua_pushnumber(L, number);
+        return value();
+    }
+
+    /* The digits, with their sign, that begin here; 0 if it is no integer. */
+    size_t integer_length() const
+    {
+        const char *at = is.src_;
+        at += *at == '-';
+        while (at < end && *at >= '0' && *at <= '9') {
+            at++;
+        }
+        return *at == '.' || *at == 'e' || *at == 'E' ? 0 : static_cast<size_t>(at - is.src_);
+    }
+
+    bool exact_integer(size_t length)
+    {
+        lua_pushvalue(L, lua_upvalueindex(TB__UP_NEW_EXACT));
+        lua_pushlstring(L, is.src_, length);
+        lua_call(L, 1, 1);
+        return value();
+    }
+
+    bool integer(double nearest, bool is_safe)
+    {
+        return is_safe ? number(nearest) : exact_integer(integer_length());
+    }
+
+    bool open(bool is_list)
+    {
+        if (depth == TB__JSON_DEPTH || !lua_checkstack(L, STACK_A_LEVEL)) {
+            return false;
+        }
+        int guess = static_cast<int>(c->guesses[depth]);
+        if (is_list) {
+            lua_createtable(L, guess, 0);
+        } else {
+            lua_pushnil(L);
+            lua_createtable(L, 0, guess);
+        }
+        tb__frame opened = {0, 0, is_list};
+        c->frames[depth++] = opened;
+        return true;
+    }
+
+    /* What was as large once is made as large again, within reason. */
+    bool close(SizeType count)
+    {
+        depth--;
+        c->guesses[depth] = count < 4096 ? count : 4096;
+        return value();
+    }
+
+    /* The key on top is new in an object whose order is its own: add it there. */
+    void append_own()
+    {
+        lua_pushvalue(L, -1);
+        lua_rawget(L, -3);
+        bool is_new = lua_isnil(L, -1);
+        lua_pop(L, 1);
+        if (is_new) {
+            lua_pushvalue(L, lua_upvalueindex(TB__UP_ORDER));
+            lua_rawget(L, -4);
+            lua_pushvalue(L, -2);
+            lua_rawseti(L, -2, static_cast<int>(lua_objlen(L, -2)) + 1);
+            lua_pop(L, 1);
+        }
+    }
+
+    void order()
+    {
+        tb__frame &f = c->frames[depth - 1];
+        if (f.shape != TB__SHAPE_OWN) {
+            uint16_t next = tb__shape_next(L, c, f.shape);
+            if (next == TB__SHAPE_OWN) {
+                tb__own_mark(L, c, f.shape);
+                lua_replace(L, -4);
+            }
+            f.shape = next;
+        }
+        if (f.shape == TB__SHAPE_OWN) {
+            append_own();
+        }
+    }
+
+    /* --- the reader's events */
+
+    bool Null()
+    {
+        lua_pushlightuserdata(L, NULL);
+        return value();
+    }
+    bool Bool(bool b)
+    {
+        lua_pushboolean(L, b);
+        return value();
+    }
+    bool Int(int i) { return number(i == 0 && *is.src_ == '-' ? -0.0 : i); }
+    bool Uint(unsigned u) { return number(u); }
+    bool Int64(int64_t i)
+    {
+        return integer(static_cast<double>(i), i <= INT64_C(1) << 53 && i >= -(INT64_C(1) << 53));
+    }
+    bool Uint64(uint64_t u) { return integer(static_cast<double>(u), u <= UINT64_C(1) << 53); }
+    bool Double(double d)
+    {
+        size_t digits = std::fabs(d) >= TB__JSON_EXACT ? integer_length() : 0;
+        return digits ? exact_integer(digits) : number(d);
+    }
+    bool RawNumber(const char *, SizeType, bool) { return false; } /* not asked for */
+    bool String(const char *text, SizeType size, bool)
+    {
+        lua_pushlstring(L, text, size);
+        return value();
+    }
+    bool StartArray() { return open(true); }
+    bool EndArray(SizeType count)
+    {
+        lua_pushvalue(L, lua_upvalueindex(TB__UP_LIST_MARK));
+        lua_setmetatable(L, -2);
+        return close(count);
+    }
+    bool StartObject() { return open(false); }
+    bool Key(const char *text, SizeType size, bool)
+    {
+        lua_pushlstring(L, text, size);
+        order();
+        return true;
+    }
+    bool EndObject(SizeType count)
+    {
+        uint16_t shape = c->frames[depth - 1].shape;
+        if (shape == TB__SHAPE_OWN) {
+            lua_pushvalue(L, -2);
+        } else {
+            tb__shape_mark(L, c, shape);
+        }
+        lua_setmetatable(L, -2);
+        lua_replace(L, -2); /* the table takes its mark's place */
+        return close(count);
+    }
+};
+
+/* What is wrong, in our words; `at` is the byte it was found at. */
+const char *sentence(rapidjson::ParseErrorCode code, const char *at, const char *end)
+{
+    bool is_control = at < end && static_cast<unsigned char>(*at) < 0x20;
+    switch (code) {
+    case rapidjson::kParseErrorDocumentEmpty: return "a value is missing";
+    case rapidjson::kParseErrorDocumentRootNotSingular: return "something follows the value";
+    case rapidjson::kParseErrorValueInvalid: return "no value begins like this";
+    case rapidjson::kParseErrorObjectMissName: return "a name in quotes is missing in an object";
+    case rapidjson::kParseErrorObjectMissColon: return "a colon is missing after a name";
+    case rapidjson::kParseErrorObjectMissCommaOrCurlyBracket: return "a comma or } is missing in an object";
+    case rapidjson::kParseErrorArrayMissCommaOrSquareBracket: return "a comma or ] is missing in a list";
+    case rapidjson::kParseErrorStringUnicodeEscapeInvalidHex: return "\\u needs four hexadecimal digits";
+    case rapidjson::kParseErrorStringUnicodeSurrogateInvalid: return "a lone surrogate in a string";
+    case rapidjson::kParseErrorStringEscapeInvalid:
+        return is_control ? "a control character in a string, which must be escaped" : "an unknown escape in a string";
+    case rapidjson::kParseErrorStringMissQuotationMark:
+        return is_control ? "a control character in a string, which must be escaped" : "a string has no end";
+    case rapidjson::kParseErrorStringInvalidEncoding: return "invalid UTF-8";
+    case rapidjson::kParseErrorNumberTooBig: return "a number is too large";
+    case rapidjson::kParseErrorNumberMissFraction: return "digits are missing after a decimal point";
+    case rapidjson::kParseErrorNumberMissExponent: return "digits are missing in an exponent";
+    case rapidjson::kParseErrorTermination: return "it is nested too deeply";
+    default: return "it is no JSON";
+    }
+}
+
+int refuse(lua_State *L, const char *what, size_t byte)
+{
+    lua_settop(L, 1);
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s at byte %d", what, static_cast<int>(byte));
+    return 2;
+}
+
+} // namespace
+
+extern "C" int tb__json_decode(lua_State *L)
+{
+    size_t size;
+    const char *text = luaL_checklstring(L, 1, &size);
+    auto *c = static_cast<tb__codec *>(lua_touserdata(L, lua_upvalueindex(TB__UP_CODEC)));
+    lua_settop(L, 1);
+    c->text.size = 0;
+    if (!tb__reserve(&c->text, size + 16)) {
+        return luaL_error(L, "not enough memory");
+    }
+    size_t wrong = tb__utf8_error(text, size);
+    if (wrong) {
+        return refuse(L, "invalid UTF-8", wrong);
+    }
+    tb__shapes_trim(L, c);
+    std::memcpy(c->text.bytes, text, size);
+    c->text.bytes[size] = 0;
+    stream is(c->text.bytes);
+    builder b = {L, c, is, c->text.bytes + size, 0};
+    rapidjson::CrtAllocator allocator;
+    reader r(&allocator);
+    rapidjson::ParseResult result = r.Parse<FLAGS>(is, b);
+    if (result.IsError()) {
+        return refuse(L, sentence(result.Code(), text + result.Offset(), text + size), result.Offset() + 1);
+    }
+    if (is.Tell() < size) { /* a byte of 0 ends the reader's text */
+        return refuse(L, "something follows the value", is.Tell() + 1);
+    }
+    wrong = tb__lone_surrogate(text, size);
+    if (wrong) {
+        return refuse(L, "a lone surrogate in a string", wrong);
+    }
+    return 1;
+}
