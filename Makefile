@@ -16,8 +16,8 @@ B        ?= build
 WARN     = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS  ?= $(OPT) -g
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread -Iinclude $(WARN) $(CFLAGS)
-# Of C++ the language alone: nothing of its library is linked.
-ALL_CXXFLAGS = -std=c++11 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fPIC -fvisibility=hidden \
+# No exceptions, no objects of C++'s library: JSON uses its numbers alone, which are linked in.
+ALL_CXXFLAGS = -std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fPIC -fvisibility=hidden \
             $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(WARN)) $(CFLAGS)
 LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I/usr/include/luajit-2.1)
 
@@ -39,6 +39,7 @@ CORE_OBJ = $(CORE_SRC:%.c=$B/%.o)
 EV_OBJ   = $(EV_SRC:%.c=$B/%.o)
 SCRIPT_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/script/*.c)) $B/gen/modules.o $B/gen/cdef_script.o
 JSON_OBJ = $(patsubst src/%,$B/src/%.o,$(basename $(wildcard src/json/*.c src/json/*.cpp)))
+JSON_LIB = -Wl,--exclude-libs,libstdc++.a -l:libstdc++.a -lm
 HTTP_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/http/*.c)) $B/gen/cdef_http.o
 LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $B/gen/cdef.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
@@ -125,7 +126,7 @@ $B/libtokenbatcher_http.so: $(HTTP_OBJ)
 
 # A Lua module: Lua's symbols come from the program.
 $B/libtokenbatcher_json.so: $(JSON_OBJ)
-	$(CC) -shared $(CFLAGS) -o $@ $^ -lm
+	$(CC) -shared $(CFLAGS) -o $@ $^ $(JSON_LIB)
 
 # --- scripts in C programs, and in threads: the Lua modules inside, Lua's symbols from the
 # program. -z nodelete: a worker thread that was abandoned outlives whoever loaded it.
@@ -154,7 +155,7 @@ $B/gen/modules.o: $B/gen/modules.c src/script/state.h
 $B/tokenbatcher: $B/src/host/main.o $(SCRIPT_OBJ) $(JSON_OBJ) $B/libtokenbatcher.a
 	$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $B/src/host/main.o $(SCRIPT_OBJ) $(JSON_OBJ) \
 	  -Wl,--whole-archive $B/libtokenbatcher.a -Wl,--no-whole-archive \
-	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a -lm -ldl
+	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a $(JSON_LIB) -ldl
 
 $B/tokenbatcher.1: src/host/man.lua $B/tokenbatcher
 	$(LUAJIT) src/host/man.lua $B/tokenbatcher > $@

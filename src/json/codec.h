@@ -1,15 +1,15 @@
 /* codec.h - the inside of the JSON codec.
  *
  * THE ROOM. src/json turns JSON text into Lua values and back, for lua/tokenbatcher/base/json,
- * which alone knows it. It knows Lua's C API and RapidJSON (headers only, which nobody needs
- * once it is built); of the rest of ours it knows nothing. It is a library of its own, a Lua
+ * which alone knows it. It knows Lua's C API, RapidJSON (headers only, which nobody needs
+ * once it is built) and of C++'s library to_chars (linked in); of the rest of ours it knows nothing. It is a library of its own, a Lua
  * module whose Lua symbols come from the program; the executable has it linked in. Whoever
  * does without it has what base/json falls back on.
  *
  * Order, a file knows those before it: text number shapes decode encode module
  *
  *     text.c      UTF-8, surrogates, buffers
- *     number.cpp  a number as text (RapidJSON)
+ *     number.cpp  a number as text (C++'s own library)
  *     shapes.c    the order of an object's keys
  *     decode.cpp  text to values (RapidJSON's grammar and its numbers)
  *     encode.c    values to text
@@ -106,8 +106,8 @@ bool tb__reserve(tb__buffer *buffer, size_t more);
 /* --- number.cpp */
 
 enum { TB__NUMBER_SIZE = 40 };
-/* As few digits as give the same finite number again (seldom one more), as %g writes them.
- * Returns the length; no 0 at the end. */
+/* As few digits as give the same finite number again, as %g writes them. Returns the length; no
+ * 0 at the end. */
 size_t tb__number_text(double value, char *text);
 
 /* --- shapes.c: L has the upvalues */

@@ -183,6 +183,8 @@ struct builder {
     }
 };
 
+const char CONTROL[] = "a control character in a string, which must be escaped";
+
 /* What is wrong, in our words; `at` is the byte it was found at. */
 const char *sentence(rapidjson::ParseErrorCode code, const char *at, const char *end)
 {
@@ -190,7 +192,7 @@ const char *sentence(rapidjson::ParseErrorCode code, const char *at, const char 
     switch (code) {
     case rapidjson::kParseErrorDocumentEmpty: return "a value is missing";
     case rapidjson::kParseErrorDocumentRootNotSingular: return "something follows the value";
-    case rapidjson::kParseErrorValueInvalid: return "no value begins like this";
+    case rapidjson::kParseErrorValueInvalid: return "no value is written like this";
     case rapidjson::kParseErrorObjectMissName: return "a name in quotes is missing in an object";
     case rapidjson::kParseErrorObjectMissColon: return "a colon is missing after a name";
     case rapidjson::kParseErrorObjectMissCommaOrCurlyBracket: return "a comma or } is missing in an object";
@@ -198,9 +200,9 @@ const char *sentence(rapidjson::ParseErrorCode code, const char *at, const char 
     case rapidjson::kParseErrorStringUnicodeEscapeInvalidHex: return "\\u needs four hexadecimal digits";
     case rapidjson::kParseErrorStringUnicodeSurrogateInvalid: return "a lone surrogate in a string";
     case rapidjson::kParseErrorStringEscapeInvalid:
-        return is_control ? "a control character in a string, which must be escaped" : "an unknown escape in a string";
+        return is_control ? CONTROL : "an unknown escape in a string";
     case rapidjson::kParseErrorStringMissQuotationMark:
-        return is_control ? "a control character in a string, which must be escaped" : "a string has no end";
+        return is_control ? CONTROL : "a string has no end";
     case rapidjson::kParseErrorStringInvalidEncoding: return "invalid UTF-8";
     case rapidjson::kParseErrorNumberTooBig: return "a number is too large";
     case rapidjson::kParseErrorNumberMissFraction: return "digits are missing after a decimal point";
@@ -214,7 +216,7 @@ int refuse(lua_State *L, const char *what, size_t byte)
 {
     lua_settop(L, 1);
     lua_pushnil(L);
-    lua_pushfstring(L, "%s at byte %d", what, static_cast<int>(byte));
+    lua_pushfstring(L, "%s (byte %d)", what, static_cast<int>(byte));
     return 2;
 }
 

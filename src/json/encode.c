@@ -1,5 +1,4 @@
-/* encode.c - Lua values to JSON text: what base/json does where this library is not, to the
- * byte (but for the last digit of a number now and then).
+/* encode.c - Lua values to JSON text: what base/json does where this library is not, to the byte.
  *
  * A table is a list if its keys are 1 to n; an empty one if it is marked so. An object's keys
  * are in the order of its mark, followed by those that the mark does not name, sorted: numbers,

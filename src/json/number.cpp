@@ -1,31 +1,12 @@
-/* number.cpp - a number as text: RapidJSON finds the digits, we write them as %g does. */
+/* number.cpp - a number as text: C++'s library finds the shortest digits that give it again, of
+ * those the nearest ones, and we write them as %g does. */
 #include "codec.h"
-#include "rapid.h"
 
-#include <rapidjson/internal/dtoa.h>
-
+#include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 
 namespace {
-
-size_t integer_text(double value, char *text)
-{
-    char digits[24];
-    size_t n = 0, length = 0;
-    bool is_negative = std::signbit(value);
-    for (auto left = static_cast<uint64_t>(std::fabs(value)); left > 0 || n == 0; left /= 10) {
-        digits[n++] = static_cast<char>('0' + left % 10);
-    }
-    if (is_negative) {
-        text[length++] = '-';
-    }
-    while (n > 0) {
-        text[length++] = digits[--n];
-    }
-    return length;
-}
 
 /* value = 0.DIGITS x 10^point */
 size_t plain_text(const char *digits, int n, int point, char *text)
@@ -49,34 +30,31 @@ size_t plain_text(const char *digits, int n, int point, char *text)
     return static_cast<size_t>(at - text);
 }
 
-size_t exponent_text(const char *digits, int n, int exponent, char *text)
-{
-    char *at = text;
-    *at++ = digits[0];
-    if (n > 1) {
-        *at++ = '.';
-        std::memcpy(at, digits + 1, static_cast<size_t>(n - 1));
-        at += n - 1;
-    }
-    int written = std::snprintf(at, 8, "e%+03d", exponent);
-    return static_cast<size_t>(at - text) + static_cast<size_t>(written);
-}
-
 } // namespace
 
 size_t tb__number_text(double value, char *text)
 {
-    if (value == std::floor(value) && std::fabs(value) < TB__JSON_EXACT) {
-        return integer_text(value, text);
+    char *end = text + TB__NUMBER_SIZE;
+    char shortest[TB__NUMBER_SIZE], digits[TB__NUMBER_SIZE];
+    if (value == std::floor(value) && std::fabs(value) < TB__JSON_EXACT && !(value == 0 && std::signbit(value))) {
+        return static_cast<size_t>(std::to_chars(text, end, static_cast<int64_t>(value)).ptr - text);
     }
-    char digits[32];
-    int n, k;
     size_t sign = std::signbit(value) ? 1 : 0;
     text[0] = '-';
-    rapidjson::internal::Grisu2(std::fabs(value), digits, &n, &k);
-    int exponent = n + k - 1;
+    /* D.DDDe-DD */
+    auto written = std::to_chars(shortest, shortest + sizeof shortest, std::fabs(value), std::chars_format::scientific);
+    int n = 0, exponent = 0;
+    const char *at = shortest;
+    for (; *at != 'e'; at++) {
+        if (*at != '.') {
+            digits[n++] = *at;
+        }
+    }
+    std::from_chars(at[1] == '+' ? at + 2 : at + 1, written.ptr, exponent);
     if (exponent < -4 || exponent >= (n < 15 ? 15 : n)) {
-        return sign + exponent_text(digits, n, exponent, text + sign);
+        auto size = static_cast<size_t>(written.ptr - shortest);
+        std::memcpy(text + sign, shortest, size);
+        return sign + size;
     }
     return sign + plain_text(digits, n, exponent + 1, text + sign);
 }

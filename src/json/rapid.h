@@ -1,5 +1,5 @@
-/* rapid.h - RapidJSON as we use it: nothing of C++'s own library is linked. Its allocator is
- * always given, so that `new` is compiled, but never reached. */
+/* rapid.h - RapidJSON as we use it: its allocator is always given, so that `new` is compiled,
+ * but never reached. */
 #ifndef TB_JSON_RAPID_H
 #define TB_JSON_RAPID_H
 

@@ -31,6 +31,36 @@ function M.text(value)
   return nil
 end
 
+-- LuaJIT's own 64-bit integer, or the nearest number where the digits are too many for one.
+local function portable(value)
+  local digits = M.text(value)
+  local chunk = loadstring("return " .. digits .. (digits:sub(1, 1) == "-" and "LL" or "ULL"))
+  local integer = chunk and chunk()
+  return integer and M.text(integer) == digits and integer or value.near
+end
+
+-- A copy of a value with such integers. copies: table -> its copy
+local function copy_of(value, copies)
+  if type(value) == "cdata" and ffi.istype(exact, value) then return portable(value) end
+  if type(value) ~= "table" then return value end
+  if copies[value] then return copies[value] end
+  local copy = {}
+  copies[value] = copy
+  for key, item in next, value do copy[copy_of(key, copies)] = copy_of(item, copies) end
+  return copy
+end
+
+--- pcall(send, value), where send takes what another Lua state can be given: exact integers
+-- travel as LuaJIT's own of 64 bits.
+function M.sent(send, value)
+  local ok, result = pcall(send, value)
+  if ok then return true, result end
+  local is_copied, copy = pcall(copy_of, value, {})
+  local is_sent, second = pcall(send, copy)
+  if is_copied and is_sent then return true, second end
+  return false, result
+end
+
 local function is_number(value)
   return type(value) == "number" or type(value) == "cdata" and M.text(value) ~= nil
 end

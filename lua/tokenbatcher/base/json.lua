@@ -73,7 +73,7 @@ local function cjson_decoder(cjson)
   end
   return function(text)
     local at = utf8.first_error(text)
-    if at then return nil, ("invalid UTF-8 at byte %d"):format(at) end
+    if at then return nil, ("invalid UTF-8 (byte %d)"):format(at) end
     local ok, value = pcall(own.decode, text)
     if ok then return value end
     return nil, value
@@ -116,6 +116,21 @@ end
 function M.lost()
   if not decode then load_codec() end
   return lost
+end
+
+local function has_break(text)
+  return find(text, "\n", 1, true) or find(text, "\r", 1, true)
+end
+
+--- A text as one line: JSON that is written over several lines without them, any other text
+-- with a line break in it as a JSON string. One line break at its end is not counted.
+function M.one_line(text)
+  if not has_break(text) then return text end
+  text = gsub(text, "\r?\n$", "")
+  if not has_break(text) then return text end
+  local value = M.decode(text)
+  local line = value ~= nil and M.encode(value)
+  return line or M.quote(text)
 end
 
 setmetatable(M, { __index = function(self, name)
