@@ -1,8 +1,9 @@
-/* encode.c - Lua values to JSON text: what base/json does where this library is not, to the byte.
+/* encode.c - Lua values to JSON text: what base/json does where this library is not, to the
+ * byte (but where two shortest texts of a number are equally near it).
  *
  * A table is a list if its keys are 1 to n; an empty one if it is marked so. An object's keys
- * are in the order of its mark, followed by those that the mark does not name, sorted: numbers,
- * then strings. */
+ * are in the order of its mark, which names none twice, followed by those that it does not name,
+ * sorted: numbers, then strings. */
 #include "codec.h"
 
 #include <math.h>
@@ -93,7 +94,8 @@ static bool append_string(tb__codec *c, const char *text, size_t size)
         at += plain;
         if (at < size) {
             char escaped[8];
-            if (!append(c, escaped, escape((unsigned char)text[at++], escaped))) {
+            size_t length = escape((unsigned char)text[at++], escaped);
+            if (!append(c, escaped, length)) {
                 return false;
             }
         }
@@ -270,7 +272,7 @@ static bool collect_keys(lua_State *L, tb__codec *c)
 static bool push_number_key(lua_State *L, tb__codec *c, double number, char text[static 32])
 {
     char before[32];
-    strcpy(before, text);
+    memcpy(before, text, sizeof before);
     snprintf(text, 32, "%.14g", number);
     lua_pushstring(L, text);
     lua_pushvalue(L, -1);
