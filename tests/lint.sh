@@ -66,6 +66,7 @@ for compiler in g++ clang++; do
   done
 done
 clang-tidy --quiet src/core/*.c src/ev/*.c src/http/*.c src/script/*.c src/json/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS 2>/dev/null || bad=1
+clang-tidy --quiet $CXX_FILES -- -std=c++17 $LUA_CFLAGS 2>/dev/null || bad=1
 
 [ "$bad" -eq 0 ] && echo "lint: nothing to complain about"
 exit "$bad"

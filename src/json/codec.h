@@ -2,16 +2,17 @@
  *
  * THE ROOM. src/json turns JSON text into Lua values and back, for lua/tokenbatcher/base/json,
  * which alone knows it. It knows Lua's C API, RapidJSON (headers only, which nobody needs
- * once it is built) and of C++'s library to_chars (linked in); of the rest of ours it knows nothing. It is a library of its own, a Lua
- * module whose Lua symbols come from the program; the executable has it linked in. Whoever
- * does without it has what base/json falls back on.
+ * once it is built) and of C++'s own library how numbers are read and written (linked in); of
+ * the rest of ours it knows nothing. It is a library of its own, a Lua module whose Lua symbols
+ * come from the program; the executable has it linked in. Whoever does without it has what
+ * base/json falls back on.
  *
  * Order, a file knows those before it: text number shapes decode encode module
  *
  *     text.c      UTF-8, surrogates, buffers
  *     number.cpp  a number as text (C++'s own library)
  *     shapes.c    the order of an object's keys
- *     decode.cpp  text to values (RapidJSON's grammar and its numbers)
+ *     decode.cpp  text to values (RapidJSON's grammar)
  *     encode.c    values to text
  *     module.c    what Lua sees
  *

@@ -1,12 +1,12 @@
-/* decode.cpp - JSON text to Lua values: RapidJSON's grammar and numbers, our tables.
+/* decode.cpp - JSON text to Lua values: RapidJSON's grammar, the numbers of C++'s own library,
+ * our tables.
  *
  * Lua's stack while a container is open, from the bottom: a list's table; or an object's own
  * mark (nil while a shared shape does), its table, and the key whose value comes. */
 #include "codec.h"
 #include "rapid.h"
 
-#include <cmath>
-#include <cstdio>
+#include <charconv>
 #include <cstring>
 
 namespace {
@@ -15,15 +15,47 @@ using rapidjson::SizeType;
 typedef rapidjson::InsituStringStream stream;
 typedef rapidjson::GenericReader<rapidjson::UTF8<>, rapidjson::UTF8<>, rapidjson::CrtAllocator> reader;
 
-enum { FLAGS = rapidjson::kParseInsituFlag | rapidjson::kParseFullPrecisionFlag, STACK_A_LEVEL = 8 };
+/* Numbers as text: so the reader needs no memory of its own. */
+enum { FLAGS = rapidjson::kParseInsituFlag | rapidjson::kParseNumbersAsStringsFlag, STACK_A_LEVEL = 8 };
+
+/* An integer of so many digits fits 64 bits. */
+enum { SAFE_DIGITS = 18 };
+
+bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* A number that is beyond what a double holds: is it too large, and not too small? That is so
+ * if its first digit that is not 0 stands before the point, once the exponent has moved it. */
+bool is_large(const char *text, const char *end)
+{
+    long place = 0, exponent = 0; /* how many digits are before the point, from that digit on */
+    bool is_after_point = false, has_begun = false;
+    const char *at = *text == '-' ? text + 1 : text;
+    for (; at < end && (is_digit(*at) || *at == '.'); at++) {
+        if (*at == '.') {
+            is_after_point = true;
+            continue;
+        }
+        has_begun = has_begun || *at != '0';
+        place += has_begun && !is_after_point ? 1 : !has_begun && is_after_point ? -1 : 0;
+    }
+    if (at < end) {
+        at += at[1] == '+' ? 2 : 1;
+        if (std::from_chars(at, end, exponent).ec != std::errc()) {
+            return *at != '-';
+        }
+    }
+    return place + exponent > 0;
+}
 
 /* Takes what the reader finds. Returning false ends the reading. */
 struct builder {
     lua_State *L;
     tb__codec *c;
-    const stream &is; /* at a number's event, still at its first byte */
-    const char *end;
     int depth;
+    const char *too_large; /* the number that is */
 
     bool value()
     {
@@ -44,28 +76,26 @@ struct builder {
         return value();
     }
 
-    /* The digits, with their sign, that begin here; 0 if it is no integer. */
-    size_t integer_length() const
-    {
-        const char *at = is.src_;
-        at += *at == '-';
-        while (at < end && *at >= '0' && *at <= '9') {
-            at++;
-        }
-        return *at == '.' || *at == 'e' || *at == 'E' ? 0 : static_cast<size_t>(at - is.src_);
-    }
-
-    bool exact_integer(size_t length)
+    bool exact_integer(const char *text, size_t size)
     {
         lua_pushvalue(L, lua_upvalueindex(TB__UP_NEW_EXACT));
-        lua_pushlstring(L, is.src_, length);
+        lua_pushlstring(L, text, size);
         lua_call(L, 1, 1);
         return value();
     }
 
-    bool integer(double nearest, bool is_safe)
+    bool small_integer(const char *text, const char *end)
     {
-        return is_safe ? number(nearest) : exact_integer(integer_length());
+        int64_t sum = 0;
+        bool is_negative = *text == '-';
+        for (const char *at = text + is_negative; at < end; at++) {
+            sum = sum * 10 + (*at - '0');
+        }
+        if (sum > INT64_C(1) << 53) {
+            return exact_integer(text, static_cast<size_t>(end - text));
+        }
+        double nearest = static_cast<double>(sum);
+        return number(is_negative ? -nearest : nearest);
     }
 
     bool open(bool is_list)
@@ -137,19 +167,31 @@ struct builder {
         lua_pushboolean(L, b);
         return value();
     }
-    bool Int(int i) { return number(i == 0 && *is.src_ == '-' ? -0.0 : i); }
-    bool Uint(unsigned u) { return number(u); }
-    bool Int64(int64_t i)
+    bool Int(int) { return false; } /* this one and the next four: not asked for */
+    bool Uint(unsigned) { return false; }
+    bool Int64(int64_t) { return false; }
+    bool Uint64(uint64_t) { return false; }
+    bool Double(double) { return false; }
+    bool RawNumber(const char *text, SizeType size, bool)
     {
-        return integer(static_cast<double>(i), i <= INT64_C(1) << 53 && i >= -(INT64_C(1) << 53));
+        const char *end = text + size, *at = text + (*text == '-');
+        while (at < end && is_digit(*at)) {
+            at++;
+        }
+        bool is_integer = at == end;
+        if (is_integer && size <= SAFE_DIGITS) {
+            return small_integer(text, end);
+        }
+        double d = 0;
+        if (std::from_chars(text, end, d).ec != std::errc()) {
+            if (is_large(text, end)) {
+                too_large = text;
+                return false;
+            }
+            d = *text == '-' ? -0.0 : 0.0;
+        }
+        return is_integer ? exact_integer(text, size) : number(d);
     }
-    bool Uint64(uint64_t u) { return integer(static_cast<double>(u), u <= UINT64_C(1) << 53); }
-    bool Double(double d)
-    {
-        size_t digits = std::fabs(d) >= TB__JSON_EXACT ? integer_length() : 0;
-        return digits ? exact_integer(digits) : number(d);
-    }
-    bool RawNumber(const char *, SizeType, bool) { return false; } /* not asked for */
     bool String(const char *text, SizeType size, bool)
     {
         lua_pushlstring(L, text, size);
@@ -183,6 +225,7 @@ struct builder {
     }
 };
 
+const char TOO_LARGE[] = "a number is too large";
 const char CONTROL[] = "a control character in a string, which must be escaped";
 
 /* What is wrong, in our words; `at` is the byte it was found at. */
@@ -204,7 +247,7 @@ const char *sentence(rapidjson::ParseErrorCode code, const char *at, const char 
     case rapidjson::kParseErrorStringMissQuotationMark:
         return is_control ? CONTROL : "a string has no end";
     case rapidjson::kParseErrorStringInvalidEncoding: return "invalid UTF-8";
-    case rapidjson::kParseErrorNumberTooBig: return "a number is too large";
+    case rapidjson::kParseErrorNumberTooBig: return TOO_LARGE;
     case rapidjson::kParseErrorNumberMissFraction: return "digits are missing after a decimal point";
     case rapidjson::kParseErrorNumberMissExponent: return "digits are missing in an exponent";
     case rapidjson::kParseErrorTermination: return "it is nested too deeply";
@@ -240,10 +283,13 @@ extern "C" int tb__json_decode(lua_State *L)
     std::memcpy(c->text.bytes, text, size);
     c->text.bytes[size] = 0;
     stream is(c->text.bytes);
-    builder b = {L, c, is, c->text.bytes + size, 0};
+    builder b = {L, c, 0, nullptr};
     rapidjson::CrtAllocator allocator;
     reader r(&allocator);
     rapidjson::ParseResult result = r.Parse<FLAGS>(is, b);
+    if (b.too_large) {
+        return refuse(L, TOO_LARGE, static_cast<size_t>(b.too_large - c->text.bytes) + 1);
+    }
     if (result.IsError()) {
         return refuse(L, sentence(result.Code(), text + result.Offset(), text + size), result.Offset() + 1);
     }
