@@ -7,10 +7,11 @@
  * come from the program; the executable has it linked in. Whoever does without it has what
  * base/json falls back on.
  *
- * Order, a file knows those before it: text number shapes decode encode module
+ * Order, a file knows those before it: text number write shapes decode encode module
  *
  *     text.c      UTF-8, surrogates, buffers
  *     number.cpp  a number as text (C++'s own library)
+ *     write.c     strings and numbers as JSON
  *     shapes.c    the order of an object's keys
  *     decode.cpp  text to values (RapidJSON's grammar)
  *     encode.c    values to text
@@ -47,8 +48,16 @@ enum { TB__JSON_DEPTH = 1000 };
 #define TB__JSON_EXACT 9007199254740992.0
 
 /* Upvalues of the module's functions. */
-enum { TB__UP_CODEC = 1, TB__UP_LIST_MARK, TB__UP_SHAPES, TB__UP_NEW_EXACT, TB__UP_EXACT_TEXT, TB__UP_TYPE, TB__UP_ORDER,
-       TB__UP_COUNT = TB__UP_ORDER };
+enum {
+    TB__UP_CODEC = 1,
+    TB__UP_LIST_MARK,
+    TB__UP_SHAPES,
+    TB__UP_NEW_EXACT,
+    TB__UP_EXACT_TEXT,
+    TB__UP_TYPE,
+    TB__UP_ORDER,
+    TB__UP_COUNT = TB__UP_ORDER
+};
 
 typedef struct tb__buffer {
     char *bytes;
@@ -84,10 +93,10 @@ typedef struct tb__key {
 } tb__key;
 
 typedef struct tb__codec {
+    lua_State *L; /* during a call */
     tb__buffer text; /* what is being parsed, or written */
     tb__key *keys; /* of the objects being written, a stack */
     size_t key_count, key_capacity;
-    char problem[128];
     uint32_t shape_count, step_count;
     tb__shape shapes[TB__SHAPES];
     tb__step steps[TB__SHAPE_SLOTS];
@@ -110,6 +119,13 @@ enum { TB__NUMBER_SIZE = 40 };
 /* As few digits as give the same finite number again, as %g writes them. Returns the length; no
  * 0 at the end. */
 size_t tb__number_text(double value, char *text);
+
+/* --- write.c: during a call. Those that return false push a message */
+
+void tb__append(tb__codec *c, const char *bytes, size_t size);
+void tb__append_char(tb__codec *c, char byte);
+bool tb__append_string(tb__codec *c, const char *text, size_t size);
+bool tb__append_number(tb__codec *c, double value);
 
 /* --- shapes.c: L has the upvalues */
 

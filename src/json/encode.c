@@ -6,114 +6,13 @@
  * sorted: numbers, then strings. */
 #include "codec.h"
 
-#include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { LUAJIT_CDATA = 10, STACK_A_LEVEL = 10 };
 
-static bool complain(tb__codec *c, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(c->problem, sizeof c->problem, format, args);
-    va_end(args);
-    return false;
-}
-
-static bool append(tb__codec *c, const char *bytes, size_t size)
-{
-    if (!tb__reserve(&c->text, size)) {
-        return complain(c, "not enough memory");
-    }
-    memcpy(c->text.bytes + c->text.size, bytes, size);
-    c->text.size += size;
-    return true;
-}
-
-static bool append_char(tb__codec *c, char byte)
-{
-    return append(c, &byte, 1);
-}
-
-/* --- strings */
-
-/* Set in each byte of `eight` that is below 0x20, a quote or a backslash (and, after such a
- * byte, perhaps in others). */
-static uint64_t specials(uint64_t eight)
-{
-    const uint64_t ones = 0x0101010101010101u, highs = 0x8080808080808080u;
-    uint64_t quote = eight ^ (ones * '"'), slash = eight ^ (ones * '\\');
-    return (((eight - ones * 0x20) & ~eight) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash)) & highs;
-}
-
-static size_t plain_length(const char *text, size_t size)
-{
-    size_t at = 0;
-    for (uint64_t eight; at + sizeof eight <= size; at += sizeof eight) {
-        memcpy(&eight, text + at, sizeof eight);
-        if (specials(eight)) {
-            break;
-        }
-    }
-    while (at < size && (unsigned char)text[at] >= 0x20 && text[at] != '"' && text[at] != '\\') {
-        at++;
-    }
-    return at;
-}
-
-static size_t escape(unsigned char byte, char out[8])
-{
-    static const char NAMES[] = "\bb\ff\nn\rr\tt\"\"\\\\";
-    out[0] = '\\';
-    for (const char *name = NAMES; *name; name += 2) {
-        if ((unsigned char)name[0] == byte) {
-            out[1] = name[1];
-            return 2;
-        }
-    }
-    return (size_t)snprintf(out, 8, "\\u%04x", byte);
-}
-
-static bool append_string(tb__codec *c, const char *text, size_t size)
-{
-    size_t wrong = tb__utf8_error(text, size);
-    if (wrong) {
-        return complain(c, "a string that is not UTF-8 (byte %zu) has no JSON form", wrong);
-    }
-    if (!append_char(c, '"')) {
-        return false;
-    }
-    for (size_t at = 0; at < size;) {
-        size_t plain = plain_length(text + at, size - at);
-        if (!append(c, text + at, plain)) {
-            return false;
-        }
-        at += plain;
-        if (at < size) {
-            char escaped[8];
-            size_t length = escape((unsigned char)text[at++], escaped);
-            if (!append(c, escaped, length)) {
-                return false;
-            }
-        }
-    }
-    return append_char(c, '"');
-}
-
-static bool append_number(tb__codec *c, double value)
-{
-    if (isnan(value) || isinf(value)) {
-        return complain(c, "the number %s has no JSON form", isnan(value) ? "nan" : value > 0 ? "inf" : "-inf");
-    }
-    if (!tb__reserve(&c->text, TB__NUMBER_SIZE)) {
-        return complain(c, "not enough memory");
-    }
-    c->text.size += tb__number_text(value, c->text.bytes + c->text.size);
-    return true;
-}
+/* What follows returns false with a message on top of the stack. */
 
 /* --- lists */
 
@@ -148,12 +47,14 @@ static bool append_list(lua_State *L, tb__codec *c, int n, int depth)
 {
     for (int i = 1; i <= n; i++) {
         lua_rawgeti(L, -1, i);
-        if (!append_char(c, i == 1 ? '[' : ',') || !append_value(L, c, depth + 1)) {
+        tb__append_char(c, i == 1 ? '[' : ',');
+        if (!append_value(L, c, depth + 1)) {
             return false;
         }
         lua_pop(L, 1);
     }
-    return append_char(c, ']');
+    tb__append_char(c, ']');
+    return true;
 }
 
 /* --- objects */
@@ -161,10 +62,16 @@ static bool append_list(lua_State *L, tb__codec *c, int n, int depth)
 /* The value is on top; it is popped. */
 static bool append_member(lua_State *L, tb__codec *c, const char *key, size_t size, bool is_first, int depth)
 {
-    bool ok = append_char(c, is_first ? '{' : ',') && append_string(c, key, size) && append_char(c, ':') &&
-              append_value(L, c, depth + 1);
+    tb__append_char(c, is_first ? '{' : ',');
+    if (!tb__append_string(c, key, size)) {
+        return false;
+    }
+    tb__append_char(c, ':');
+    if (!append_value(L, c, depth + 1)) {
+        return false;
+    }
     lua_pop(L, 1);
-    return ok;
+    return true;
 }
 
 /* The keys of the order on top of the stack, as far as the table below has them. */
@@ -209,7 +116,7 @@ static bool push_key(lua_State *L, tb__codec *c)
         size_t capacity = c->key_capacity * 2 + 64;
         tb__key *keys = realloc(c->keys, capacity * sizeof *keys);
         if (!keys) {
-            return complain(c, "not enough memory");
+            return luaL_error(L, "not enough memory");
         }
         c->keys = keys;
         c->key_capacity = capacity;
@@ -221,7 +128,8 @@ static bool push_key(lua_State *L, tb__codec *c)
     } else if (lua_type(L, -1) == LUA_TNUMBER) {
         key->number = lua_tonumber(L, -1);
     } else {
-        return complain(c, "a table with a %s as a key has no JSON form", luaL_typename(L, -1));
+        lua_pushfstring(L, "a table with a %s as a key has no JSON form", luaL_typename(L, -1));
+        return false;
     }
     c->key_count++;
     return true;
@@ -269,7 +177,7 @@ static bool collect_keys(lua_State *L, tb__codec *c)
 
 /* A number as a key, as Lua's tostring has it. False: another key has the same text. On the
  * stack: the table, its order. */
-static bool push_number_key(lua_State *L, tb__codec *c, double number, char text[static 32])
+static bool push_number_key(lua_State *L, double number, char text[static 32])
 {
     char before[32];
     memcpy(before, text, sizeof before);
@@ -279,7 +187,10 @@ static bool push_number_key(lua_State *L, tb__codec *c, double number, char text
     lua_rawget(L, -4);
     bool is_twice = !lua_isnil(L, -1) || strcmp(before, text) == 0;
     lua_pop(L, 1);
-    return !is_twice || complain(c, "a table with the keys %s and \"%s\" has no JSON form", text, text);
+    if (is_twice) {
+        lua_pushfstring(L, "a table with the keys %s and \"%s\" has no JSON form", text, text);
+    }
+    return !is_twice;
 }
 
 /* The rest, sorted. On the stack: the table, its order or nil. */
@@ -301,7 +212,7 @@ static bool append_sorted(lua_State *L, tb__codec *c, size_t *members, int depth
             lua_pushlstring(L, key.text, key.size);
             lua_pushvalue(L, -1);
         } else {
-            if (!push_number_key(L, c, key.number, number)) {
+            if (!push_number_key(L, key.number, number)) {
                 return false;
             }
             lua_pushnumber(L, key.number);
@@ -349,7 +260,8 @@ static bool push_order(lua_State *L)
 static bool append_table(lua_State *L, tb__codec *c, int depth)
 {
     if (depth > TB__JSON_DEPTH || !lua_checkstack(L, STACK_A_LEVEL)) {
-        return complain(c, "a value nested too deeply, or containing itself, has no JSON form");
+        lua_pushliteral(L, "a value nested too deeply, or containing itself, has no JSON form");
+        return false;
     }
     int n = (int)lua_objlen(L, -1);
     if (n > 0 && is_list(L, n)) {
@@ -365,9 +277,11 @@ static bool append_table(lua_State *L, tb__codec *c, int depth)
     }
     lua_pop(L, 1);
     if (members == 0) {
-        return append(c, is_array ? "[]" : "{}", 2);
+        tb__append(c, is_array ? "[]" : "{}", 2);
+    } else {
+        tb__append_char(c, '}');
     }
-    return append_char(c, '}');
+    return true;
 }
 
 /* --- values */
@@ -380,44 +294,58 @@ static bool append_cdata(lua_State *L, tb__codec *c)
     lua_pushvalue(L, -2);
     lua_call(L, 1, 1);
     const char *text = lua_tolstring(L, -1, &size);
-    bool ok = text ? append(c, text, size) : complain(c, "a cdata has no JSON form");
+    if (!text) {
+        lua_pushliteral(L, "a cdata has no JSON form");
+        return false;
+    }
+    tb__append(c, text, size);
     lua_pop(L, 1);
-    return ok;
+    return true;
+}
+
+/* Those that are one word; false for any other. */
+static bool append_word(lua_State *L, tb__codec *c)
+{
+    int type = lua_type(L, -1);
+    if (type == LUA_TBOOLEAN) {
+        const char *word = lua_toboolean(L, -1) ? "true" : "false";
+        tb__append(c, word, strlen(word));
+    } else if (type == LUA_TNIL || (type == LUA_TLIGHTUSERDATA && !lua_touserdata(L, -1))) {
+        tb__append(c, "null", 4);
+    } else {
+        return false;
+    }
+    return true;
 }
 
 /* The value on top of the stack, which stays. */
 static bool append_value(lua_State *L, tb__codec *c, int depth)
 {
     size_t size;
+    const char *text;
     switch (lua_type(L, -1)) {
-    case LUA_TNUMBER: return append_number(c, lua_tonumber(L, -1));
-    case LUA_TSTRING: {
-        const char *text = lua_tolstring(L, -1, &size);
-        return append_string(c, text, size);
-    }
+    case LUA_TSTRING: text = lua_tolstring(L, -1, &size); return tb__append_string(c, text, size);
+    case LUA_TNUMBER: return tb__append_number(c, lua_tonumber(L, -1));
     case LUA_TTABLE: return append_table(L, c, depth);
-    case LUA_TBOOLEAN: return lua_toboolean(L, -1) ? append(c, "true", 4) : append(c, "false", 5);
-    case LUA_TNIL: return append(c, "null", 4);
     case LUAJIT_CDATA: return append_cdata(L, c);
-    case LUA_TLIGHTUSERDATA:
-        if (!lua_touserdata(L, -1)) {
-            return append(c, "null", 4);
-        }
-        break;
     default: break;
     }
-    return complain(c, "a %s has no JSON form", luaL_typename(L, -1));
+    if (append_word(L, c)) {
+        return true;
+    }
+    lua_pushfstring(L, "a %s has no JSON form", luaL_typename(L, -1));
+    return false;
 }
 
 int tb__json_encode(lua_State *L)
 {
     tb__codec *c = lua_touserdata(L, lua_upvalueindex(TB__UP_CODEC));
     lua_settop(L, 1);
+    c->L = L;
     c->text.size = c->key_count = 0;
     if (!lua_checkstack(L, STACK_A_LEVEL) || !append_value(L, c, 1)) {
-        lua_settop(L, 0);
         lua_pushnil(L);
-        lua_pushstring(L, c->problem);
+        lua_insert(L, -2);
         return 2;
     }
     lua_pushlstring(L, c->text.bytes, c->text.size);

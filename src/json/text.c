@@ -27,7 +27,7 @@ static size_t ascii_length(const char *text, size_t size)
 static size_t sequence_length(const unsigned char *at, size_t left)
 {
     unsigned low = 0x80, high = 0xBF;
-    size_t length = at[0] >= 0xC2 && at[0] <= 0xDF ? 2 : (at[0] & 0xF0) == 0xE0 ? 3 : at[0] >= 0xF0 && at[0] <= 0xF4 ? 4 : 0;
+    size_t length = at[0] >= 0xF5 || at[0] < 0xC2 ? 0 : at[0] >= 0xF0 ? 4 : at[0] >= 0xE0 ? 3 : 2;
     if (length == 0 || length > left) {
         return 0;
     }

@@ -30,7 +30,8 @@ end
 
 local LIBRARY, MAIN_LIBRARY, OPEN = "libtokenbatcher_json.so", "libtokenbatcher.so", "luaopen_tokenbatcher_json"
 local VERSION = 1
-local LOST = "JSON is decoded by lua-cjson: integers above 2^53 are rounded, empty lists become objects, keys lose their order"
+local LOST = "JSON is decoded by lua-cjson: integers above 2^53 are rounded, empty lists become objects, keys lose "
+  .. "their order, and some that is no JSON is taken (1., 1e999, control characters in strings)"
 
 -- The metatable of lists; a script may give it to its own: [] and not {} where they are empty.
 local list_mark = { __jsontype = "array" }
@@ -90,7 +91,8 @@ local function load_codec()
     return
   end
   decode = function()
-    error("tokenbatcher: JSON is decoded by " .. LIBRARY .. " or by lua-cjson, and neither is there; tried:" .. tried, 0)
+    error("tokenbatcher: JSON is decoded by " .. LIBRARY .. " or by lua-cjson, and neither is there; tried:"
+      .. tried, 0)
   end
 end
 

@@ -140,17 +140,21 @@ describe("JSON that is wrong is refused, and what and where is said:", function(
     ["1e999"] = "a number is too large (byte 1)", [("1"):rep(400)] = "a number is too large (byte 1)",
     ['["a\tb"]'] = "a control character in a string, which must be escaped (byte 4)",
     ['"a\0"'] = "a control character in a string, which must be escaped (byte 3)",
-    ['{"a":"\\ud800"}'] = "a lone surrogate in a string (byte 7)", ['"ab\\udc00"'] = "a lone surrogate in a string (byte 4)",
-    ['"\\ud800\\ud800"'] = "a lone surrogate in a string (byte 2)", ['["\\\\ud800","\\ud800"]'] = "surrogate in a string (byte 13)",
+    ['{"a":"\\ud800"}'] = "a lone surrogate in a string (byte 7)",
+    ['"ab\\udc00"'] = "a lone surrogate in a string (byte 4)",
+    ['"\\ud800\\ud800"'] = "a lone surrogate in a string (byte 2)",
+    ['["\\\\ud800","\\ud800"]'] = "surrogate in a string (byte 13)",
     ['"\\ud83d\\ude00\\ude00"'] = "a lone surrogate in a string (byte 14)",
     ["1 2"] = "something follows the value (byte 3)", ["[1]\0"] = "something follows the value (byte 4)",
     ["{}x"] = "something follows the value (byte 3)", ["[1]]"] = "something follows the value (byte 4)",
     [""] = "a value is missing", ["  "] = "a value is missing", ['"abc'] = "a string has no end",
     ['"\\x"'] = "an unknown escape in a string (byte 2)", ['"\\u12G4"'] = "four hexadecimal digits",
     ["{1:2}"] = "a name in quotes is missing in an object (byte 2)", ['{"a" 1}'] = "a colon is missing",
-    ['{"a":1'] = "a comma or } is missing in an object (byte 7)", ["[1 2]"] = "a comma or ] is missing in a list (byte 4)",
+    ['{"a":1'] = "a comma or } is missing in an object (byte 7)",
+    ["[1 2]"] = "a comma or ] is missing in a list (byte 4)",
     ["[1,]"] = "no value is written like this (byte 4)", ["nul"] = "no value is written like this",
-    ["[NaN]"] = "no value is written like this", ["-Infinity"] = "no value", ["+1"] = "no value", ["01"] = "something follows",
+    ["[NaN]"] = "no value is written like this", ["-Infinity"] = "no value", ["+1"] = "no value",
+    ["01"] = "something follows",
     [".5"] = "no value", ["-"] = "no value", ["/**/1"] = "no value", ["'a'"] = "no value",
     ['"h\195\169llo \255"'] = "invalid UTF-8 (byte 9)", ['"\237\160\128"'] = "invalid UTF-8 (byte 2)",
     [("["):rep(1001) .. ("]"):rep(1001)] = "nested too deeply",
@@ -176,7 +180,8 @@ describe("both encoders", function()
   end
 
   it("sort the keys of what a script makes: numbers, then strings", function()
-    agree({ b = 1, a = { d = 2, c = { 3 } }, [2] = 4, [10] = 5, [1.5] = 6 }, '{"1.5":6,"2":4,"10":5,"a":{"c":[3],"d":2},"b":1}')
+    agree({ b = 1, a = { d = 2, c = { 3 } }, [2] = 4, [10] = 5, [1.5] = 6 },
+      '{"1.5":6,"2":4,"10":5,"a":{"c":[3],"d":2},"b":1}')
     agree({ ["a\0"] = 1, a = 2, ab = 3, [""] = 4 }, '{"":4,"a":2,"a\\u0000":1,"ab":3}')
   end)
 
@@ -215,7 +220,8 @@ describe("both encoders", function()
   end)
 
   -- A value drawn by lot. Strings of all kinds of bytes that are UTF-8.
-  local PIECES = { "a", "\0", "\n", '"', "\\", "/", "\127", "\195\169", "\226\130\172", "\240\159\152\128", "12345678", "\31" }
+  local PIECES = { "a", "\0", "\n", '"', "\\", "/", "\127", "\195\169", "\226\130\172",
+    "\240\159\152\128", "12345678", "\31" }
   local function draw_string(random)
     local parts = {}
     for i = 1, random(0, 12) do parts[i] = PIECES[random(#PIECES)] end
@@ -257,7 +263,8 @@ describe("both encoders", function()
   end)
 
   it("survive a text that was cut anywhere, or has another byte anywhere", function()
-    local text = '{"a":[1,-2.5e3,"x\\u00e9\\ud83d\\ude00\\n"],"b":{"c":null,"d":[true,false,{}]},"e":12345678901234567890}'
+    local text = '{"a":[1,-2.5e3,"x\\u00e9\\ud83d\\ude00\\n"],"b":{"c":null,"d":[true,false,{}]},'
+      .. '"e":12345678901234567890}'
     for at = 1, #text do
       refuses(text:sub(1, at - 1), at == 1 and "missing" or "(byte ")
       for _, byte in ipairs { "\0", '"', "\\", "}", "]", ",", "9", "\200", "e", "u", "\10" } do

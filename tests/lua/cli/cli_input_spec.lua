@@ -71,7 +71,8 @@ describe("tokenbatcher run", function()
   it("writes what it read as it came: lists, order, large integers, -0", function()
     local line = '{"z":[],"a":{},"id":18446744073709551615,"m":[-0,{"q":null,"b":[[]]}]}'
     assert.equal('{"index":1,"result":' .. line .. "}\n", cli.run(ECHO, line).out)
-    local script = ECHO:gsub("return {", "return { encode = function(record) return { id = record.id, n = record.m } end,", 1)
+    local encode = "return { encode = function(record) return { id = record.id, n = record.m } end,"
+    local script = ECHO:gsub("return {", encode, 1)
     assert.equal('{"id":18446744073709551615,"n":[-0,{"q":null,"b":[[]]}]}\n', cli.run(script, line).out)
   end)
 
