@@ -5,6 +5,9 @@ DESTDIR  ?=
 ifeq ($(origin CC),default)
 CC        = gcc
 endif
+ifeq ($(origin CXX),default)
+CXX       = g++
+endif
 LUAJIT   ?= luajit
 BUSTED   ?= busted --lua=$(LUAJIT)
 OPT      ?= -O2
@@ -13,11 +16,15 @@ B        ?= build
 WARN     = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS  ?= $(OPT) -g
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread -Iinclude $(WARN) $(CFLAGS)
+# No exceptions, no objects of C++'s library: JSON uses its numbers alone, which are linked in.
+ALL_CXXFLAGS = -std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fPIC -fvisibility=hidden \
+            $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(WARN)) $(CFLAGS)
 LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I/usr/include/luajit-2.1)
 
 # What runs needs, what tests need, what lint needs: Debian 12 packages.
-RUN_DEPS  = gcc libc6-dev pkg-config libev-dev luajit2 libluajit2-5.1-dev lua-cjson lua-cjson-dev lua-argparse \
-            libcurl4-openssl-dev
+# rapidjson-dev: headers for JSON, which is compiled by g++; zlib1g: compressed input, when it comes.
+RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev luajit2 libluajit2-5.1-dev rapidjson-dev lua-cjson lua-cjson-dev \
+            lua-argparse libcurl4-openssl-dev zlib1g
 TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
             lua-resty-core wrk curl procps
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
@@ -31,6 +38,8 @@ EV_SRC   = $(wildcard src/ev/*.c)
 CORE_OBJ = $(CORE_SRC:%.c=$B/%.o)
 EV_OBJ   = $(EV_SRC:%.c=$B/%.o)
 SCRIPT_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/script/*.c)) $B/gen/modules.o $B/gen/cdef_script.o
+JSON_OBJ = $(patsubst src/%,$B/src/%.o,$(basename $(wildcard src/json/*.c src/json/*.cpp)))
+JSON_LIB = -Wl,--exclude-libs,libstdc++.a -l:libstdc++.a -lm
 HTTP_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/http/*.c)) $B/gen/cdef_http.o
 LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $B/gen/cdef.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
@@ -39,12 +48,12 @@ LUA_SRC  = $(shell find lua -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test lint bench bench-gateway install-rock soak fuzz sanitize install clean help
+.PHONY: all deps run test lint bench bench-gateway rock install-rock soak fuzz sanitize install clean help
 .DELETE_ON_ERROR:
 
 # The HTTP client is a library of its own: without libcurl's headers all the rest is built.
 # Asked when everything else is there, since `make deps all` may have just installed them.
-all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/tokenbatcher ## build the libraries and the executable
+all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/libtokenbatcher_json.so $B/tokenbatcher ## build the libraries and the executable
 	@if pkg-config --exists libcurl; then $(MAKE) --no-print-directory -s $B/libtokenbatcher_http.so; \
 	else echo "no libcurl (make deps installs libcurl4-openssl-dev): the HTTP client is not built"; fi
 
@@ -73,6 +82,14 @@ $B/src/ev/%.o: src/ev/%.c $(wildcard src/ev/*.h) src/base/clock.h $(HEADERS)
 $B/src/http/%.o: src/http/%.c src/http/client.h $(wildcard src/base/*.h) include/tokenbatcher_http.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$B/src/json/%.o: src/json/%.c src/json/codec.h
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
+
+$B/src/json/%.o: src/json/%.cpp $(wildcard src/json/*.h)
+	@mkdir -p $(@D)
+	$(CXX) $(ALL_CXXFLAGS) $(LUA_CFLAGS) -c $< -o $@
 
 # A library carries the ffi.cdef of its own headers: the two cannot drift apart.
 # $(call cdef,FUNCTION,HEADER)
@@ -107,6 +124,10 @@ $B/libtokenbatcher.so: $(LIB_OBJ)
 $B/libtokenbatcher_http.so: $(HTTP_OBJ)
 	$(CC) -shared $(CFLAGS) -o $@ $^ $$(pkg-config --libs libcurl) -lm
 
+# A Lua module: Lua's symbols come from the program.
+$B/libtokenbatcher_json.so: $(JSON_OBJ)
+	$(CC) -shared $(CFLAGS) -o $@ $^ $(JSON_LIB)
+
 # --- scripts in C programs, and in threads: the Lua modules inside, Lua's symbols from the
 # program. -z nodelete: a worker thread that was abandoned outlives whoever loaded it.
 
@@ -118,7 +139,7 @@ $B/libtokenbatcher_script.so: $(SCRIPT_OBJ) $B/libtokenbatcher.so
 	$(CC) -shared $(CFLAGS) -pthread -Wl,-z,nodelete -Wl,-rpath,'$$ORIGIN' -o $@ $(SCRIPT_OBJ) \
 	  -L$B -ltokenbatcher -lev -ldl
 
-# --- the executable: LuaJIT, cjson and all Lua modules inside --------------
+# --- the executable: LuaJIT, JSON and all Lua modules inside (and cjson, for scripts) --------
 
 $B/gen/modules.c: src/host/embed.lua $(LUA_SRC)
 	@mkdir -p $(@D)
@@ -131,10 +152,10 @@ $B/src/host/main.o: src/host/main.c src/script/state.h $(HEADERS)
 $B/gen/modules.o: $B/gen/modules.c src/script/state.h
 	$(CC) -std=c11 -fPIC -fvisibility=hidden -Isrc/script $(LUA_CFLAGS) $(CFLAGS) -c $< -o $@
 
-$B/tokenbatcher: $B/src/host/main.o $(SCRIPT_OBJ) $B/libtokenbatcher.a
-	$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $B/src/host/main.o $(SCRIPT_OBJ) \
+$B/tokenbatcher: $B/src/host/main.o $(SCRIPT_OBJ) $(JSON_OBJ) $B/libtokenbatcher.a
+	$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $B/src/host/main.o $(SCRIPT_OBJ) $(JSON_OBJ) \
 	  -Wl,--whole-archive $B/libtokenbatcher.a -Wl,--no-whole-archive \
-	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a -lm -ldl
+	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a $(JSON_LIB) -ldl
 
 $B/tokenbatcher.1: src/host/man.lua $B/tokenbatcher
 	$(LUAJIT) src/host/man.lua $B/tokenbatcher > $@

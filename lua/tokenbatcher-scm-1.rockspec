@@ -16,7 +16,7 @@ dependencies = { "lua == 5.1" }
 external_dependencies = { LIBEV = { header = "ev.h" } }
 build = {
   type = "make",
-  build_target = "build/libtokenbatcher.so",
+  build_target = "rock",
   install_target = "install-rock",
   install_variables = { LUADIR = "$(LUADIR)", LIBDIR = "$(LIBDIR)" },
   copy_directories = {},

@@ -12,6 +12,7 @@ refuse() {
   [ -z "$2" ] || { complain "$1"; echo "$2" | sed 's/^/    /'; }
 }
 
+CXX_FILES=$(git ls-files 'src/*.cpp')
 LUA_FILES=$(git ls-files '*.lua')
 LUA_CFLAGS=$(pkg-config --cflags luajit)
 
@@ -26,8 +27,10 @@ refuse "src/core includes something else than its own and the memory headers" \
   "$(grep -nE '^#include' src/core/* | grep -vE '"(core|hot|check|tokenbatcher).h"|<(stdlib|string|assert|stdbool)\.h>')"
 refuse "src/ev knows Lua or the inside of the core" "$(grep -nE '#include.*(lua|core\.h)' src/ev/*)"
 refuse "src/script knows the inside of the core or of the driver" "$(grep -nE '#include.*(core|hot|driver)\.h' src/script/*)"
-refuse "a lua_State outside of src/host and src/script" \
-  "$(grep -nE 'lua_State' $(git ls-files include src | grep -vE '^src/(host|script)/'))"
+refuse "src/json knows more than its own headers, RapidJSON and Lua" \
+  "$(grep -nE '^ *#include "' src/json/* | grep -vE '"(codec|rapid).h"')"
+refuse "a lua_State outside of src/host, src/script and src/json" \
+  "$(grep -nE 'lua_State' $(git ls-files include src | grep -vE '^src/(host|script|json)/'))"
 refuse "a function pointer in a public header" "$(grep -nE '\(\*' include/*.h | grep -v '^\S*:\s*\*')"
 refuse "src/http knows more than libcurl and its own headers" \
   "$(grep -nE '^#include "' src/http/* | grep -vE '"(client|tokenbatcher_http|\.\./base/(clock|slots)).h"')"
@@ -38,8 +41,8 @@ refuse "a clock outside of the pumps" \
 refuse "files over 400 lines, functions over 70" "$(LUAJIT="$LUAJIT" sh tests/lint/sizes.sh 2>&1)"
 
 # --- text -----------------------------------------------------------------------
-refuse "debts" "$(git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.h' '*.lua' '*.sh' Makefile README.md ':!tests/lint.sh')"
-refuse "trailing white space" "$(git grep -nIE '[[:space:]]$' -- '*.c' '*.h' '*.lua' '*.sh' Makefile '*.mk')"
+refuse "debts" "$(git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.cpp' '*.h' '*.lua' '*.sh' Makefile README.md ':!tests/lint.sh')"
+refuse "trailing white space" "$(git grep -nIE '[[:space:]]$' -- '*.c' '*.cpp' '*.h' '*.lua' '*.sh' Makefile '*.mk')"
 
 # --- the README's generated parts are what the code says ------------------------
 $LUAJIT tests/readme_options.lua --check README.md || bad=1
@@ -47,15 +50,23 @@ $LUAJIT tests/readme_options.lua --check README.md || bad=1
 # --- the tools ------------------------------------------------------------------
 luacheck -q $LUA_FILES || bad=1
 cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-  -Iinclude src/core src/ev src/http src/script || bad=1
+  -Iinclude src/core src/ev src/http src/script src/json/*.c || bad=1
 for compiler in gcc clang; do
   command -v "$compiler" >/dev/null || { complain "$compiler is missing: make deps lint installs it"; continue; }
-  for file in src/core/*.c src/ev/*.c src/http/*.c src/script/*.c; do
+  for file in src/core/*.c src/ev/*.c src/http/*.c src/script/*.c src/json/*.c; do
     "$compiler" -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
       -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror -fsyntax-only "$file" || bad=1
   done
 done
-clang-tidy --quiet src/core/*.c src/ev/*.c src/http/*.c src/script/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS 2>/dev/null || bad=1
+for compiler in g++ clang++; do
+  command -v "$compiler" >/dev/null || { complain "$compiler is missing: make deps lint installs it"; continue; }
+  for file in $CXX_FILES; do
+    "$compiler" -std=c++17 -fno-exceptions -fno-rtti $LUA_CFLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wvla \
+      -Werror -fsyntax-only "$file" || bad=1
+  done
+done
+clang-tidy --quiet src/core/*.c src/ev/*.c src/http/*.c src/script/*.c src/json/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS 2>/dev/null || bad=1
+clang-tidy --quiet $CXX_FILES -- -std=c++17 $LUA_CFLAGS 2>/dev/null || bad=1
 
 [ "$bad" -eq 0 ] && echo "lint: nothing to complain about"
 exit "$bad"

@@ -38,9 +38,10 @@ run_specs() {
   passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
+# run_replay PROGRAM CORPUS
 run_replay() {
-  echo "== fuzz corpus"
-  if "$B"/tests/fuzz_replay tests/fuzz/corpus/* >"$out/fuzz" 2>&1; then
+  echo "== fuzz corpus: $2"
+  if "$B/tests/$1" "$2"/* >"$out/fuzz" 2>&1; then
     passed=$((passed + 1))
     echo "   1 passed"
   else
@@ -50,7 +51,8 @@ run_replay() {
 }
 
 for program in "$@"; do run_c "$program"; done
-run_replay
+run_replay fuzz_replay tests/fuzz/corpus
+run_replay fuzz_json_replay tests/fuzz/corpus_json
 run_specs
 
 if [ "$skipped" -gt 0 ]; then

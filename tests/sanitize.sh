@@ -9,7 +9,7 @@ unset ASAN_OPTIONS
 strict='-fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1'
 
 build_tests() {
-  make -s B="$1" CFLAGS="$2" "$1/libtokenbatcher.a" "$1/tests/fuzz_replay" \
+  make -s B="$1" CFLAGS="$2" "$1/libtokenbatcher.a" "$1/tests/fuzz_replay" "$1/tests/fuzz_json_replay" \
     $(ls tests/src/*/test_*.c | sed "s|.*/\(.*\)\.c|$1/tests/\1|")
 }
 run() {
@@ -25,6 +25,7 @@ for test in "$B"/asan/tests/test_*; do
   run "$test"
 done
 run "$B"/asan/tests/fuzz_replay tests/fuzz/corpus/*
+run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_json_replay tests/fuzz/corpus_json/*
 
 echo "== TSan: the inbox, the loop, engines"
 build_tests "$B/tsan" "-fsanitize=thread $strict"
@@ -32,7 +33,7 @@ for test in "$B"/tsan/tests/test_ev* "$B"/tsan/tests/test_engine*; do run "$test
 
 echo "== ASan and UBSan: specs"
 make -s B="$B/asan" CFLAGS="-fsanitize=address,undefined $strict" "$B/asan/libtokenbatcher.so" \
-  "$B/asan/libtokenbatcher_script.so" "$B/asan/libtokenbatcher_http.so"
+  "$B/asan/libtokenbatcher_script.so" "$B/asan/libtokenbatcher_http.so" "$B/asan/libtokenbatcher_json.so"
 export TOKENBATCHER_LIB="$PWD/$B/asan/libtokenbatcher.so"
 asan=$(gcc -print-file-name=libasan.so) ubsan=$(gcc -print-file-name=libubsan.so)
 for spec in $(find tests/lua -name "*_spec.lua" | sort); do

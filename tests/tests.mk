@@ -36,6 +36,10 @@ $B/tests/fuzz_replay: tests/fuzz/fuzz_core.c $(C_SHARED) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(C_SHARED) $B/libtokenbatcher.a $(CMOCKA)
 
+$B/tests/fuzz_json_replay: tests/fuzz/fuzz_json.c $(JSON_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -o $@ $^ -lluajit-5.1 $(JSON_LIB)
+
 $B/tests/bench_%: tests/bench/bench_%.c $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< $B/libtokenbatcher.a -lev -lm
@@ -58,7 +62,7 @@ $B/tests/bench_without_histograms: tests/bench/bench_core.c $(CORE_SRC) src/core
 	  $(CC) $(ALL_CFLAGS) -DTB_WITHOUT_HISTOGRAMS -c $$file -o $(@D)/without_$$(basename $$file .c).o || exit 1; done
 	$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/without_*.o -lm
 
-test: all $(C_TESTS) $B/tests/fuzz_replay ## run all tests; the last line sums them up
+test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay ## run all tests; the last line sums them up
 	BUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
 lint: all ## style, dependencies between rooms, static analysis, generated text is current
@@ -73,12 +77,18 @@ bench-gateway: all ## the gateway measured with wrk: what batching costs and gai
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
 	B='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
 
-fuzz: ## libFuzzer on the core for FUZZ_SECONDS (60)
+fuzz: ## libFuzzer on the core and on JSON, FUZZ_SECONDS (60) each
 	B='$B' sh tests/fuzz/run.sh
 
 sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
 	B='$B' sh tests/sanitize.sh
 
+# JSON as it came needs RapidJSON to be built; a rock does without, then lua-cjson does.
+rock: $B/libtokenbatcher.so
+	@if echo '#include <rapidjson/reader.h>' | $(CXX) -E -x c++ - >/dev/null 2>&1; then \
+	  $(MAKE) --no-print-directory -s $B/libtokenbatcher_json.so; else echo "no RapidJSON: without JSON"; fi
+
 install-rock: $B/libtokenbatcher.so
-	install -D -m 644 $< '$(LIBDIR)/libtokenbatcher.so'
+	for library in libtokenbatcher libtokenbatcher_json; do \
+	  [ ! -e $B/$$library.so ] || install -D -m 644 $B/$$library.so '$(LIBDIR)/'$$library.so || exit 1; done
 	cd lua && find tokenbatcher -name '*.lua' -not -path '*/cli/*' -exec install -D -m 644 {} '$(LUADIR)/{}' \;

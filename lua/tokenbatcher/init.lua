@@ -172,9 +172,12 @@ end)
 --- tb.metrics.prometheus(batcher, ...): a metrics page.
 M.metrics = require "tokenbatcher.batching.metrics"
 
--- tb.http needs libcurl, so it is loaded on first use. A name that is not there is a slip of the pen.
+-- tb.http needs libcurl, tb.json a library of its own, so they are loaded on first use. A name that
+-- is not there is a slip of the pen.
+local LATE = { http = "tokenbatcher.backend.http", json = "tokenbatcher.base.json" }
+
 return setmetatable(M, errors.strict("tokenbatcher", function(self, name)
-  if name ~= "http" then return nil end
-  self.http = require "tokenbatcher.backend.http"
-  return self.http
+  if not LATE[name] then return nil end
+  self[name] = require(LATE[name])
+  return self[name]
 end))

@@ -41,15 +41,15 @@ static const char *library_of_the_core(void)
     return info.dli_fname;
 }
 
-/* The executable has a JSON codec linked in. */
-static void preload_cjson(lua_State *L)
+/* The executable has modules in C linked in. */
+static void preload_linked(lua_State *L, const char *opener, const char *name)
 {
-    void *symbol = dlsym(RTLD_DEFAULT, "luaopen_cjson");
+    void *symbol = dlsym(RTLD_DEFAULT, opener);
     lua_CFunction open;
     if (symbol) {
         *(void **)&open = symbol;
         lua_pushcfunction(L, open);
-        lua_setfield(L, -2, "cjson");
+        lua_setfield(L, -2, name);
     }
 }
 
@@ -75,7 +75,8 @@ void tb__state_open(lua_State *L)
         lua_pushcclosure(L, load_module, 1);
         lua_setfield(L, -2, tb__modules[i].name);
     }
-    preload_cjson(L);
+    preload_linked(L, "luaopen_cjson", "cjson");
+    preload_linked(L, "luaopen_tokenbatcher_json", "tokenbatcher.json");
     lua_pop(L, 1);
     lua_getfield(L, -1, "loaded");
     name_the_core(L);

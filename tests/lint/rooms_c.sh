@@ -12,6 +12,7 @@ orders() {
 core error options slots stats heap order lanes linger view pending batch calls form choose look queue batcher verify_views verify
 ev file libev timer wake inbox sources loop
 http transfer multi request client
+json text number write shapes decode encode module
 script state worker jobs threads watchers callbacks protect bridge engine
 host main
 END
@@ -25,8 +26,9 @@ list=$(echo "$orders" | while read -r room names; do for name in $names; do echo
 
 # Lines "c COMPLAINT": about the list.
 complaints() {
-  for source in "$sources"/*/*.c; do
-    file=${source#"$sources"/} file=${file%.c}
+  for source in "$sources"/*/*.c "$sources"/*/*.cpp; do
+    [ -f "$source" ] || continue
+    file=${source#"$sources"/} file=${file%.*}
     case "
 $list
 " in *"
@@ -34,7 +36,7 @@ $file
 "*) ;; *) echo "c src/$file.c: no order of rooms names it" ;; esac
   done
   for file in $list; do
-    if [ ! -f "$sources/$file.c" ]; then echo "c src/$file.c: named in the order, but there is none"
+    if [ ! -f "$sources/$file.c" ] && [ ! -f "$sources/$file.cpp" ]; then echo "c src/$file.c: named in the order, but there is none"
     elif [ -d "$objects/${file%/*}" ] && [ ! -f "$objects/$file.o" ]; then echo "c src/$file.c: is not built"; fi
   done
 }

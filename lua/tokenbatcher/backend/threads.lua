@@ -10,6 +10,7 @@
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
+local exact = require "tokenbatcher.base.exact_ffi"
 local inference = require "tokenbatcher.batching.run"
 local tasks = require "tokenbatcher.runtime.tasks"
 local script_ffi = require "tokenbatcher.backend.threads_ffi"
@@ -144,7 +145,7 @@ local function perform(self, bytes)
 end
 
 local function encode_batch(records, info)
-  local ok, bytes = pcall(buffer.encode, {
+  local ok, bytes = exact.sent(buffer.encode, {
     records = records,
     info = {
       id = info.id, size = info.size, cost = info.cost, costs = info.costs, keys = info.keys,

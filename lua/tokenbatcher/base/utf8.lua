@@ -4,6 +4,8 @@ local byte, find = string.byte, string.find
 
 local M = {}
 
+local of_library -- the same as first_error(text), in C
+
 local REPLACEMENT = "\239\191\189" -- U+FFFD
 
 -- Length, and the bounds of the second byte, by the first byte.
@@ -22,6 +24,7 @@ end
 --- @param from number|nil  where to begin (1)
 -- @return number|nil  the position of the first byte that is wrong, nil if there is none
 function M.first_error(text, from)
+  if of_library and not from then return of_library(text) end
   local at = find(text, "[\128-\255]", from)
   if not at then return nil end
   local size = #text
@@ -36,6 +39,11 @@ function M.first_error(text, from)
     at = at + length
   end
   return nil
+end
+
+--- A library has come that does it faster.
+function M.use(first_error)
+  of_library = first_error
 end
 
 --- The same text with U+FFFD in the place of each wrong byte.

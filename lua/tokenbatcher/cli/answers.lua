@@ -71,7 +71,8 @@ local function plain_line(entry)
   return failure_line(entry, "bad_output", "the result cannot be written: " .. message)
 end
 
--- The script's own encode: a string is the line; any other value is written as JSON.
+-- The script's own encode: a string is the line, whatever is in it (see json.one_line); any
+-- other value is written as JSON.
 local function scripted_line(entry, encode)
   local ok, line = tasks.guarded("encode function", encode, entry.record, entry.result, entry.err)
   if not ok then return failure_line(entry, "bad_output", "encode raised: " .. errors.message_of(line)) end
@@ -83,6 +84,7 @@ local function scripted_line(entry, encode)
     end
     line = text
   end
+  line = json.one_line(line)
   if entry.err then return line, entry.err.code, entry.err.message end
   return line
 end

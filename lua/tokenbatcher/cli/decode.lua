@@ -19,12 +19,15 @@ end
 --- @param decode function|nil  the script's  @param line string
 -- @return any value but nil, or nil and a message
 function M.record(decode, line)
+  local value, message
+  if not decode then
+    value, message = json.decode(line)
+    if not message then return value end
+  end
   local at = utf8.first_error(line)
   if at then return nil, ("invalid UTF-8 at byte %d"):format(at) end
   if decode then return scripted(decode, line) end
-  local value, message = json.decode(line)
-  if message then return nil, "broken JSON: " .. message end
-  return value
+  return nil, "broken JSON: " .. message
 end
 
 return M

@@ -1,7 +1,9 @@
 --- Lines of a file descriptor, read on the loop: waiting for input suspends only the
--- reading coroutine. Lines of any length; no more than one chunk is read ahead.
+-- reading coroutine. Lines of any length; no more than one chunk is read ahead. What begins
+-- as a gzip file is decompressed.
 
 local clock = require "tokenbatcher.runtime.clock"
+local gzip = require "tokenbatcher.cli.gzip_ffi"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -13,7 +15,8 @@ local BYTE_ORDER_MARK = "\239\187\191"
 
 --- @param fd number
 function M.new(fd)
-  return setmetatable({ fd = fd, chunk = "", at = 1, ended = false, number = 0, waiting = nil }, Lines)
+  return setmetatable({ fd = fd, chunk = "", at = 1, ended = false, number = 0, waiting = nil, is_begun = false,
+    inflater = nil }, Lines)
 end
 
 --- Read no more: next() still returns the lines that were read whole, then nil.
@@ -34,6 +37,46 @@ local function fill(self)
   self.waiting = nil
   if self.ended then return "" end
   return tbffi.read(self.fd)
+end
+
+-- As fill(), of what was compressed.
+local function chunk_of_gzip(self)
+  while true do
+    local chunk, message = self.inflater:read()
+    if not chunk then return nil, ("%s (after line %d)"):format(message, self.number) end
+    if chunk ~= "" then return chunk end
+    chunk, message = fill(self)
+    if not chunk then return nil, message end
+    if chunk == "" then
+      if self.ended or self.inflater:is_whole() then return "" end
+      return nil, ("the gzip data ends too early (after line %d)"):format(self.number)
+    end
+    self.inflater:feed(chunk)
+  end
+end
+
+-- The first chunk tells what it is.
+local function begin(self)
+  local chunk, message = fill(self)
+  while chunk and gzip.begins(chunk) == nil and not self.ended do
+    local more
+    more, message = fill(self)
+    if not more then return nil, message end
+    if more == "" then break end
+    chunk = chunk .. more
+  end
+  self.is_begun = true
+  if not chunk or self.ended or not gzip.begins(chunk) then return chunk, message end
+  self.inflater, message = gzip.new()
+  if not self.inflater then return nil, message end
+  self.inflater:feed(chunk)
+  return chunk_of_gzip(self)
+end
+
+local function next_chunk(self)
+  if not self.is_begun then return begin(self) end
+  if self.inflater then return chunk_of_gzip(self) end
+  return fill(self)
 end
 
 -- The line itself: without "\r" at its end, nor a byte order mark before the first.
@@ -58,7 +101,7 @@ function Lines:next()
     if self.ended then return nil end -- interrupted: half a line is no line
     if self.at <= #self.chunk then parts[#parts + 1] = self.chunk:sub(self.at) end
     self.chunk, self.at = "", 1
-    local chunk, message = fill(self)
+    local chunk, message = next_chunk(self)
     if not chunk then return nil, message end
     if self.ended then return nil end
     if chunk == "" then

@@ -5,14 +5,11 @@
 -- from here calls Lua.
 --
 -- This file finds the library, declares its functions from the library's own copy of the
--- public headers, and checks the version.
---
--- Search order: what a C program of ours says (the program itself, where it has the library
--- linked in, or a file), TOKENBATCHER_LIB (a file), the build folder beside this module or the
--- program, the installed place (below the prefix; in a folder of package.cpath, where LuaRocks
--- puts it), the system's loader; never the current folder. On failure the error lists every path tried.
+-- public headers, and checks the version. It is looked for where base/library says, or is the
+-- program itself. On failure the error lists every path tried.
 
 local ffi = require "ffi"
+local library_files = require "tokenbatcher.base.library"
 
 local ABI = 2
 local LIBRARY = "libtokenbatcher.so"
@@ -26,41 +23,12 @@ local function program_folder()
   return size > 0 and ffi.string(buffer, size):match "^(.*)/[^/]*$" or "."
 end
 
--- Whoever can write into the current folder must not thereby run code in who works there: it is
--- never looked in, and the executable takes no relative template of package.cpath at all.
-local function is_trusted(template)
-  if not template:find("?", 1, true) or not template:find "/" then return false end
-  if package.loaded["tokenbatcher.linked"] then return template:sub(1, 1) == "/" end
-  return not template:find "^%./+%?"
-end
-
--- In a checkout this file is in lua/tokenbatcher/core/, a library in build/; installed, it is in
--- PREFIX/share/lua/5.1/tokenbatcher/core/, a library in PREFIX/lib/. TOKENBATCHER_LIB names the
--- main library; the others are beside it.
-local function candidates(library)
-  local named = package.loaded["tokenbatcher.library"] or os.getenv "TOKENBATCHER_LIB"
-  if named then return { library == LIBRARY and named or (named:match "^.*/" or "") .. library } end
-  local beside, installed
-  if package.loaded["tokenbatcher.linked"] then
-    beside = program_folder()
-    installed = beside .. "/../lib/"
-  else
-    local folder = debug.getinfo(1, "S").source:match "^@(.*)[/\\][^/\\]*$" or "."
-    beside, installed = folder .. "/../../../build", folder .. "/../../../../../lib/"
-  end
-  local list = { beside .. "/" .. library, installed .. library, "/usr/local/lib/" .. library }
-  for template in package.cpath:gmatch "[^;]+" do
-    if is_trusted(template) then list[#list + 1] = (template:gsub("%?", (library:gsub("%.so$", "")))) end
-  end
-  list[#list + 1] = library
-  return list
-end
-
 --- Load one of our libraries. @return library, path; raises, listing every path tried
 -- @param advice string  what to do about it
 local function load_library(library, advice)
   local tried = {}
-  for _, path in ipairs(candidates(library)) do
+  local folder = package.loaded["tokenbatcher.linked"] and program_folder() or nil
+  for _, path in ipairs(library_files.candidates(library, LIBRARY, folder)) do
     local ok, lib = pcall(ffi.load, path)
     if ok then return lib, path end
     tried[#tried + 1] = "\n  " .. path .. ": " .. tostring(lib)

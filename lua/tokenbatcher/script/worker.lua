@@ -6,6 +6,7 @@
 
 local buffer = require "string.buffer"
 local errors = require "tokenbatcher.base.errors"
+local exact = require "tokenbatcher.base.exact_ffi"
 local inference = require "tokenbatcher.batching.run"
 local script = require "tokenbatcher.script.load"
 
@@ -52,7 +53,7 @@ end
 
 -- An answer in bytes, or a complaint about it in bytes.
 local function encoded(answer)
-  local ok, bytes = pcall(buffer.encode, answer)
+  local ok, bytes = exact.sent(buffer.encode, answer)
   if ok then return bytes end
   return buffer.encode { message = "inference_fn's results cannot leave its thread: " .. errors.text(bytes) }
 end
