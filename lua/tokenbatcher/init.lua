@@ -174,10 +174,11 @@ M.metrics = require "tokenbatcher.batching.metrics"
 
 -- tb.http needs libcurl, tb.json a library of its own, so they are loaded on first use. A name that
 -- is not there is a slip of the pen.
-local LATE = { http = "tokenbatcher.backend.http", json = "tokenbatcher.base.json" }
-
 return setmetatable(M, errors.strict("tokenbatcher", function(self, name)
-  if not LATE[name] then return nil end
-  self[name] = require(LATE[name])
-  return self[name]
+  if name == "http" then
+    self.http = require "tokenbatcher.backend.http"
+  elseif name == "json" then
+    self.json = require "tokenbatcher.base.json"
+  end
+  return rawget(self, name)
 end))

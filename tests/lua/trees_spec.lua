@@ -138,11 +138,25 @@ describe("an installed tree on its own:", function()
     end
   end)
 
-  it("who asks for JSON where there is no lua-cjson is told so", function()
-    local program = cli.file("json.lua", 'print(pcall(require("tokenbatcher").backend.openai, '
-      .. '{ base_url = "http://127.0.0.1:1/v1", model = "m" }))')
-    assert.matches("^false\ttokenbatcher: .*lua%-cjson, which is not installed %b()\n$",
-      cli.shell(alone(rock, "luajit " .. program)).out)
+  it("JSON needs no lua-cjson in either", function()
+    local program = cli.file("json.lua", [[
+      local json = require("tokenbatcher").json
+      print(json.encode(json.decode '{"b":[],"a":18446744073709551615}'))]])
+    for _, tree in ipairs { installed, rock } do
+      local r = cli.shell(alone(tree, "luajit " .. program))
+      assert.equal('{"b":[],"a":18446744073709551615}\n', r.out, r.err)
+    end
+  end)
+
+  it("who asks for JSON where there is no library for it is told so", function()
+    local program = cli.file("json.lua", 'print(pcall(require("tokenbatcher").json.decode, "1"))')
+    local library = cli.path "rock/lib/libtokenbatcher_json.so"
+    assert(os.rename(library, library .. ".away"))
+    local r = cli.shell(alone(rock, "luajit " .. program))
+    assert(os.rename(library .. ".away", library))
+    assert.matches("^false\ttokenbatcher: JSON is decoded by libtokenbatcher_json.so or by lua%-cjson, and neither is "
+      .. "there; tried:\n", r.out)
+    assert.truthy(r.out:find(library, 1, true), r.out)
   end)
 
   it("the library needs libev, and nothing else that is not the system's", function()

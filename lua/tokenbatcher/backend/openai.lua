@@ -23,8 +23,11 @@ local tasks = require "tokenbatcher.runtime.tasks"
 local utf8 = require "tokenbatcher.base.utf8"
 local words = require "tokenbatcher.backend.openai_words"
 
--- What people wrote is sent as it is, and fast; loaded with the first backend.
-local function encode(value) return json.library().encode(value) end
+-- Raises where the value has no JSON form.
+local function encode(value)
+  local text, message = json.encode(value)
+  return text or error(message, 0)
+end
 
 local WHO = "backend 'openai'"
 local DAY_S, MOST_TOKENS = 86400, 1e15

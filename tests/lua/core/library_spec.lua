@@ -60,7 +60,7 @@ describe("the library", function()
     local r = load_from(cli.path "modules", cli.path "nowhere/?.so")
     if r.status == 0 then return pending "skipped: one is installed" end
     assert.truthy(r.err:find(cli.path "nowhere/libtokenbatcher.so", 1, true), r.err)
-    assert.truthy(r.err:find(cli.path "modules/tokenbatcher/core/../../../build/libtokenbatcher.so", 1, true), r.err)
+    assert.truthy(r.err:find(cli.path "modules/tokenbatcher/base/../../../build/libtokenbatcher.so", 1, true), r.err)
     assert.truthy(r.err:find("TOKENBATCHER_LIB", 1, true), r.err)
   end)
 end)
