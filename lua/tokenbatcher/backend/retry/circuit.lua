@@ -4,7 +4,8 @@
 --
 -- A call that probes in vain has failed, so that whoever counts failures, or waits for the end, sees
 -- some. But where the server was there before, and is merely away (it takes no connections, or says 429, 502, 503, 504,
--- 529), no record is at fault, and none is lost: the call waits on, until outage_s after the circuit opened.
+-- 529), no record is at fault: once the circuit is open a call that fails so waits on, until outage_s after it opened.
+-- So an outage costs pause_after - 1 calls, and with pause_after = 1 none.
 --
 -- It is one of a server, shared by all calls to it. Waiting is bounded by each call's own deadline.
 
@@ -120,8 +121,8 @@ function Circuit:failed(role, failure)
     open(self, failure.why, now)
     put_off(self, now, failure.asked_s)
   end
-  if not (failure.is_away and self.has_answered) then return false end
-  return self.state == "closed" or now - self.opened_us < self.p.outage_s * 1e6
+  local may_wait = self.state ~= "closed" and failure.is_away and self.has_answered
+  return may_wait and now - self.opened_us < self.p.outage_s * 1e6
 end
 
 --- An attempt has told nothing of the server: it was called off, say.
