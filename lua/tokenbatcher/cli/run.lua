@@ -56,7 +56,6 @@ local function take_line(job, line, again_at)
   local record, opts, message = read_record(job, entry, line)
   if message then return job.answers:settle(entry, nil, errors.new("bad_input", message)) end
   entry.record, entry.accepted = record, true
-  if job.wants_keys then job.has_keys = job.has_keys or opts ~= nil and opts.key ~= nil end
   local future, err = submit(job, record, opts)
   if not future then return job.answers:settle(entry, nil, err) end
   Future.on_settled(future, function()
@@ -173,14 +172,6 @@ end
 
 -- --- the job ----------------------------------------------------------------
 
--- A policy that shares by key has nothing to share by.
-local function check_keys(job)
-  if job.wants_keys and not job.has_keys and job.answers.written > 0 then
-    job.report:say(("tokenbatcher: policy '%s' shares by key, and no record has one: see --key-field and submit_options")
-      :format(job.batcher:option("resolved_policy").name))
-  end
-end
-
 local function finish(job)
   job.is_complete = job.has_read_all and not job.gave_up and not job.ended_at_once
   local ok, message = run_output.finish(job)
@@ -188,7 +179,6 @@ local function finish(job)
   if job.ended_by then
     job.report:say(("tokenbatcher: %s: ended after line %d"):format(job.ended_by, job.input.number))
   end
-  check_keys(job)
   if not job.failure or job.answers.written > 0 then job.report:summary() else job.report:what_now() end
 end
 
@@ -233,11 +223,10 @@ local function check_recording(job, name)
 end
 
 local function new_job(definition, args, made, batcher)
-  local policy = batcher:option("resolved_policy")
   return {
     path = definition.path, args = args, words = args.words, batcher = batcher, ordinal = 0, earlier = 0,
     current = { decode = made.decode, encode = made.encode, submit_options = made.submit_options },
-    recording = made.options.record, has_read_all = false, wants_keys = policy.module and policy.module.shares_by_key,
+    recording = made.options.record, has_read_all = false,
     status = function()
       local fn = batcher:option "inference_fn" or batcher:option "process_fn"
       local has_status = type(fn) == "table" and errors.is_callable(fn.status)

@@ -99,11 +99,20 @@ local function sync(job, now)
   process.sync(job.file.fd)
 end
 
+-- A policy that shares by key has nothing to share by.
+local function tell_of_keys(job)
+  if job.has_told_keys or not job.batcher:lacks_keys() then return end
+  job.has_told_keys = true
+  job.report:say(("tokenbatcher: policy '%s' asks for keys, and no record has one: see --key-field and submit_options")
+    :format(job.batcher:option("resolved_policy").name))
+end
+
 --- Progress is shown and the disk is asked for, whether or not anything is written. What ends waits is a descriptor
 -- of its own: a timer of the loop's would look like something to wait for.
 function M.watch(job)
   job.answers.on_written = function()
     require_synced()
+    tell_of_keys(job)
     job.report.progress:show(clock.now_us())
   end
   local fd = output.new_ticks(TICK_S)
