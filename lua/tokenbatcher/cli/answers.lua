@@ -83,25 +83,29 @@ local function require_written(ok, message)
   if not ok then error(errors.new("cannot_write", "cannot write the output: " .. tostring(message)), 0) end
 end
 
+-- A journal says itself what is wrong.
+local function require_journal(ok, message)
+  if not ok then error(errors.new("cannot_write", message), 0) end
+end
+
+-- Suspends while too much waits for a reader.
 local function flush(self)
   if self.parts_n == 0 then return end
   local text, n = table.concat(self.parts, "", 1, self.parts_n), self.parts_n
   self.parts, self.parts_n, self.bytes = {}, 0, 0
   require_written(self.sink:put(text, n))
-end
-
--- Put a line, and suspend while too much waits for a reader.
-local function put(self, line)
-  local n = self.parts_n + 1
-  self.parts[n], self.parts_n, self.bytes = line .. "\n", n, self.bytes + #line
-  if self.bytes < BLOCK then return end
-  flush(self)
   while self.sink:is_full() do tasks.suspend(self.task, "output") end
   require_written(not self.sink.problem, self.sink.problem)
 end
 
+local function put(self, line)
+  local n = self.parts_n + 1
+  self.parts[n], self.parts_n, self.bytes = line .. "\n", n, self.bytes + #line
+  if self.bytes >= BLOCK then flush(self) end
+end
+
 local function in_journal(self, item)
-  require_written(self.journal:append(journal.entry(item)))
+  require_journal(self.journal:append(journal.entry(item)))
 end
 
 local function count(self, entry, code, message)
@@ -176,7 +180,7 @@ local function keep_in_journal(self, entries)
       offset = offset + #text
     end
   end
-  if #lines > 0 then require_written(self.journal:append(table.concat(lines))) end
+  if #lines > 0 then require_journal(self.journal:append(table.concat(lines))) end
 end
 
 -- Those in it move; what is in the output already goes.
@@ -201,7 +205,7 @@ local function renew_journal(self)
       end
       return text .. "\n"
     end)
-  require_written(made, message)
+  require_journal(made, message)
   before:close()
   self.journal = made
 end

@@ -23,15 +23,14 @@ local function written_names(real)
   return { real, real .. ".journal", real .. ".job", real .. ".new", real .. ".journal.new" }
 end
 
---- @param path string  the output  @param others table  a list of {what, path} or {what, fd = number}
+--- @param path string  the output  @param others table  a list of {what, path, fd}
 -- @return true, or nil and a message
 function M.check(path, others)
   local real = output.real_path(path)
   for _, other in ipairs(others) do
     local same = other.path and real and output.real_path(other.path)
     for i, name in ipairs(real and written_names(real) or {}) do
-      if name == same or other.fd and tbffi.is_same_file(other.fd, name)
-        or other.path and tbffi.are_same_file(other.path, name) then
+      if name == same or output.are_same(other.fd or other.path, name) then
         return nil, ("the %s (%s) cannot be the output (%s), too"):format(other.what, other.shown or other.path,
           i == 1 and path or name)
       end
@@ -45,7 +44,7 @@ end
 local function open_locked(real)
   local fd, message = output.open_file(real)
   if not fd then return nil, "cannot open the output: " .. message end
-  if not output.lock(fd) or not tbffi.is_same_file(fd, real) then
+  if not output.lock(fd) or not output.are_same(fd, real) then
     tbffi.close(fd)
     return nil, ("another run is writing to the output (%s)"):format(real)
   end

@@ -51,6 +51,48 @@ local function reason() return ffi.string(C.strerror(ffi.errno())) end
 
 local function number(value) return tonumber(value) end
 
+-- --- what a file is -------------------------------------------------------------
+
+local AT_FDCWD, AT_EMPTY_PATH, WANTED, PERMISSIONS = -100, 4096, 795, 4095 -- kind, mode, owner, inode, size
+local KIND, PLAIN = 61440, 32768
+-- Where they are: as 32-bit numbers, as a 16-bit and as 64-bit ones.
+local UID, GID, MAJOR, MINOR, STATX_MODE, INODE, SIZE = 5, 6, 34, 35, 14, 4, 5
+
+-- What is known of an open file, or of a name, in 32-bit words, or nil.
+local function status_of(file)
+  local words, result = ffi.new "uint32_t[64]", nil
+  if type(file) == "string" then
+    result = C.statx(AT_FDCWD, file, 0, WANTED, words)
+  else
+    result = C.statx(file, "", AT_EMPTY_PATH, WANTED, words)
+  end
+  return result == 0 and words or nil
+end
+
+local function mode_of(words) return ffi.cast("uint16_t *", words)[STATX_MODE] end
+
+--- Are both, names or descriptors, one plain file? Nothing is opened, which may wait, if it is a named pipe.
+function M.are_same(file, other)
+  local a, b = status_of(file), status_of(other)
+  return a ~= nil and b ~= nil and bit.band(mode_of(a), KIND) == PLAIN and a[MAJOR] == b[MAJOR] and a[MINOR] == b[MINOR]
+    and ffi.cast("uint64_t *", a)[INODE] == ffi.cast("uint64_t *", b)[INODE]
+end
+
+--- Is it there, and no plain file?
+function M.is_other(path)
+  local words = status_of(path)
+  return words ~= nil and bit.band(mode_of(words), KIND) ~= PLAIN
+end
+
+--- Is it a plain file that is open?
+function M.is_plain(fd) return not M.is_other(fd) end
+
+--- The size of a file that is being read: its place in it stays.
+function M.size_of(fd)
+  local words = status_of(fd)
+  return words and number(ffi.cast("uint64_t *", words)[SIZE])
+end
+
 -- --- by name --------------------------------------------------------------------
 
 --- The one name of a file: without links; where there is none yet, of the folder it would be in.
@@ -127,27 +169,12 @@ local function pwrite(fd, text, offset)
   return at
 end
 
-local AT_EMPTY_PATH, WANTED, PERMISSIONS = 4096, 538, 4095 -- mode, owner, size
-local UID, GID, STATX_MODE, SIZE = 5, 6, 14, 5 -- where they are: as 32-bit numbers, a 16-bit, a 64-bit one
-
--- What is known of an open file, in 32-bit words, or nil.
-local function status_of(fd)
-  local words = ffi.new "uint32_t[64]"
-  return C.statx(fd, "", AT_EMPTY_PATH, WANTED, words) == 0 and words or nil
-end
-
---- The size of a file that is being read: its place in it stays.
-function M.size_of(fd)
-  local words = status_of(fd)
-  return words and number(ffi.cast("uint64_t *", words)[SIZE])
-end
-
 --- Give a file that takes another's place its owner and mode, as far as we may.
 function M.copy_mode(from_fd, to_fd)
   local words = status_of(from_fd)
   if not words then return end
   C.fchown(to_fd, words[UID], words[GID])
-  C.fchmod(to_fd, bit.band(ffi.cast("uint16_t *", words)[STATX_MODE], PERMISSIONS))
+  C.fchmod(to_fd, bit.band(mode_of(words), PERMISSIONS))
 end
 
 --- Write at a place. @return number of bytes written, and a message where it is not all of them
@@ -167,11 +194,6 @@ function M.read_at(fd, offset)
 end
 
 -- --- descriptors ------------------------------------------------------------------
-
---- Is it a plain file?
-function M.is_plain(fd)
-  return tbffi.is_same_file(fd, "/proc/self/fd/" .. fd)
-end
 
 local function is_stream(fd)
   return number(C.lseek(fd, 0, SEEK_CUR)) < 0

@@ -173,7 +173,7 @@ end
 -- --- the job ----------------------------------------------------------------
 
 local function finish(job)
-  job.is_complete = job.has_read_all and not job.gave_up and not job.ended_at_once
+  job.is_complete = job.has_read_all and not (job.gave_up or job.ended_at_once or job.failure)
   local ok, message = run_output.finish(job)
   if not ok then job.failure = message end
   if job.ended_by then

@@ -31,7 +31,7 @@ function M.check(job)
   local path = path_of(job.args)
   local record = job.recording and recording.path_of(job.recording)
   if not path then
-    if output.is_plain(STDOUT) and tbffi.is_same_file(job.fd, "/proc/self/fd/1") then
+    if output.are_same(job.fd, STDOUT) then
       return nil, ("the input (%s) cannot be the output, too"):format(job.input.name)
     end
     return true
@@ -52,11 +52,6 @@ local function open_other(job, path)
   return true
 end
 
--- Whatever exists and is no plain file.
-local function is_other(path)
-  return output.exists(path) and not tbffi.are_same_file(path, path)
-end
-
 local function open_file(job, path)
   local file, message = job_file.open(path, job.args, job.current.encode ~= nil, function(hashes)
     return job.input:check(hashes, path)
@@ -73,7 +68,7 @@ function M.open(job)
   local ok, message = true, nil
   if not path then
     job.out_fd = STDOUT
-  elseif is_other(path) then
+  elseif output.is_other(path) then
     ok, message = open_other(job, path)
   else
     ok, message = open_file(job, path)
