@@ -133,17 +133,23 @@ local function check_policy(made, record)
   return true
 end
 
--- The line to try: the first that is one, where there is an input that can be read twice.
-local function sample_of(made, args)
-  if args.sample then return args.sample end
-  local source = args.input and args.input ~= "-" and input.open(args.input)
-  local line
-  while source do
-    line = source:next()
-    if not line then break end
+-- The first line of an input that is one.
+local function first_record(source, made)
+  while true do
+    local line = source:next()
+    if not line then return nil end
     local _, problem = decode.record(made.decode, line)
-    if line:find "%S" and not problem then break end
+    if line:find "%S" and not problem then return line end
   end
+end
+
+-- The line to try, and whether it is the user's: of the input, where that can be read twice; or nil, nil and a message.
+local function sample_of(made, args)
+  if args.sample then return args.sample, true end
+  if not args.input or args.input == "-" then return SAMPLE, false end
+  local source, message = input.open(args.input)
+  if not source then return nil, nil, message end
+  local line = first_record(source, made)
   return line or SAMPLE, line ~= nil
 end
 
@@ -168,14 +174,19 @@ function M.run(definition, args)
     return 2
   end
   report("ok", definition.path, ": options are valid; inference_fn is there (it is not called)")
-  local sample, is_given = sample_of(made, args)
-  local record, problem = decode.record(made.decode, sample)
+  local sample, is_given, record, problem
+  sample, is_given, problem = sample_of(made, args)
+  if not sample then
+    report("FAIL", problem)
+    return 2
+  end
+  record, problem = decode.record(made.decode, sample)
   if problem then
     report("FAIL", problem, " (give a line of your input with --sample)")
     return 2
   end
   if not check_cost(batcher, made, record) then
-    if not args.sample and not is_given then report("note", "give a line of your input with --sample if its fields differ") end
+    if not is_given then report("note", "give a line of your input with --sample if its fields differ") end
     return 2
   end
   if not check_policy(made, record) then return 2 end
