@@ -103,7 +103,8 @@ end
 
 -- What is to be gone on with: the header of the journal, and its path; or nil, nil and a message.
 local function look(self, path)
-  local from = output.exists(self.journal_path) and self.journal_path or output.exists(self.done_path) and self.done_path
+  local from = output.exists(self.journal_path) and self.journal_path
+    or output.exists(self.done_path) and self.done_path
   local header, message
   if from then header, message = journal.read_header(from) end
   message = message or header and mismatch(header, self.facts, path)
@@ -146,7 +147,7 @@ function M.open(path, args, is_encoded, check_input)
   if not fd then return nil, message end
   local self = setmetatable({
     fd = fd, path = real, journal_path = real .. ".journal", done_path = real .. ".job",
-    facts = { unordered = args.unordered or false, encoded = is_encoded },
+    facts = { unordered = args.unordered or false, encoded = is_encoded, like = fd },
   }, Job)
   local made
   if args.resume then
@@ -201,7 +202,7 @@ function Job:merge(replaced, is_synced)
     return nil, errors.message_of(err)
   end
   tbffi.close(self.fd)
-  self.fd = fd
+  self.fd, self.facts.like = fd, fd
   return true
 end
 

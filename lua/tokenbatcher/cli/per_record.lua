@@ -16,7 +16,8 @@ M.FIELDS = {
   { flag = "key_field", option = "key", kind = "string", what = "a string" },
   { flag = "group_field", option = "group", kind = "string", what = "a string" },
   { flag = "priority_field", option = "priority", kind = "number", what = "a number", fits = any },
-  { flag = "timeout_field", option = "timeout_s", kind = "number", what = "a number of seconds above 0", fits = above_zero },
+  { flag = "timeout_field", option = "timeout_s", kind = "number", what = "a number of seconds above 0",
+    fits = above_zero },
   { flag = "batch_timeout_field", option = "batch_timeout_s", kind = "number", what = "a number of seconds >= 0",
     fits = not_below_zero },
 }
@@ -29,7 +30,7 @@ end
 local function value_of(record, name)
   if type(record) ~= "table" then return nil end
   local value = record[name]
-  if value == nil then
+  if value == nil and name:find(".", 1, true) then
     value = record
     for part in name:gmatch "[^.]+" do
       if type(value) ~= "table" then return nil end

@@ -87,9 +87,10 @@ describe("A job", function()
       fresh(5)
       local waiting = job.paid("max_batch_size = 1, max_concurrent_batches = 5,", [[
         if records[1].n == 1 then
-          while select(2, io.open(]] .. ("%q"):format(cli.path "out.jsonl.journal") .. [[):read("*a"):gsub("\n", "")) < 5 do
-            tb.sleep(0.001)
+          local function lines()
+            return select(2, io.open(]] .. ("%q"):format(cli.path "out.jsonl.journal") .. [[):read("*a"):gsub("\n", ""))
           end
+          while lines() < 5 do tb.sleep(0.001) end
           ffi.cdef "int raise(int signal);"
           ffi.C.raise(9)
         end]])
@@ -117,7 +118,8 @@ describe("A job", function()
       os.execute(("cd %s && ln -sf in.jsonl soft.jsonl && ln -f in.jsonl hard.jsonl && ln -sf script.lua soft.lua")
         :format(cli.quote(cli.folder)))
       local before = { cli.read(cli.path "in.jsonl"), cli.read(path) }
-      for _, name in ipairs { "in.jsonl", "soft.jsonl", "hard.jsonl", "script.lua", "soft.lua", "../" .. cli.folder:match "[^/]*$" .. "/in.jsonl" } do
+      local roundabout = "../" .. cli.folder:match "[^/]*$" .. "/in.jsonl"
+      for _, name in ipairs { "in.jsonl", "soft.jsonl", "hard.jsonl", "script.lua", "soft.lua", roundabout } do
         refused(cli.command { "run", path, "--input", cli.path "in.jsonl", "--output", cli.path(name), "--overwrite" },
           "cannot be the output")
       end
@@ -199,7 +201,8 @@ describe("A job", function()
       fresh(60)
       local path = script(dying_at(40))
       for _ = 1, 2 do
-        cli.shell(("timeout -k 1 60 %s run %s --output %s --resume <%s"):format(cli.exe, path, OUT(), cli.path "in.jsonl"))
+        cli.shell(("timeout -k 1 60 %s run %s --output %s --resume <%s"):format(cli.exe, path, OUT(),
+          cli.path "in.jsonl"))
       end
       assert.is_nil(job.flaw(OUT(), 60, true))
       local r = cli.shell(("timeout -k 1 60 %s run %s --output %s --resume"):format(cli.exe, path, OUT()), "1\n")
@@ -379,14 +382,14 @@ describe("A job", function()
       end)
     end
 
-    it("keeps the mode of an output that is written anew", function()
+    it("keeps the mode of an output that is written anew, and gives it to the journal", function()
       fresh(4)
       local path = script(failing())
       job.run(path)
       os.execute("chmod 600 " .. OUT())
       cli.file("second", "")
       assert.equal(0, job.run(path, { "--retry-failed" }).status)
-      assert.equal("600\n", cli.shell("stat -c %a " .. OUT()).out)
+      assert.equal("600\n600\n", cli.shell(("stat -c %%a %s %s.job"):format(OUT(), OUT())).out)
     end)
 
     it("writes the new error where it fails again", function()
@@ -395,7 +398,8 @@ describe("A job", function()
       local r = job.run(script(cli.answering "require('tokenbatcher').failure 'nor tomorrow'"), { "--retry-failed" })
       assert.equal(1, r.status)
       local text = cli.read(OUT())
-      assert.truthy(text:find('{"index":2,"error":{"code":"inference_failed","message":"nor tomorrow"}}', 1, true), text)
+      local line = '{"index":2,"error":{"code":"inference_failed","message":"nor tomorrow"}}\n'
+      assert.truthy(text:find(line, 1, true), text)
       assert.truthy(text:find('{"index":3,"result":3}', 1, true), text)
     end)
 
