@@ -96,10 +96,10 @@ M.KILLER = [[
 
 --- Run until kill -9 comes, soon after the ledger has so many lines; see KILLER.
 -- @return number  exit status, 137 where it came
-function M.run_until(script, args, lines)
+function M.run_until(script, args, lines, guard_s)
   local words = { cli.exe, unpack(M.words(script, args)) }
   for i, word in ipairs(words) do words[i] = cli.quote(word) end
-  return cli.shell(("KILL_AT=%d timeout -k 1 60 %s"):format(lines, table.concat(words, " "))).status
+  return cli.shell(("KILL_AT=%d timeout -k 1 %d %s"):format(lines, guard_s or 60, table.concat(words, " "))).status
 end
 
 return M
