@@ -16,7 +16,8 @@ local CALL = [[
 local function script()
   local text = job.paid(("max_batch_size = %d, max_concurrent_batches = %d,"):format(BATCH, CALLS),
     CALL:gsub("%%%%", "%%") .. job.KILLER)
-  text = text:gsub("inference_fn = function", "inference_fn = tb.backend.retrying { attempts = 100, max_backoff_s = 1, function")
+  text = text:gsub("inference_fn = function",
+    "inference_fn = tb.backend.retrying { attempts = 100, max_backoff_s = 1, function")
   return cli.file("script.lua", (text:gsub("end,\n}$", "end },\n}")))
 end
 
@@ -34,7 +35,8 @@ local function run(args)
     local status = job.run_until(path, { "--resume", unpack(args) }, math.floor(LINES * (i - 0.5) / KILLS), 600)
     if status == 137 then killed = killed + 1 end
   end
-  local r = cli.shell(("timeout -k 1 600 %s %s"):format(cli.exe, table.concat(job.words(path, { "--resume", unpack(args) }), " ")))
+  local words = table.concat(job.words(path, { "--resume", unpack(args) }), " ")
+  local r = cli.shell(("timeout -k 1 600 %s %s"):format(cli.exe, words))
   check("exit status " .. tostring(r.status) .. "\n" .. r.err, r.status == 0)
   local flaw = job.flaw(cli.path "out.jsonl", LINES, #args == 0)
   check(flaw, not flaw)

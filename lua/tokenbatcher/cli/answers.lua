@@ -159,7 +159,7 @@ local function put_first(self)
     if not entry.line and not entry.offset then break end
     put_restored(self, entry.index)
     if entry.line then note_line(self, entry) end
-    put(self, entry.line or self.journal:line_at(entry.offset))
+    put(self, entry.line or self.journal:line_at(entry.offset, entry.size))
     entry.is_written = true
     self[self.first] = nil
     self.first, self.held = self.first + 1, self.held - 1
@@ -178,7 +178,7 @@ local function keep_in_journal(self, entries)
         and journal.entry { at = entry.at, index = entry.index, code = entry.code, line = entry.line }
         or entry.line .. "\n"
       lines[#lines + 1] = text
-      entry.offset, entry.line = offset, nil
+      entry.offset, entry.size, entry.line = offset, #text, nil
       offset = offset + #text
     end
   end

@@ -15,12 +15,13 @@ local Job = {}
 Job.__index = Job
 
 local BLOCK = 262144
+local MERGED = ".journal.merged" -- F written anew, before it has the name
 
 -- --- what must not be written over --------------------------------------------------
 
 -- The names of files that a run with this output writes.
 local function written_names(real)
-  return { real, real .. ".journal", real .. ".job", real .. ".new", real .. ".journal.new" }
+  return { real, real .. ".journal", real .. ".job", real .. ".journal.new", real .. MERGED }
 end
 
 --- @param path string  the output  @param others table  a list of {what, path, fd}
@@ -79,6 +80,10 @@ end
 local function refuse_to_begin(self, path)
   if output.size(self.fd) > 0 then
     return ("the output (%s) is not empty: --resume goes on with it, --overwrite begins anew"):format(path)
+  end
+  for _, name in ipairs { self.journal_path, self.done_path } do
+    local _, message = journal.read_header(name)
+    if message then return ("%s, and would be written over: --overwrite says that it may"):format(message) end
   end
   if output.exists(self.journal_path) and has_entries(self.journal_path) then
     return ("%s holds answers of a run that did not end: --resume goes on with them, --overwrite begins anew")
@@ -145,6 +150,8 @@ function M.open(path, args, is_encoded, check_input)
   if not real then return nil, ("cannot open the output: %s: No such file or directory"):format(path) end
   local fd, message = open_locked(real)
   if not fd then return nil, message end
+  real = output.real_path(path) -- a link may have led nowhere
+  output.remove(real .. MERGED) -- of a run that was killed
   local self = setmetatable({
     fd = fd, path = real, journal_path = real .. ".journal", done_path = real .. ".job",
     facts = { unordered = args.unordered or false, encoded = is_encoded, like = fd },
@@ -187,7 +194,7 @@ end
 -- whole. @param replaced table  number of a line of F -> offset in the journal
 -- @return true, or nil and a message: then F is as it was
 function Job:merge(replaced, is_synced)
-  local temporary = self.path .. ".new"
+  local temporary = self.path .. MERGED
   local fd, message = output.open_file(temporary)
   if not fd then return nil, message end
   output.lock(fd) -- before it has the name

@@ -194,11 +194,14 @@ function Journal:note_input(line)
   return true
 end
 
+local SHORT = 1024 -- bytes
+
 --- The line of F that is at this offset. Raises an err where it cannot be read.
-function Journal:line_at(offset)
+-- @param size number|nil  of the journal's line
+function Journal:line_at(offset, size)
   local parts, from = {}, offset
   while true do
-    local chunk, message = output.read_at(self.fd, from)
+    local chunk, message = output.read_at(self.fd, from, from == offset and (size or SHORT) or nil)
     if not chunk or chunk == "" then
       error(errors.new("cannot_read", ("cannot read %s: %s"):format(self.path, message or "it ends too early")), 0)
     end
@@ -238,7 +241,8 @@ local function copy_lines(self, from_fd, keep)
   return flush()
 end
 
---- A journal, with the mode of the file that is open as facts.like, in the place of one that there is, with what keep(item, text, offset) wants of it: the line to write,
+--- A journal, with the mode of the file that is open as facts.like, in the place of one that there is,
+-- with what keep(item, text, offset) wants of it: the line to write,
 -- which will be at that offset, or nil. @param from string|nil  the file to take it from
 -- @return journal, or nil and a message: then all is as it was
 function M.rewrite(path, from, facts, hashes, keep)

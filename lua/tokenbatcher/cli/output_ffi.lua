@@ -178,12 +178,13 @@ M.write_at = pwrite
 
 local read_buffer
 
---- @return string, at most 64 KiB from that place; "" at the end; or nil and a message
-function M.read_at(fd, offset)
+--- @param most number|nil  of bytes: up to 64 KiB, which is the default
+-- @return string, from that place; "" at the end; or nil and a message
+function M.read_at(fd, offset, most)
   read_buffer = read_buffer or ffi.new("char[?]", BLOCK)
   local n
   repeat
-    n = number(C.pread(fd, read_buffer, BLOCK, offset))
+    n = number(C.pread(fd, read_buffer, math.min(most or BLOCK, BLOCK), offset))
   until n >= 0 or ffi.errno() ~= EINTR
   if n < 0 then return nil, reason() end
   return ffi.string(read_buffer, n)

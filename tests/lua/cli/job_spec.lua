@@ -101,6 +101,26 @@ describe("A job", function()
       assert.is_nil(job.flaw(OUT(), 5, true))
     end)
 
+    it("never over a file that is no journal, though it is called so, unless --overwrite says so", function()
+      for _, name in ipairs { "out.jsonl.journal", "out.jsonl.job" } do
+        fresh(3)
+        cli.file(name, "my job\n")
+        refused(job.run(script(job.paid())), name .. " is no journal of a run", "--overwrite")
+        assert.equal("my job\n", cli.read(cli.path(name)))
+        assert.equal(0, job.run(script(job.paid()), { "--overwrite" }).status)
+      end
+    end)
+
+    it("by a link that leads nowhere yet, and is gone on with by it", function()
+      fresh(30)
+      os.execute(("mkdir -p %s; ln -sf sub/real.jsonl %s"):format(cli.path "sub", cli.path "dangling.jsonl"))
+      local path = script(dying_at(20))
+      job.run(path, { "--output", cli.path "dangling.jsonl" })
+      assert.equal(0, job.run(path, { "--resume", "--output", cli.path "dangling.jsonl" }).status)
+      assert.is_nil(job.flaw(cli.path "sub/real.jsonl", 30, true))
+      assert.is_true(exists "sub/real.jsonl.job")
+    end)
+
     it("leaves the output alone when the script, its policy or its options are wrong", function()
       fresh(3)
       cli.file("out.jsonl", "paid for\n")
@@ -261,6 +281,25 @@ describe("A job", function()
       assert.equal('{"index":1,"result":1}\n{"my":"notes"}\n', cli.read(OUT()))
     end)
 
+    it("with a journal that does not grow with the job: what the output has is left out of it", function()
+      fresh(4000)
+      local path = script(job.paid("max_batch_size = 1, max_concurrent_batches = 16, batch_timeout_s = 0,", [[
+        if records[1].n % 16 == 1 then tb.sleep(0.002) end
+        MOST = math.max(MOST or 0, io.open(]] .. ("%q"):format(cli.path "out.jsonl.journal") .. [[):seek "end")
+        if records[1].n == 4000 then io.stderr:write("journal ", MOST, "\n") end]])
+        :gsub("results%[i%], ns%[i%] = r.n,", "results[i], ns[i] = ('x'):rep(10000),"))
+      local r = job.run(path)
+      assert.equal(0, r.status)
+      local most = tonumber(r.err:match "journal (%d+)")
+      assert.is_true(most > 15e6 and most < 20e6, most)
+      local n = 0
+      for line in io.lines(OUT()) do
+        n = n + 1
+        assert.equal(('{"index":%d,"result":"%s"}'):format(n, ("x"):rep(10000)), line)
+      end
+      assert.equal(4000, n)
+    end)
+
     it("only with a file", function()
       fresh(3)
       refused(job.run(script(job.paid()), { "--resume", "--output", "/dev/null" }), "plain file")
@@ -361,7 +400,7 @@ describe("A job", function()
         assert.is_nil(job.flaw(OUT(), 40, #args == 0))
         local _, all = job.ledger()
         assert.equal(20, all)
-        assert.is_false(exists "out.jsonl.new")
+        assert.is_false(exists "out.jsonl.journal.merged")
       end)
 
       it("loses nothing of what was answered when it is killed in between, " .. name, function()
