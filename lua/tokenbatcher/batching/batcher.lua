@@ -128,7 +128,8 @@ local function new(class, given)
   if not handle then errors.misuse(class .. ": out of memory") end
   local self = setmetatable({
     _class = class, _handle = handle,
-    _records = {}, _futures = {}, _runs = {}, _adrift = {}, _later = {}, _is_pulling = false, _drained = false, unsettled = 0,
+    _records = {}, _futures = {}, _runs = {}, _adrift = {}, _later = {}, _is_pulling = false,
+    _drained = false, unsettled = 0,
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
     _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false,
   }, meta)

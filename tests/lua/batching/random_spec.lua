@@ -55,7 +55,9 @@ local function new_world(seed)
     groups = random.pick { 1, 1, 3 }, has_keys = random.one_in(2), has_lingers = random.one_in(2) }
   world.is_in_order = IN_ORDER[world.options.policy]
   if random.one_in(3) then -- R8: producers then hand in equal records
-    world.options.join = function(record) return type(record) == "number" and record % 5 > 0 and tostring(record) or nil end
+    world.options.join = function(record)
+      return type(record) == "number" and record % 5 > 0 and tostring(record) or nil
+    end
     world.is_in_order = false
   end
   return world
@@ -213,7 +215,8 @@ local function judge_counters(world)
   assert.is_true(H.is_conserved(stats))
   if world.stop_timeout then return end -- a submit_batch turned away half-way keeps its futures to itself
   if world.options.join then -- one record is many futures, each cancelled by itself
-    assert.same({ #world.futures, world.rejected }, { stats.total_submitted + stats.total_joined, stats.total_rejected })
+    assert.same({ #world.futures, world.rejected },
+      { stats.total_submitted + stats.total_joined, stats.total_rejected })
     return
   end
   assert.same({ #world.futures, world.rejected, counted.completed, counted.failed, counted.cancelled,
@@ -282,7 +285,7 @@ end
 describe("random schedules:", function()
   for first = 1, SEEDS, 10 do
     local last = first + 9
-    it(("C5, R1, R7, R8, C1, C2, F1, F4: seeds %d to %d settle every record once, with its own answer"):format(first, last),
+    it(("C5, R1, R7, R8, C1, C2, F1, F4: seeds %d to %d settle every record once, with its answer"):format(first, last),
       function()
         for seed = first, last do
           local ok, err = pcall(play, seed)

@@ -30,6 +30,35 @@ local function add_watches(pump, ev, note)
   function pump.watch_write(fd, fn) return note(fd, fn, C.tb_ev_watch_write(ev, fd)) end
 end
 
+-- wait, arm, wake and the like: what the driver does in one call each.
+local function add_waiting(pump, ev, dispatch)
+  local is_poking = false
+
+  function pump.now() return tonumber(C.tb_ev_now()) end
+
+  -- Fractions of a microsecond are rounded up: never early.
+  function pump.wait(deadline)
+    is_poking = false
+    C.tb_ev_wait(ev, deadline and math.ceil(deadline) or tbffi.NEVER)
+    dispatch()
+  end
+
+  function pump.wake()
+    if is_poking then return end
+    is_poking = true
+    C.tb_ev_wake(ev)
+  end
+
+  function pump.arm(deadline)
+    C.tb_ev_arm(ev, deadline and math.ceil(deadline) or tbffi.NEVER)
+  end
+
+  function pump.fd() return C.tb_ev_fd(ev) end
+
+  --- Gives the descriptors back; nothing may be called any more.
+  function pump.close() tbffi.close_driver(ev) end
+end
+
 --- @return table  now() microseconds; wait(deadline); wake(); arm(deadline); fd();
 -- external() whether something but time may still happen; watch(fd, fn), watch_write(fd, fn); signal(n, fn);
 -- attach(fd), detach(fd); close()
@@ -37,9 +66,10 @@ function M.new()
   local ev = tbffi.driver(INBOX)
   local events = tbffi.new("tb_ev_event[?]", EVENTS)
   local ready, wanted, on_signal = {}, {}, {} -- fd -> fn, fd -> fn or nil, signal number -> fn
-  local watching, poking = 0, false
+  local watching = 0
 
   local function dispatch()
+    if watching == 0 and not next(on_signal) then return end
     repeat
       local n = C.tb_ev_poll(ev, events, EVENTS)
       for i = 0, n - 1 do
@@ -63,31 +93,8 @@ function M.new()
 
   local pump = {}
   add_attach(pump, ev)
+  add_waiting(pump, ev, dispatch)
   add_watches(pump, ev, note_watch)
-
-  function pump.now() return tonumber(C.tb_ev_now()) end
-
-  -- Fractions of a microsecond are rounded up: never early.
-  function pump.wait(deadline)
-    poking = false
-    C.tb_ev_wait(ev, deadline and math.ceil(deadline) or tbffi.NEVER)
-    if watching > 0 or next(on_signal) then dispatch() end
-  end
-
-  function pump.wake()
-    if poking then return end
-    poking = true
-    C.tb_ev_wake(ev)
-  end
-
-  function pump.arm(deadline)
-    C.tb_ev_arm(ev, deadline and math.ceil(deadline) or tbffi.NEVER)
-  end
-
-  function pump.fd() return C.tb_ev_fd(ev) end
-
-  --- Gives the descriptors back; nothing may be called any more.
-  function pump.close() tbffi.close_driver(ev) end
 
   function pump.external()
     for fd in pairs(ready) do
