@@ -5,8 +5,8 @@ local progress = require "tokenbatcher.cli.progress"
 local function job(more)
   local made = {
     answers = { written = 60, failed = 3, failures = { deadline = 1, inference_failed = 2 } }, earlier = 40,
-    ordinal = 150, has_read_all = true, batcher = { stats = { total_batch_cost = 1200 } },
-    status = function() return nil end,
+    ordinal = 150, has_read_all = true,
+    batcher = { stats = { total_batch_cost = 1200 } }, status = function() return nil end,
   }
   for name, value in pairs(more or {}) do made[name] = value end
   return made
