@@ -323,6 +323,11 @@ function steps.blab(c, request) -- fails, and repeats all that it got
   return c:respond(500, refusal("crashed over " .. texts_in(request)))
 end
 
+function steps.escape(c, request) -- fails, and repeats all that it got as JSON of its own kind, ASCII alone
+  local text = cjson.encode { detail = { { input = inputs_of(request) } } }
+  return c:respond(500, (text:gsub("[\194-\244][\128-\191]+", "\\u00e9")))
+end
+
 function steps.tale(c, request) -- an answer that is a text, and of which one is missing
   local answer, list = answer_for(request)
   list[#list] = nil

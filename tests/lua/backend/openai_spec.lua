@@ -355,6 +355,16 @@ describe("the openai backend:", function()
     assert.matches("crashed over x$", (call(backend("blab~b", { retries = 0 }), { "x" })[1])) -- its own
     assert.matches("crashed over x and y", -- no quotation can be told
       (call(backend("blab~c", { retries = 0 }), { "x", "y" })[1]))
+    for _, plan in ipairs { "blab~d", "escape" } do -- however it writes them down
+      local odd = { "M\195\188ller s\195\182hnt Gr\195\164fin Ursula \195\188bel", "one\nline\tof\nmany\nthat\nbreak",
+        "\195\169\195\168\195\170\195\169\195\168\195\170\195\169\195\168\195\170\195\169\195\168\195\170" }
+      for _, result in ipairs((call(backend(plan, { retries = 0 }), odd))) do
+        assert.matches("status 500: %(its words repeat a text, and are not shown%)$", result)
+      end
+      local foreign = (call(backend(plan .. "~e", { retries = 0 }), { odd[3], odd[3] .. odd[3] }))[1]
+      assert.is_nil(foreign:find "u00e9")
+      assert.is_nil(foreign:find "[\128-\255]")
+    end
     local results = call(backend "quote~b", { "the secret of Alice, who is ill", "poison of mine", "Bob's" })
     assert.matches("cannot take poison of mine$", results[2])
   end))

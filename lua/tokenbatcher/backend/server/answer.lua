@@ -11,9 +11,10 @@ local M = {}
 local EXCERPT = 160 -- bytes
 local MARK = "\239\187\191" -- a byte order mark
 
---- The beginning of a text for messages: on one line, bounded.
+--- The beginning of a text for messages: on one line, bounded, without what is not ASCII, written in JSON
+-- or not.
 function M.excerpt(text)
-  local short = text:sub(1, EXCERPT):gsub("[%c\127-\255]+", " ")
+  local short = text:sub(1, EXCERPT):gsub("\\u%x%x%x%x", " "):gsub("[%c\127-\255]+", " ")
   return #text > EXCERPT and short .. " ..." or short
 end
 

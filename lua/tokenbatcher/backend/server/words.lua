@@ -64,8 +64,15 @@ end
 -- --- texts of records -----------------------------------------------------------------------
 
 local WINDOW = 12 -- bytes: two texts that share more than twice as many share one of every other's pieces
+local LOOK = 1024 -- bytes of a server's words that are compared: a text that begins in what is shown ends there
 
--- Do the words repeat a part of the text?
+-- What is left of a text however it was written down: in JSON or not, with other spaces, or without what
+-- an excerpt does not show.
+local function plain(text)
+  return (text:gsub("\\u%x%x%x%x", ""):gsub("\\[bfnrt]", ""):gsub("[^%w]+", ""):lower())
+end
+
+-- Do the words repeat a part of the text? Both are plain.
 local function repeats(words, text)
   if #text < LEAST then return false end
   if #text <= 2 * WINDOW then return words:find(text, 1, true) ~= nil end
@@ -80,12 +87,12 @@ local LEFT_OUT = "(its words repeat a text, and are not shown)"
 --- The beginning of the server's words, for an error that goes to all of `texts`: where they repeat one
 -- of several, nobody gets to see them.
 function Words:excerpt(words, texts)
-  words = answers.excerpt(self:redact(words))
-  if #texts < 2 then return words end
-  for i = 1, #texts do
-    if repeats(words, texts[i]) then return LEFT_OUT end
+  words = self:redact(words)
+  local said = #texts > 1 and plain(words:sub(1, LOOK))
+  for i = 1, said and #texts or 0 do
+    if repeats(said, plain(texts[i])) then return LEFT_OUT end
   end
-  return words
+  return answers.excerpt(words)
 end
 
 --- @param headers table  as a user gave them  @param url string  @param key string|nil
