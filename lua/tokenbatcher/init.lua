@@ -155,8 +155,8 @@ local function shelf(kind, names, load)
 end
 
 --- Inference functions that ship.
-M.backend = shelf("backend", { "simulated", "openai", "threads" }, function(name)
-  return require("tokenbatcher.backend." .. name)
+M.backend = shelf("backend", { "simulated", "openai", "http", "requests", "retrying", "threads" }, function(name)
+  return require("tokenbatcher.backend." .. (name == "http" and "http_json" or name))
 end)
 
 --- Policies that ship: tb.policy.NAME{...} is a value for the option `policy`.

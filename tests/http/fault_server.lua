@@ -233,6 +233,13 @@ function steps.reverse(c, request)
   return c:respond(200, answer)
 end
 
+function steps.reversenoindex(c, request)
+  local answer, list = answer_for(request)
+  list[1], list[#list] = list[#list], list[1]
+  list[1].index = nil
+  return c:respond(200, answer)
+end
+
 function steps.infinite(c, request) -- a number that is JSON, and more than a double holds
   local answer, list = answer_for(request)
   list[#list].embedding[2] = "much"

@@ -1,11 +1,15 @@
---- Reads an answer of an OpenAI-compatible server: pairs its items with the inputs by their
--- `index`, and trusts nothing. Whatever is wrong is one sentence about the whole answer.
+--- Reads a server's answer: pairs its items with the inputs, and trusts nothing. Whatever is wrong is one
+-- sentence about the whole answer.
+--
+-- Items are paired by their index. Where none has one, the order is that of the inputs; where some have,
+-- theirs must say the same.
 
 local json = require "tokenbatcher.base.json"
 
 local M = {}
 
 local EXCERPT = 160 -- bytes
+local MARK = "\239\187\191" -- a byte order mark
 
 --- The beginning of a text for messages: on one line, bounded.
 function M.excerpt(text)
@@ -15,88 +19,128 @@ end
 
 --- @return any value, or nil and a message
 function M.decode(text)
+  if text:sub(1, #MARK) == MARK then text = text:sub(#MARK + 1) end
   local value, message = json.decode(text)
   if message then return nil, "is not JSON (" .. tostring(message) .. ")" end
   return value
 end
 
--- JSON's 1e999 is read as infinity.
-local function is_finite(value)
+--- Nothing, or JSON's null.
+function M.is_none(value)
+  return value == nil or type(value) == "userdata"
+end
+local is_none = M.is_none
+
+--- JSON's 1e999 is read as infinity.
+function M.is_finite(value)
   return type(value) == "number" and value - value == 0
 end
 
-local function embedding_of(item)
-  local vector = item.embedding
-  if type(vector) ~= "table" or #vector == 0 then return nil, "has no embedding that is a list of numbers" end
-  for i = 1, #vector do
-    if not is_finite(vector[i]) then return nil, ("has an embedding whose element %d is no number"):format(i) end
+--- What is below a path, a list of names; nil: there is nothing.
+function M.at(value, path)
+  for _, name in ipairs(path) do
+    if type(value) ~= "table" then return nil end
+    value = value[name]
   end
-  return vector
+  if is_none(value) then return nil end
+  return value
 end
 
-local function text_of(item)
-  if type(item.text) == "string" then return item.text end
-  return nil, "has no text"
-end
+-- --- which item is whose ----------------------------------------------------------------------
 
---- By endpoint: the field with the texts, the list in the answer, what an item holds, and is that a text.
-M.endpoints = {
-  embeddings = { input = "input", list = "data", value_of = embedding_of },
-  completions = { input = "prompt", list = "choices", value_of = text_of, is_text = true },
-}
-
--- The place of an item among n inputs, or nil and what is wrong.
-local function place_of(item, n, taken)
-  local index = item.index
-  if type(index) ~= "number" then return nil, "has no index" end
+local function check_index(index, n, taken)
+  if type(index) ~= "number" then return ("has the index %s, which is no number"):format(tostring(index):sub(1, 20)) end
   if index % 1 ~= 0 or index < 0 or index >= n then
-    return nil, ("has the index %.14g, which is none of 0 to %d"):format(index, n - 1)
+    return ("has the index %.14g, which is none of 0 to %d"):format(index, n - 1)
   end
-  if taken[index + 1] ~= nil then return nil, ("has the index %d, which another has, too"):format(index) end
-  return index + 1
+  if taken[index + 1] then return ("has the index %d, which another has, too"):format(index) end
 end
 
-local function read_item(item, n, values, endpoint, raw)
-  if type(item) ~= "table" then return nil, "is not an object" end
-  local place, problem = place_of(item, n, values)
-  if not place then return nil, problem end
-  if raw then
-    values[place] = item
-    return true
-  end
-  values[place], problem = endpoint.value_of(item)
-  return values[place] ~= nil, problem
-end
-
--- A model's vectors are of one length.
-local function check_lengths(vectors)
-  for i = 2, #vectors do
-    if #vectors[i] ~= #vectors[1] then
-      return nil, ("has embeddings of %d and of %d numbers"):format(#vectors[1], #vectors[i])
+-- The place of each item, or nil and what is wrong.
+local function places_of(list, n, index_name)
+  local places, taken, without, moved = {}, {}, nil, nil
+  for i = 1, #list do
+    local item = list[i]
+    if type(item) ~= "table" then return nil, ("is wrong: item %d is not an object"):format(i) end
+    local index = item[index_name]
+    if is_none(index) then
+      without = without or i
+      places[i] = i
+    else
+      local problem = check_index(index, n, taken)
+      if problem then return nil, ("is wrong: item %d %s"):format(i, problem) end
+      places[i], taken[index + 1] = index + 1, true
+      if index + 1 ~= i then moved = i end
     end
   end
-  return true
+  if without and moved then
+    return nil, ("is wrong: item %d has no index, and item %d has another than its place"):format(without, moved)
+  end
+  return places
 end
 
---- @param body string  @param n number  of inputs  @param endpoint table  of M.endpoints
--- @param raw boolean  give items instead of what they hold
--- @return values (for each input, in order) and usage or nil; or nil, nil and what is wrong
-function M.read(body, n, endpoint, raw)
-  local answer, problem = M.decode(body)
-  if problem then return nil, nil, problem end
-  local list = type(answer) == "table" and answer[endpoint.list]
-  if type(list) ~= "table" then return nil, nil, ("has no list '%s'"):format(endpoint.list) end
-  if #list ~= n then return nil, nil, ("has %d items for %d inputs"):format(#list, n) end
+--- @param list any  what the answer holds  @param n number  of inputs  @param index_name string|nil
+-- @param value_of function  (item) -> its value, or nil and what is wrong
+-- @return values, for each input, in order; or nil and what is wrong with the answer
+function M.pair(list, n, index_name, value_of)
+  if #list ~= n then return nil, ("has %d items for %d inputs"):format(#list, n) end
+  local places, problem
+  if index_name then
+    places, problem = places_of(list, n, index_name)
+    if not places then return nil, problem end
+  end
   local values = {}
   for i = 1, n do
-    local ok, why = read_item(list[i], n, values, endpoint, raw)
-    if not ok then return nil, nil, ("is wrong: item %d %s"):format(i, why) end
+    local value, why = value_of(list[i])
+    if is_none(value) then return nil, ("is wrong: item %d %s"):format(i, why or "has no value") end
+    values[places and places[i] or i] = value
   end
-  if endpoint.value_of == embedding_of and not raw then
-    local ok, why = check_lengths(values)
-    if not ok then return nil, nil, why end
+  return values
+end
+
+-- --- whole answers -------------------------------------------------------------------------------
+
+local function usage_of(answer, path)
+  local usage = M.at(answer, path)
+  if type(usage) == "number" then return { total_tokens = usage } end
+  return type(usage) == "table" and usage or nil
+end
+
+local function itself(item)
+  if is_none(item) then return nil, "is null" end
+  return item
+end
+
+local function read_list(answer, endpoint, n, raw)
+  local list = M.at(answer, endpoint.list)
+  if type(list) ~= "table" or #list == 0 and next(list) ~= nil then
+    return nil, endpoint.list[1] and ("has no list '%s'"):format(table.concat(endpoint.list, ".")) or "is no list"
   end
-  return values, type(answer.usage) == "table" and answer.usage or nil
+  local values, problem = M.pair(list, n, endpoint.index, raw and itself or endpoint.value_of)
+  if not values then return nil, problem end
+  if not raw and endpoint.check_all then
+    problem = endpoint.check_all(values)
+    if problem then return nil, problem end
+  end
+  return values
+end
+
+--- @param body string  @param inputs table  what was asked for: see records.lua  @param endpoint table  see
+-- endpoints.lua  @param raw boolean  give items instead of what they hold
+-- @return values (for each input, in order) and usage or nil; or nil, nil and what is wrong
+function M.read(body, inputs, endpoint, raw)
+  local answer, problem = M.decode(body)
+  if problem then return nil, nil, problem end
+  local values
+  if endpoint.has_lists then
+    values, problem = read_list(answer, endpoint, #inputs, raw)
+  else
+    local value
+    value, problem = endpoint.read(answer, inputs[1], raw)
+    values = not is_none(value) and { value } or nil
+  end
+  if not values then return nil, nil, problem end
+  return values, usage_of(answer, endpoint.usage or { "usage" })
 end
 
 return M
