@@ -156,7 +156,8 @@ end
 
 --- Inference functions that ship.
 M.backend = shelf("backend", { "simulated", "openai", "http", "requests", "retrying", "threads" }, function(name)
-  return require("tokenbatcher.backend." .. (name == "http" and "http_json" or name))
+  if name == "http" then return require "tokenbatcher.backend.http_json" end
+  return require("tokenbatcher.backend." .. name)
 end)
 
 --- Policies that ship: tb.policy.NAME{...} is a value for the option `policy`.
