@@ -306,10 +306,10 @@ function Batcher:set(given)
   local values = {}
   for name, value in pairs(self._values) do values[name] = value end
   local _, message = options.merge(self._class, given, config, values)
+  if not message and given.process_fn and given.inference_fn == nil then values.inference_fn = given.process_fn end
   message = message or conflict(self._class, values)
   if message then errors.misuse(message) end
   local decision = given.policy ~= nil and new_decision(self, values)
-  if given.process_fn and given.inference_fn == nil then values.inference_fn = given.process_fn end
   local recording = self._recording
   if not is_stopped(self) then recording = new_recording(self, values) end
   if C.tb_set(self._handle, config, self:_now()) ~= 0 then errors.misuse(tostring(self) .. ": out of memory") end

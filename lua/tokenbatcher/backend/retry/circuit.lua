@@ -22,7 +22,7 @@ local LEASE_US = 600 * 1e6 -- a probe that has not come back by then is another'
 M.options = {
   { name = "pause_after", kind = "count", default = 3, min = 0, max = 1e6 }, -- failures in a row; 0: no circuit
   { name = "probe_s", kind = "number", default = 1, above = 0, max = DAY_S, unit = "seconds" }, -- doubles
-  { name = "max_probe_s", kind = "number", default = 30, above = 0, max = DAY_S, unit = "seconds" },
+  { name = "max_probe_s", kind = "number", default = 15, above = 0, max = DAY_S, unit = "seconds" },
   { name = "outage_s", kind = "number", default = 3600, min = 0, max = 366 * DAY_S, unit = "seconds" },
 }
 
