@@ -36,7 +36,9 @@
  * It speaks HTTP/1.1 only, so a request has its connection to itself and one that is
  * released unfinished closes it: the server learns that nobody waits. HTTP and HTTPS
  * only; redirects are not followed; nothing is read from ~/.netrc; proxies are those of
- * the environment (http_proxy, https_proxy, no_proxy).
+ * the environment (http_proxy, https_proxy, no_proxy). It
+ * asks for no compression unless a header of the request does; gzip and deflate are unpacked, asked
+ * for or not: a body is bounded, and handed out, as it is unpacked.
  *
  * THREADS. A client belongs to one thread: every call is from it, and none from a signal
  * handler or beneath another. Clients share nothing. No function blocks: name look-ups run in threads of

@@ -155,7 +155,8 @@ local function shelf(kind, names, load)
 end
 
 --- Inference functions that ship.
-M.backend = shelf("backend", { "simulated", "openai", "threads" }, function(name)
+M.backend = shelf("backend", { "simulated", "openai", "http", "requests", "retrying", "threads" }, function(name)
+  if name == "http" then return require "tokenbatcher.backend.http_json" end
   return require("tokenbatcher.backend." .. name)
 end)
 

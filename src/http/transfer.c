@@ -85,10 +85,11 @@ static size_t on_header(char *data, size_t unit, size_t size, void *user)
 /* --- options ------------------------------------------------------------------ */
 
 /* "Expect:" spares large bodies the second that libcurl waits for servers that do not
- * answer to it; "Content-Type:" keeps libcurl from calling a body a form. */
+ * answer to it; "Content-Type:" keeps libcurl from calling a body a form, "Accept-Encoding:"
+ * from asking for what is only worth it over slow lines. */
 static bool list_headers(struct tb__http_slot *slot, const char *headers)
 {
-    static const char *const defaults[] = {"Expect:", "Content-Type:"};
+    static const char *const defaults[] = {"Expect:", "Content-Type:", "Accept-Encoding:"};
     struct curl_slist *list = NULL;
     char line[TB_HTTP_HEADERS_BYTES + 1];
     while (headers && *headers) {
@@ -146,6 +147,7 @@ static CURLcode set_fixed(struct tb__http_slot *slot)
     SET(CURLOPT_QUICK_EXIT, 1L); /* a release does not wait for a name look-up */
     SET(CURLOPT_PROTOCOLS_STR, "http,https");
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    SET(CURLOPT_ACCEPT_ENCODING, "gzip, deflate"); /* what comes so is unpacked */
     SET(CURLOPT_WRITEFUNCTION, on_body);
     SET(CURLOPT_WRITEDATA, slot);
     SET(CURLOPT_HEADERFUNCTION, on_header);

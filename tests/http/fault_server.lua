@@ -14,6 +14,7 @@
 -- The embedding of a text is {bytes, sum of its bytes, 0.5}, a completion "re:" .. text.
 
 local cjson = require "cjson"
+local models = dofile "tests/http/models.lua"
 local socket = require "socket"
 
 local stats = { requests = 0, connections = 0, aborted = 0 } -- aborted: the client left before its answer
@@ -98,20 +99,20 @@ end
 
 local function embedding(text)
   local sum = 0
-  for i = 1, #text do sum = sum + text:byte(i) end
+  for i = 1, #text do sum = sum + (type(text) == "table" and text[i] or text:byte(i)) end
   return { #text, sum, 0.5 }
 end
 
 local function inputs_of(request)
   local body = #request.body > 0 and cjson.decode(request.body) or { input = {} }
-  local inputs = body.input or body.prompt
+  local inputs = body.input or body.prompt or body.messages or body.documents or body.texts or body.inputs
   return type(inputs) == "string" and { inputs } or inputs
 end
 
 local function answer_for(request)
   local list, tokens, is_completion = {}, 0, request.path:find "completions$"
   for i, text in ipairs(inputs_of(request)) do
-    list[i] = is_completion and { index = i - 1, text = "re:" .. text }
+    list[i] = is_completion and { index = i - 1, text = "re:" .. tostring(text) }
       or { index = i - 1, object = "embedding", embedding = embedding(text) }
     tokens = tokens + #text
   end
@@ -128,7 +129,9 @@ end
 local steps = {}
 
 function steps.ok(c, request)
-  return c:respond(200, (answer_for(request)))
+  local path = request.path:gsub("%?.*", "")
+  local answer = #request.body > 0 and models.answer(path, cjson.decode(request.body))
+  return c:respond(200, answer or (answer_for(request)), { "x-request-id: req-" .. stats.requests })
 end
 
 function steps.echo(c, request)
@@ -232,6 +235,67 @@ function steps.reverse(c, request)
   for i = 1, math.floor(#list / 2) do list[i], list[#list + 1 - i] = list[#list + 1 - i], list[i] end
   return c:respond(200, answer)
 end
+
+function steps.reversenoindex(c, request)
+  local answer, list = answer_for(request)
+  list[1], list[#list] = list[#list], list[1]
+  list[1].index = nil
+  return c:respond(200, answer)
+end
+
+steps.unindexed = changed(function(list) for i = 1, #list do list[i].index = nil end end)
+steps.nullindex = changed(function(list) for i = 1, #list do list[i].index = cjson.null end end)
+steps.based = changed(function(list) -- 1.5, -2.25 and pi
+  for i = 1, #list do list[i].embedding = "AADAPwAAEMDbD0lA" end
+end)
+steps.illbased = changed(function(list) list[1].embedding = "AADAPw=" end)
+steps.notfinite = changed(function(list) list[1].embedding = "AACAfw==" end)
+
+local function with_body(alter, headers)
+  return function(c, request) return c:respond(200, alter(cjson.encode((answer_for(request)))), headers) end
+end
+
+steps.bom = with_body(function(text) return "\239\187\191" .. text end)
+
+steps.gzip = with_body(function(text)
+  local name = os.tmpname()
+  local pipe = io.popen("gzip -c > " .. name, "w")
+  pipe:write(text)
+  pipe:close()
+  local file = io.open(name, "rb")
+  local packed = file:read "*a"
+  file:close()
+  os.remove(name)
+  return packed
+end, { "Content-Encoding: gzip" })
+
+function steps.hints(c, request) -- answers that are none yet
+  c:write "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\nRetry-After: 30\r\n\r\n"
+  return steps.ok(c, request)
+end
+
+function steps.moved(c) return c:respond(307, "", { "Location: http://ann:secret@elsewhere/v1/x?key=secret" }) end
+
+function steps.reset(c) -- not an end, but a RST
+  c.sock:setoption("linger", { on = true, timeout = 0 })
+  return false
+end
+
+-- Refusals that say when to come again: limited-300 (retry-after-ms), bucket-300 (x-ratelimit-*), in ms.
+function steps.limited(c, _, ms) return c:respond(429, refusal "slow down", { "retry-after-ms: " .. ms }) end
+
+function steps.bucket(c, _, ms)
+  return c:respond(429, refusal "slow down", { "x-ratelimit-limit-requests: 10", "x-ratelimit-remaining-requests: 0",
+    ("x-ratelimit-reset-requests: %dms"):format(ms), "x-ratelimit-remaining-tokens: 90",
+    "x-ratelimit-reset-tokens: 6m0s" })
+end
+
+function steps.quota(c)
+  return c:respond(429, { error = { message = "You exceeded your current quota", type = "insufficient_quota",
+    code = "insufficient_quota" } })
+end
+
+function steps.noretry(c) return c:respond(503, refusal "no use", { "x-should-retry: false" }) end
 
 function steps.infinite(c, request) -- a number that is JSON, and more than a double holds
   local answer, list = answer_for(request)

@@ -1,7 +1,7 @@
---- How long to wait before a request that a server put off is sent again.
+--- How long to wait before something is tried again.
 --
 -- Exponential backoff with full jitter: a random time up to first_s, 2 first_s, 4 first_s
--- ... most_s. A Retry-After header is a least: the wait is that and a random time up to
+-- ... most_s. A time that was asked for is a least: the wait is that and a random time up to
 -- first_s, so that callers do not come back all at once. No wait ends after the time that is left.
 
 local bit = require "bit"
@@ -23,28 +23,13 @@ local function random()
 end
 M.random = random
 
---- Seconds asked for by a Retry-After header, or nil. Fractions are no standard, but sent.
-function M.asked_s(response)
-  local text = response.headers["retry-after"]
-  if text and text:find "^%d+%.?%d*$" then return tonumber(text) end
-  return response.retry_after_s
-end
-
 --- @param attempt number  0 for the first wait
--- @param asked_s number|nil  by the server
--- @param limits table  {first_s, most_s, longest_asked_s, left_s (until the deadline, or nil)}
--- @return number seconds, or nil and why there is no use in waiting
+-- @param asked_s number|nil  a least, asked for by a server
+-- @param limits table  {first_s, most_s, left_s (nil: no limit)}; asked_s is below left_s
+-- @return number seconds
 function M.wait_s(attempt, asked_s, limits)
   local left_s = limits.left_s or math.huge
-  if left_s <= 0 then return nil, "the deadline has come" end
   if not asked_s then return random() * math.min(limits.first_s * 2 ^ attempt, limits.most_s, left_s) end
-  if asked_s > limits.longest_asked_s then
-    return nil, ("it asks to wait %.14g s, more than retry_after_max_s = %.14g s"):format(asked_s,
-      limits.longest_asked_s)
-  end
-  if asked_s >= left_s then
-    return nil, ("it asks to wait %.14g s, and the deadline comes in %.3g s"):format(asked_s, left_s)
-  end
   return asked_s + random() * math.min(limits.first_s, left_s - asked_s)
 end
 

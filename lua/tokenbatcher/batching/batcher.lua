@@ -13,6 +13,7 @@ local cost = require "tokenbatcher.batching.cost"
 local Decision = require "tokenbatcher.batching.decision"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
+local grouping = require "tokenbatcher.batching.grouping"
 local host = require "tokenbatcher.runtime.host"
 local joining = require "tokenbatcher.batching.joining"
 local Keys = require "tokenbatcher.core.keys"
@@ -73,6 +74,7 @@ local function apply(self, config, values, estimator_name)
     knows_tokens = self._class == "TokenBatcher" }
   self._observe = type(estimator) == "table" and estimator.observe or nil
   self._join = values.join
+  self._grouper = grouping.grouper(self._fn)
   self._suspect_us = (values.suspect_s or 0) * 1e6
   self._may_wait = config.on_full == C.TB_FULL_WAIT
   self._log = values.log
@@ -86,9 +88,12 @@ end
 
 -- What is wrong between options that the core does not see, or nil.
 local function conflict(class, values)
-  if values.on_error == "bisect" and values.resolved_policy.forbids_bisect then
-    return class .. ": policy 'rate_limited' cannot keep its limits with on_error = 'bisect'"
-  end
+  local fn = values.inference_fn or values.process_fn
+  local most, size = type(fn) == "table" and fn.max_records, values.max_batch_size
+  if type(most) ~= "number" or size <= most then return nil end
+  return ("%s: option 'max_batch_size' is %d, and %s takes %s: set max_batch_size = %d, and as many "
+    .. "max_concurrent_batches as calls may run at once"):format(class, size, errors.text(fn.name or "inference_fn"),
+    most == 1 and "one record a call" or ("at most %d records a call"):format(most), most)
 end
 
 -- What a decision may know of the batcher: see decision.lua.
@@ -108,6 +113,7 @@ end
 
 local function new(class, given)
   local config, values = options.defaults()
+  given = options.with_defaults(given)
   local _, message = options.merge(class, given, config, values)
   message = message or conflict(class, values)
   if message then errors.misuse(message) end
@@ -179,8 +185,6 @@ local function new_decision(self, values)
   if values.resolved_policy.in_core then return false end
   local decision = Decision.new(self._handle, self._port, values.resolved_policy, self._decision)
   values.resolved_policy = decision.resolved
-  local message = conflict(self._class, values)
-  if message then errors.misuse(message) end
   return decision
 end
 
@@ -302,10 +306,10 @@ function Batcher:set(given)
   local values = {}
   for name, value in pairs(self._values) do values[name] = value end
   local _, message = options.merge(self._class, given, config, values)
+  if not message and given.process_fn and given.inference_fn == nil then values.inference_fn = given.process_fn end
   message = message or conflict(self._class, values)
   if message then errors.misuse(message) end
   local decision = given.policy ~= nil and new_decision(self, values)
-  if given.process_fn and given.inference_fn == nil then values.inference_fn = given.process_fn end
   local recording = self._recording
   if not is_stopped(self) then recording = new_recording(self, values) end
   if C.tb_set(self._handle, config, self:_now()) ~= 0 then errors.misuse(tostring(self) .. ": out of memory") end

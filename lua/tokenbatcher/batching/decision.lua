@@ -76,7 +76,8 @@ end
 -- Its hooks are read here, once: a table may raise when it is read.
 local function make(resolved, former, report)
   local policy, made = resolved:make(former, report)
-  return { policy = policy, resolved = made, form = policy.form, on_complete = policy.on_complete }
+  return { policy = policy, resolved = made, form = policy.form, on_complete = policy.on_complete,
+    admit = made.module and policy.admit }
 end
 
 --- Makes the policy, which may raise what a user's function raises.
@@ -87,7 +88,7 @@ function M.new(handle, port, resolved, former)
   local self = setmetatable({
     handle = handle, port = port, name = resolved.name, view = view.new(handle, port),
     has_failed = false, is_disabled = false, told_slow = false, told_error = false,
-    errors_in_a_row = { form = 0, on_complete = 0 }, unsaid = {},
+    errors_in_a_row = { form = 0, on_complete = 0, admit = 0 }, unsaid = {},
   }, Decision)
   local ok, made = as_policy(make, resolved, former, function(err, is_last)
     count_error(self)
@@ -100,7 +101,7 @@ function M.new(handle, port, resolved, former)
   end)
   if not ok then error(made, 0) end
   self.policy, self.resolved = made.policy, made.resolved
-  self.form_batch, self.on_complete = made.form, made.on_complete
+  self.form_batch, self.on_complete, self.admit = made.form, made.on_complete, made.admit
   return self
 end
 
@@ -155,7 +156,17 @@ function Decision:end_turn()
   end
 end
 
---- A batch is over. @param report table  size, cost, padded, service_s, failed, usage, requests
+--- May a further call of a batch go (R6), of records that cost so much?
+-- @return number seconds, when to ask again, or nil: it may
+function Decision:may_call(cost, now)
+  if self.is_disabled or not self.admit then return nil end
+  local ok, at = guarded(self, "admit", self.admit, cost, now / 1e6)
+  if ok then return later_us(at, now) and at end
+  failed(self, "admit", at)
+  self:end_turn()
+end
+
+--- A batch is over. @param report table  id, size, cost, padded, service_s, failed, usage, requests, calls, limits
 function Decision:complete(report)
   if self.is_disabled then return end
   local ok, err = guarded(self, "on_complete", self.on_complete, report)

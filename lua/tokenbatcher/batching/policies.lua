@@ -48,7 +48,7 @@ end
 -- What shipped() has made: function -> Resolved.
 local made_by_us = setmetatable({}, { __mode = "k" })
 
---- Where a policy comes from: {name, in_core, forbids_bisect} and either module and
+--- Where a policy comes from: {name, in_core} and either module and
 -- parameters, or declared (somebody's own module) and parameters, or policy, or factory and given.
 local Resolved = {}
 Resolved.__index = Resolved
@@ -56,7 +56,7 @@ Resolved.__index = Resolved
 local function describe(name, p)
   local module = M.module(name)
   return setmetatable({
-    name = name, in_core = IN_CORE[name], forbids_bisect = module.forbids_bisect, module = module, parameters = p,
+    name = name, in_core = IN_CORE[name], module = module, parameters = p,
   }, Resolved)
 end
 
@@ -76,8 +76,7 @@ end
 --- A value for the option `policy` that is as `resolved`, but each policy made goes through
 -- watch(policy), which returns what is to take its place. report: see inner().
 function M.watched(resolved, watch, report)
-  return known(setmetatable({ name = resolved.name, forbids_bisect = resolved.forbids_bisect, of = resolved,
-    watch = watch, report = report }, Resolved))
+  return known(setmetatable({ name = resolved.name, of = resolved, watch = watch, report = report }, Resolved))
 end
 
 local function load_file(path)
@@ -183,7 +182,7 @@ end
 
 --- @param value string|table|function  a name that ships, a file, a policy, or a function
 -- @param given table|nil  parameters
--- @return table {name, in_core, forbids_bisect} with make(), or nil and a message
+-- @return table {name, in_core} with make(), or nil and a message
 function M.resolve(value, given)
   if type(value) == "string" then return from_name(value, given) end
   if getmetatable(value) == Resolved then return value end
@@ -247,12 +246,12 @@ end
 -- @param former table|nil  the inner policy that it takes the place of: see Resolved:make
 -- @param report function|nil  (err, is_last)
 -- @return table {form(queue, batch, now, tokens), choose_fifo(queue, batch, tokens),
---   on_complete(report), max_record_cost, resolved, policy}
+--   on_complete(report), admit (of one that ships: see rate_limited, or nil), max_record_cost, resolved, policy}
 function M.inner(value, former, report)
   local resolved, message = M.resolve(value)
   if not resolved then error(message, 0) end
   local policy, made = resolved:make(former, report)
-  local form, on_complete = policy.form, policy.on_complete
+  local form, on_complete, admit = policy.form, policy.on_complete, made.module and policy.admit
   local fifo, in_a_row = M.module("fifo").new(), { form = 0, on_complete = 0 }
   local function is_disabled() return in_a_row.form + in_a_row.on_complete >= ERRORS_IN_A_ROW end
   local function failed(what, err)
@@ -276,6 +275,7 @@ function M.inner(value, former, report)
     in_a_row.form = 0
     return is_later(at, now) and at or nil
   end
+  inner.admit = admit or nil
   function inner.on_complete(completed)
     if not on_complete or is_disabled() then return end
     local ok, err = pcall(on_complete, completed)

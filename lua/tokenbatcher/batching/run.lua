@@ -7,6 +7,7 @@
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
+local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 local C = tbffi.lib
 
@@ -204,11 +205,30 @@ local function remember_info(run)
   run.info = {}
 end
 
---- What the backend reported of the whole batch. @return usage or nil, requests or nil
+--- What the backend reported of the whole batch. @return usage or nil, requests or nil, limits (the last) or nil
 function M.totals(run)
-  local usage, requests = rawget(run.info, "usage"), rawget(run.info, "requests") -- a user's code has had it
-  if not run.earlier_requests then return usage, requests end
-  return add_usage(run.earlier_usage, usage), run.earlier_requests + (tonumber(requests) or 1)
+  local info = run.info -- a user's code has had it
+  local usage, requests, limits = rawget(info, "usage"), rawget(info, "requests"), rawget(info, "limits")
+  if not run.earlier_requests then return usage, requests, limits end
+  return add_usage(run.earlier_usage, usage), run.earlier_requests + (tonumber(requests) or 1), limits
+end
+
+-- A policy that keeps to limits has a say in each further call: wait until it may go. Meanwhile no call
+-- runs, so that none can be late.
+local function wait_for_room(run, positions, first, last)
+  local cost, handle = 0, run.batcher._handle
+  for i = first, last do
+    if not run.futures[positions[i]].state then cost = cost + run.costs[positions[i]] end
+  end
+  local at_s = cost > 0 and run.decision and run.decision:may_call(cost, clock.now_us())
+  while at_s and not run.over do
+    local at_us, now = at_s * 1e6, clock.now_us()
+    if run.timeout_s > 0 then at_us = math.min(at_us, now + run.timeout_s * 0.5e6) end
+    tasks.sleep_until(at_us)
+    if run.over then return end
+    C.tb_batch_retry(handle, run.id, clock.now_us())
+    at_s = run.decision:may_call(cost, clock.now_us())
+  end
 end
 
 local function attempt_half(run, positions)
@@ -235,8 +255,10 @@ local function bisect(run, positions, failed)
   end
   local middle = math.ceil(n / 2)
   for half = 1, 2 do
-    local wanted = half == 1 and still_wanted(run, positions, 1, middle)
-      or still_wanted(run, positions, middle + 1, n)
+    local first, last = half == 1 and 1 or middle + 1, half == 1 and middle or n
+    wait_for_room(run, positions, first, last)
+    if run.over then return end
+    local wanted = still_wanted(run, positions, first, last)
     if #wanted > 0 then
       local results, message, cause, traceback = attempt_half(run, wanted)
       if run.over then return report_late(run, message, cause) end

@@ -7,6 +7,7 @@ local cost = require "tokenbatcher.batching.cost"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
+local grouping = require "tokenbatcher.batching.grouping"
 local joining = require "tokenbatcher.batching.joining"
 local submit_options = require "tokenbatcher.batching.submit_options"
 local tasks = require "tokenbatcher.runtime.tasks"
@@ -178,6 +179,7 @@ function M.submit(self, record, opts)
   if record == nil or type(self) ~= "table" or not self._class then check_record(self, record, "submit") end
   if not (host.task and C.tb_state(self._handle) == RUNNING) or host.context then require_accepting(self, "submit") end
   if opts ~= nil then submit_options.check(self._class, opts) end
+  if self._grouper then opts = grouping.options_of(self._grouper, record, opts) end
   local text = self._join and joining.string_of(self._join, record)
   local joined = text and join(self, text, opts, clock.now_us())
   if joined then return joined end
@@ -198,6 +200,7 @@ end
 -- @return future, or nil, err and the core's code
 local function enter(self, record, opts, flags, submitted_us)
   local now = clock.now_us()
+  if self._grouper then opts = grouping.options_of(self._grouper, record, opts) end
   local text = self._join and joining.string_of(self._join, record)
   local joined = text and join(self, text, opts, now)
   if joined then return joined end
@@ -263,38 +266,41 @@ end
 -- way. @return list of positions, list of positions, texts by position
 local function split_by_join(self, records, n, opts)
   local entering, hoping, texts, seen = {}, {}, {}, {}
-  local due_us = due_us_of(self, opts, clock.now_us())
+  local due_us = due_us_of(self, opts[1], clock.now_us())
   for i = 1, n do
     local text = self._join and joining.string_of(self._join, records[i])
-    if text and (seen[text] or self._joining:find(text, opts and opts.group, due_us)) then
+    local group = opts[i] and opts[i].group
+    local name = text and (group or "") .. "\0" .. text
+    if text and (seen[name] or self._joining:find(text, group, due_us)) then
       hoping[#hoping + 1] = i
     else
       entering[#entering + 1] = i
     end
-    if text then texts[i], seen[text] = text, true end
+    if text then texts[i], seen[name] = text, true end
   end
   return entering, hoping, texts
 end
 
 -- All are accepted: hand them in one after the other; the last one ends the call.
+-- @param opts table  of each, by position
 -- @return futures by position, the record future of the last one that went in; or nil and a code
 local function hand_in_all(self, records, values, n, opts, flags)
   local entering, hoping, texts = split_by_join(self, records, n, opts)
   local futures, now, last = {}, clock.now_us(), nil
   local function take(i, more)
-    local future, code = hand_in(self, records[i], values[i - 1], opts, flags + more, now)
+    local future, code = hand_in(self, records[i], values[i - 1], opts[i], flags + more, now)
     if not future then -- memory ran out half-way: take back what is in
       for _, given in pairs(futures) do given:cancel() end
       return code
     end
-    futures[i], last = shared(self, future, texts[i], opts, now), future
+    futures[i], last = shared(self, future, texts[i], opts[i], now), future
   end
   for k, i in ipairs(entering) do
     local code = take(i, k < #entering and C.TB_MORE or 0)
     if code then return nil, code end
   end
   for _, i in ipairs(hoping) do
-    futures[i] = join(self, texts[i], opts, now)
+    futures[i] = join(self, texts[i], opts[i], now)
     local code = not futures[i] and take(i, 0)
     if code then return nil, code end
   end
@@ -326,6 +332,7 @@ function M.submit_batch(self, records, opts)
   if opts ~= nil then submit_options.check(self._class, opts) end
   local values, n = batch_costs(self, records, opts)
   if n == 0 then return {} end
+  local own = grouping.options_of_each(self._grouper, records, opts)
   local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0
   local code, at_fault = check_batch(self, values, n, flags)
   if code ~= 0 then
@@ -334,7 +341,7 @@ function M.submit_batch(self, records, opts)
     return nil, err
   end
   clock.notify()
-  local futures, last = hand_in_all(self, records, values, n, opts, flags)
+  local futures, last = hand_in_all(self, records, values, n, own, flags)
   if not futures then return nil, refusal(self, last) end
   if last and C.tb_waiting(self._handle) > 0 then
     wait_in_line(last)

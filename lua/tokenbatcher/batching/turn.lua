@@ -130,12 +130,13 @@ end
 local function report(self, run, now)
   settle_blame(self, run, now)
   if self._recording then self._recording:ended(run, now) end
-  local usage, requests = inference.totals(run)
+  local usage, requests, limits = inference.totals(run)
   local decision, estimator = run.decision, run.estimator
   if decision and decision.on_complete then
     decision:complete {
-      size = run.size, cost = run.cost, padded = run.padded, failed = run.failed, usage = usage,
-      requests = requests, service_s = (now - run.started_us) / 1e6, now = now / 1e6,
+      id = run.id, size = run.size, cost = run.cost, padded = run.padded, failed = run.failed, usage = usage,
+      requests = requests, calls = run.attempt or 1, limits = limits,
+      service_s = (now - run.started_us) / 1e6, now = now / 1e6,
     }
   end
   -- what a bisected batch used counts some records several times

@@ -200,11 +200,32 @@ function M.defaults()
   return config, values
 end
 
+-- Is an option given, by this name or the pair's other?
+local function is_given(given, name)
+  local entry = M.by_name[name]
+  if not entry then return given[name] ~= nil end
+  return given[entry.name] ~= nil or entry.token_name ~= nil and given[entry.token_name] ~= nil
+end
+
+--- `given`, and where it sets nothing what its inference function asks for: one that is a callable table
+-- may have `defaults`, options by name. @return table  the same where it has none
+function M.with_defaults(given)
+  local fn = type(given) == "table" and (given.inference_fn or given.process_fn)
+  local defaults = type(fn) == "table" and fn.defaults
+  if type(defaults) ~= "table" then return given end
+  local out = {}
+  for name, value in pairs(given) do out[name] = value end
+  for name, value in pairs(defaults) do
+    if not is_given(given, name) then out[name] = value end
+  end
+  return out
+end
+
 --- `given` with everything it does not name set back to its default: what a fresh
 -- batcher with these options would have.
 function M.complete(given)
   local out = {}
-  for key, value in pairs(given) do out[key] = value end
+  for key, value in pairs(M.with_defaults(given)) do out[key] = value end
   for _, entry in ipairs(M.list) do
     local is_function_name = entry.name == "inference_fn" or entry.name == "process_fn"
     if out[entry.name] == nil and not (entry.token_name and out[entry.token_name] ~= nil)

@@ -349,11 +349,12 @@ describe("the openai backend:", function()
 
   it("no error shows a text of another record: words that repeat one are left out", really(function()
     local texts = { "the secret of Alice, who is ill", "Bob's password is hunter2", "four", "x" }
-    for _, result in ipairs((call(backend "blab~a", texts))) do
-      assert.matches("status 500: %(its words repeat a text, and are not shown%)", result)
+    for _, result in ipairs((call(backend("blab~a", { retries = 0 }), texts))) do
+      assert.matches("status 500: %(its words repeat a text, and are not shown%)$", result)
     end
-    assert.matches("crashed over x$", (call(backend "blab~b", { "x" })[1])) -- its own
-    assert.matches("crashed over x and y", (call(backend "blab~c", { "x", "y" })[1])) -- no quotation can be told
+    assert.matches("crashed over x$", (call(backend("blab~b", { retries = 0 }), { "x" })[1])) -- its own
+    assert.matches("crashed over x and y", -- no quotation can be told
+      (call(backend("blab~c", { retries = 0 }), { "x", "y" })[1]))
     local results = call(backend "quote~b", { "the secret of Alice, who is ill", "poison of mine", "Bob's" })
     assert.matches("cannot take poison of mine$", results[2])
   end))
@@ -400,7 +401,7 @@ describe("the openai backend:", function()
       range = "item 3 has the index 3, which is none of 0 to 2",
       negative = "item 3 has the index %-1, which is none of 0 to 2",
       fraction = "item 3 has the index 0.5, which is none of 0 to 2",
-      noindex = "item 3 has no index",
+      reversenoindex = "item 1 has no index, and item 3 has another than its place",
       extra = "the answer has 4 items for 3 inputs",
       empty = "the answer has 0 items for 3 inputs",
       nolist = "the answer has no list 'data'",
@@ -434,12 +435,13 @@ describe("the openai backend:", function()
     local cases = { die = "http_broken", diebody = "http_broken", garbage = "http_broken", hang = "http_timeout",
       ["huge-100000"] = "http_too_large", ["500"] = "http_status" }
     for plan, expected in pairs(cases) do
-      local batcher, reports = start(plan, { timeout_s = plan == "hang" and 0.05 or 20, max_response_bytes = 50000 })
+      local batcher, reports = start(plan, { timeout_s = plan == "hang" and 0.05 or 20, max_response_bytes = 50000,
+        retries = 0 })
       local _, errs = ask(batcher, texts_of(2))
       for i = 1, 2 do assert.equal(expected, errs[i].cause.code) end
       assert.equal(1, reports[1].requests)
     end
-    local batcher, reports = start("", { base_url = "http://127.0.0.1:1/v1" })
+    local batcher, reports = start("", { base_url = "http://127.0.0.1:1/v1", retries = 0 })
     local _, errs = ask(batcher, texts_of(2))
     assert.equal("http_connect", errs[1].cause.code)
     assert.matches("POST http://127.0.0.1:1/v1/embeddings: Failed to connect", errs[1].message)

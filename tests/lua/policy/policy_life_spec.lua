@@ -120,15 +120,11 @@ describe("a function that returns what tb.policy.NAME returned", function()
     end
   end))
 
-  it("its limits hold at submission, and on_error = bisect is refused", virtually(function()
+  it("its limits hold at submission", virtually(function()
     local batcher, calls = H.start { policy = limited }
     assert.equal("oversize", select(2, batcher:submit("x", { estimated_tokens = 51 })).code)
-    assert.matches("cannot keep its limits", H.message(batcher.set, batcher, { on_error = "bisect" }))
     batcher:stop()
     assert.equal(0, #calls)
-    local other = tb.TokenBatcher { inference_fn = print, policy = limited, on_error = "bisect" }
-    assert.matches("cannot keep its limits", H.message(other.start, other))
-    assert.is_false(other.is_running)
   end))
 
   it("a field max_record_cost of a user's own policy limits nothing", virtually(function()

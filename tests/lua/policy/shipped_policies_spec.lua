@@ -734,20 +734,6 @@ describe("rate_limited:", function()
     end
     os.remove(path)
   end))
-
-  it("on_error = bisect is a configuration error, at construction and in set", virtually(function()
-    local limited = tb.policy.rate_limited { requests_per_minute = 5 }
-    local said = "policy 'rate_limited' cannot keep its limits with on_error = 'bisect'"
-    for _, policy in ipairs { limited, "rate_limited", policies.parse "rate_limited:requests_per_minute=5" } do
-      assert.matches(said, H.message(tb.TokenBatcher, { inference_fn = print, policy = policy, on_error = "bisect" }))
-    end
-    local batcher = H.start { policy = limited }
-    assert.matches(said, H.message(batcher.set, batcher, { on_error = "bisect" }))
-    batcher:set { policy = "fifo", on_error = "bisect" }
-    assert.matches(said, H.message(batcher.set, batcher, { policy = limited }))
-    batcher:set { policy = limited, on_error = "fail" }
-    batcher:stop()
-  end))
 end)
 
 describe("parameters:", function()

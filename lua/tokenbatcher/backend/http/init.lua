@@ -12,6 +12,9 @@
 -- fail_on_status http_status. err.was_sent tells whether any of the request went out,
 -- err.status the status where one came, err.response the response behind http_status.
 --
+-- With retry = {...} (backend/retry: attempts, statuses, backoff_s, ...) it is tried again; then timeout_s
+-- is that of each attempt, and response.attempts or err.attempts tells how many there were.
+--
 -- Raised: wrong arguments, a call outside of a coroutine of ours or under the virtual clock,
 -- and `cancelled` in an inference call that has timed out or whose records are all settled.
 
@@ -35,6 +38,7 @@ M.options = {
   { name = "fail_on_status", kind = "boolean", default = false }, -- nil, err unless the status is 2xx
   { name = "tls_verify", kind = "boolean", default = true },
   { name = "ca_file", kind = "string" }, -- PEM, instead of the system's certificates
+  { name = "retry", kind = "table" }, -- parameters of backend/retry; a GET is safe to repeat
 }
 local GET_OPTIONS = { unpack(M.options, 2) }
 
@@ -154,30 +158,63 @@ local function codes(C)
   return list
 end
 
-local function perform(who, method, url, given)
-  M.check_url(who, url)
-  local p = parameters.read(who, method == "GET" and GET_OPTIONS or M.options, given)
-  p.url, p.header_lines = url, header_lines(who, p.headers) -- C reads them: they stay referenced
-  check_place(who)
-  local C = require("tokenbatcher.backend.http.http_ffi").lib
-  code_of = code_of or codes(C)
-  local request = require("tokenbatcher.core.ffi").new "tb_http_request"
-  request.url, request.headers, request.unix_socket, request.ca_file = p.url, p.header_lines, p.unix_socket, p.ca_file
+-- What the library is to do. @return its request, and what its pointers point into
+local function request_of(who, method, url, p, C)
+  local request, lines = require("tokenbatcher.core.ffi").new "tb_http_request", header_lines(who, p.headers)
+  request.url, request.headers, request.unix_socket, request.ca_file = url, lines, p.unix_socket, p.ca_file
   request.timeout_us, request.connect_timeout_ms = math.ceil(p.timeout_s * 1e6), math.ceil(p.connect_timeout_s * 1e3)
   request.max_response_bytes = p.max_response_bytes
   request.flags = (method == "POST" and C.TB_HTTP_POST_METHOD or 0) + (p.tls_verify and 0 or C.TB_HTTP_NO_VERIFY)
   if p.body then request.body, request.body_size = p.body, #p.body end
+  return request, lines
+end
+
+-- One request. @return response, or nil and an err
+local function send(who, what, url, request, C)
   local raw, refusal = require("tokenbatcher.backend.http.client").current():perform(request)
   if not raw then return refused(who, url, refusal, C) end
-  local what = method .. " " .. shown(url) .. ": "
   if raw.outcome ~= C.TB_HTTP_DONE then
     return failed(code_of[raw.outcome], what .. without_credentials(raw.error), raw)
   end
   local response = { status = raw.status, headers = parse_headers(raw.headers), body = raw.body }
   if raw.retry_after_s > 0 then response.retry_after_s = raw.retry_after_s end
-  if not p.fail_on_status or raw.status >= 200 and raw.status < 300 then return response end
-  local _, err = failed("http_status", what .. "status " .. raw.status, raw)
-  err.response = response
+  return response
+end
+
+local function is_good(response) return response.status >= 200 and response.status < 300 end
+
+-- The same, again while there is use in it. Failures that are not tried again are answers like any other.
+local function send_again(who, method, retry, send_once)
+  local calls = require "tokenbatcher.backend.retry.calls"
+  local given = { safe_to_repeat = method == "GET" }
+  for name, value in pairs(retry) do given[name] = value end
+  local attempts, response, err = 0, nil, nil
+  calls.new(require("tokenbatcher.backend.retry").new(who .. ": retry", given)):run(function()
+    attempts = attempts + 1
+    response, err = send_once()
+    if response and is_good(response) then return response end
+    return nil, { response = response, err = err }
+  end)
+  local outcome = response or err
+  outcome.attempts = attempts
+  return response, err
+end
+
+local function perform(who, method, url, given)
+  M.check_url(who, url)
+  local p = parameters.read(who, method == "GET" and GET_OPTIONS or M.options, given)
+  check_place(who)
+  local C = require("tokenbatcher.backend.http.http_ffi").lib
+  code_of = code_of or codes(C)
+  local what = method .. " " .. shown(url) .. ": "
+  local request, lines = request_of(who, method, url, p, C)
+  local function send_once() return send(who, what, url, request, C) end
+  local response, err
+  if p.retry then response, err = send_again(who, method, p.retry, send_once) else response, err = send_once() end
+  p.header_lines = lines -- C reads them: they stay referenced until here, as do url, body and paths
+  if not response or not p.fail_on_status or is_good(response) then return response, err end
+  err = errors.new("http_status", what .. "status " .. response.status)
+  err.was_sent, err.status, err.response, err.attempts = true, response.status, response, response.attempts
   return nil, err
 end
 

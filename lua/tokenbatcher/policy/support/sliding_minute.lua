@@ -30,21 +30,36 @@ function Window:advance(now)
   end
 end
 
---- @param at number  seconds, not before that of the last call
+--- @param at number  seconds, not before that of the last call  @return table  for correct()
 function Window:note(at, tokens, requests)
-  self.last = self.last + 1
-  self.entries[self.last] = { at = at, tokens = tokens, requests = requests }
+  local entry = { at = at, tokens = tokens, requests = requests, place = self.last + 1 }
+  self.last = entry.place
+  self.entries[entry.place] = entry
   self.tokens, self.requests = self.tokens + tokens, self.requests + requests
+  return entry
+end
+
+--- What was noted has turned out to be so many tokens.
+function Window:correct(entry, tokens)
+  if self.entries[entry.place] == entry then self.tokens = self.tokens + tokens - entry.tokens end
+  entry.tokens = tokens
 end
 
 --- When no more than so much of what was sent counts any longer; nil: that is so already.
 function Window:free_at(tokens, requests)
   local left_tokens, left_requests = self.tokens, self.requests
+  if left_tokens <= tokens and left_requests <= requests then return nil end
   for i = self.first, self.last do
     local sent = self.entries[i]
     left_tokens, left_requests = left_tokens - sent.tokens, left_requests - sent.requests
     if left_tokens <= tokens and left_requests <= requests then return sent.at + MINUTE_S + MOMENT_S end
   end
+end
+
+--- When the oldest of what was sent counts no longer; nil: nothing counts.
+function Window:next_at()
+  local oldest = self.entries[self.first]
+  return oldest and oldest.at + MINUTE_S + MOMENT_S
 end
 
 return M

@@ -1,7 +1,8 @@
 --- What of a server's words people may see. They may repeat what was sent: the key, which nobody may
 -- see, and texts of other records, which the record that gets the error must not show.
 
-local answers = require "tokenbatcher.backend.openai_answer"
+local answers = require "tokenbatcher.backend.server.answer"
+local base64 = require "tokenbatcher.backend.server.base64"
 
 local M = {}
 local Words = {}
@@ -23,21 +24,6 @@ local function add(secrets, text)
   if text and #text >= LEAST then secrets[#secrets + 1] = text end
 end
 
-local DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-
-local function base64(text)
-  local out = {}
-  for at = 1, #text, 3 do
-    local a, b, c = text:byte(at, at + 2)
-    local n = a * 65536 + (b or 0) * 256 + (c or 0)
-    for i, size in ipairs { 262144, 4096, 64, 1 } do
-      local digit = math.floor(n / size) % 64 + 1
-      out[#out + 1] = (i == 3 and not b or i == 4 and not c) and "=" or DIGITS:sub(digit, digit)
-    end
-  end
-  return table.concat(out)
-end
-
 -- The key, what headers such as Azure's api-key or a cookie hold, and what is secret in a URL.
 local function secrets_of(headers, url, key)
   local secrets = { key }
@@ -46,7 +32,7 @@ local function secrets_of(headers, url, key)
   end
   local login = url:match "^%w+://([^/?#]*)@"
   if login then
-    add(secrets, base64(login))
+    add(secrets, base64.encode(login))
     add(secrets, login:match ":(.*)$" or login)
   end
   for name, value in url:gmatch "[?&]([^=&#]*)=([^&#]*)" do

@@ -16,8 +16,8 @@ local M = {}
 
 local REFUSALS = { [400] = true, [413] = true, [422] = true } -- of what is in the request
 -- A server that cannot be reached, or has put us off for good, is not asked for the rest.
-local ENDS_BATCH = { http_connect = true, http_timeout = true, http_full = true,
-  [401] = true, [403] = true, [404] = true, [429] = true, [503] = true }
+local ENDS_BATCH = { http_connect = true, http_timeout = true, http_full = true, server_away = true,
+  [401] = true, [403] = true, [404] = true, [429] = true, [502] = true, [503] = true, [504] = true, [529] = true }
 local SAMPLES_LEAST, SAMPLES_MOST = 8, 16
 local MOST_GROUPS = 10000 -- remembered: their names are clients'
 
@@ -38,9 +38,7 @@ end
 
 -- One request. @return boolean  is it over with: answered, failed, or refused with a single text in it?
 local function try(work, inputs)
-  local texts = {}
-  for i, input in ipairs(inputs) do texts[i] = input.text end
-  local values, err = work.ask(texts)
+  local values, err = work.ask(inputs)
   if values then
     work.succeeded = true
     remember_answer(work)
@@ -128,11 +126,12 @@ local function solve(work, inputs, first, last)
 end
 
 --- The results of all inputs that have a text.
--- @param work table  inputs, results (those of other records are there), ask(texts) -> values, or nil and an err;
--- answered {groups, n}: which groups were ever answered, shared by batches; group
+-- @param work table  inputs, results (those of other records are there), ask(inputs) -> values, or nil and an err;
+-- answered {groups, n}: which groups were ever answered, shared by batches; group. It gets succeeded, refused
+-- (how many requests were), batch_err (of what failed for another reason) and ended (why the rest is not tried).
 -- @param last_of_request function  (inputs, first): the last input of a request that begins there
 function M.solve(work, last_of_request)
-  work.refused = 0
+  work.refused, work.refusal, work.is_sampled = work.refused or 0, nil, nil
   local inputs, first = work.inputs, 1
   while first <= #inputs do
     local last = last_of_request(inputs, first)
