@@ -145,15 +145,17 @@ $B/gen/modules.c: src/host/embed.lua $(LUA_SRC)
 	@mkdir -p $(@D)
 	$(LUAJIT) src/host/embed.lua $(LUA_SRC) > $@
 
-$B/src/host/main.o: src/host/main.c src/script/state.h $(HEADERS)
+$B/src/host/%.o: src/host/%.c src/host/sync.h src/script/state.h $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Isrc/script $(LUA_CFLAGS) -c $< -o $@
 
 $B/gen/modules.o: $B/gen/modules.c src/script/state.h
 	$(CC) -std=c11 -fPIC -fvisibility=hidden -Isrc/script $(LUA_CFLAGS) $(CFLAGS) -c $< -o $@
 
-$B/tokenbatcher: $B/src/host/main.o $(SCRIPT_OBJ) $(JSON_OBJ) $B/libtokenbatcher.a
-	$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $B/src/host/main.o $(SCRIPT_OBJ) $(JSON_OBJ) \
+HOST_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/host/*.c))
+
+$B/tokenbatcher: $(HOST_OBJ) $(SCRIPT_OBJ) $(JSON_OBJ) $B/libtokenbatcher.a
+	$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $(HOST_OBJ) $(SCRIPT_OBJ) $(JSON_OBJ) \
 	  -Wl,--whole-archive $B/libtokenbatcher.a -Wl,--no-whole-archive \
 	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a $(JSON_LIB) -ldl
 

@@ -9,7 +9,7 @@
 local tb = require "tokenbatcher"
 
 return {
-  policy = "examples/policies/shortest_first.lua",
+  policy = "policies/shortest_first.lua",
   max_wait_s = 0.5,
   cost_model = "padded", -- this device pads every prompt of a batch to its longest one
   target_batch_tokens = 2000,

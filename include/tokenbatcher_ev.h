@@ -122,8 +122,9 @@ uint32_t tb_ev_take(tb_ev *ev, tb_post *posts, uint32_t max);
  */
 
 /* TB_EV_READABLE: `value` of the event is a descriptor that became readable.
- * TB_EV_SIGNAL: it is the number of a signal that came. */
-enum tb_ev_kind { TB_EV_READABLE = 1, TB_EV_SIGNAL };
+ * TB_EV_SIGNAL: it is the number of a signal that came.
+ * TB_EV_WRITABLE: it is a descriptor that takes bytes again. */
+enum tb_ev_kind { TB_EV_READABLE = 1, TB_EV_SIGNAL, TB_EV_WRITABLE };
 
 /* kind: one of enum tb_ev_kind. value: see there. */
 struct tb_ev_event {
@@ -135,8 +136,16 @@ typedef struct tb_ev_event tb_ev_event;
 /* Report once when `fd` becomes readable (or at its end), then forget it; the caller
  * keeps the descriptor open until then. A plain file is always readable. Watching it
  * again before the report changes nothing. TB_EFULL: 8 descriptors are watched (or
- * reported and not polled) already. TB_EOPTION: not an open descriptor. */
+ * reported and not polled) already. TB_EOPTION: not an open descriptor, or one that is
+ * watched for writing. */
 int tb_ev_watch(tb_ev *ev, int fd);
+
+/* The same for writing: report once when `fd` takes bytes, or nobody reads any more (the next
+ * write says so), then forget it. A plain file always takes them. For a descriptor that does
+ * not block: of a pipe that does, one that takes bytes may still block for those that are
+ * many. TB_EFULL as above (the 8 are for both). TB_EOPTION: not an open descriptor, or one that is
+ * watched for reading: one that is read and written has two numbers, see dup(). */
+int tb_ev_watch_write(tb_ev *ev, int fd);
 
 /* From now on a wait ends while `fd` is readable; nothing is reported. For a module with
  * descriptors of its own in an epoll set: the caller looks into it after each wait. The

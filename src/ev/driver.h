@@ -51,6 +51,7 @@ enum tb__ev_watch_state { TB__EV_IDLE, TB__EV_WATCHING, TB__EV_FIRED, TB__EV_ATT
 struct tb__ev_watch {
     ev_io io;
     enum tb__ev_watch_state state;
+    enum tb_ev_kind kind; /* TB_EV_READABLE or TB_EV_WRITABLE: what it is watched for */
 };
 
 struct tb__ev_signal {
@@ -114,13 +115,14 @@ void tb__ev_sources_close(tb_ev *ev);
 
 /* libev.c: show a descriptor to the foreign loop, there being one. False if epoll will not
  * have it (a plain file). To hide one is fine in any case. */
-bool tb__ev_epoll_add(tb_ev *ev, int fd);
+bool tb__ev_epoll_add(tb_ev *ev, int fd, enum tb_ev_kind kind);
 void tb__ev_epoll_remove(tb_ev *ev, int fd);
 
 /* libev.c: set up and start; w->data is `ev`. */
 typedef void tb__ev_io_callback(struct ev_loop *, ev_io *, int);
 typedef void tb__ev_signal_callback(struct ev_loop *, ev_signal *, int);
-void tb__ev_io_start(tb_ev *ev, ev_io *w, tb__ev_io_callback *callback, int fd);
+void tb__ev_io_start(tb_ev *ev, ev_io *w, tb__ev_io_callback *callback, int fd,
+                     enum tb_ev_kind kind);
 void tb__ev_signal_start(tb_ev *ev, ev_signal *w, tb__ev_signal_callback *callback,
                          int signum);
 

@@ -11,10 +11,11 @@
 
 #pragma GCC diagnostic ignored "-Wstrict-aliasing"
 
-void tb__ev_io_start(tb_ev *ev, ev_io *w, tb__ev_io_callback *callback, int fd)
+void tb__ev_io_start(tb_ev *ev, ev_io *w, tb__ev_io_callback *callback, int fd,
+                     enum tb_ev_kind kind)
 {
     assert(ev->loop && fd >= 0);
-    ev_io_init(w, callback, fd, EV_READ);
+    ev_io_init(w, callback, fd, kind == TB_EV_WRITABLE ? EV_WRITE : EV_READ);
     w->data = ev;
     ev_io_start(ev->loop, w);
 }
@@ -28,10 +29,11 @@ void tb__ev_signal_start(tb_ev *ev, ev_signal *w, tb__ev_signal_callback *callba
     ev_signal_start(ev->loop, w);
 }
 
-bool tb__ev_epoll_add(tb_ev *ev, int fd)
+bool tb__ev_epoll_add(tb_ev *ev, int fd, enum tb_ev_kind kind)
 {
     assert(ev->epoll_fd >= 0 && fd >= 0);
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+    struct epoll_event event = {.events = kind == TB_EV_WRITABLE ? EPOLLOUT : EPOLLIN,
+                                .data.fd = fd};
     return epoll_ctl(ev->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 

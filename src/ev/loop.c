@@ -93,7 +93,7 @@ static void show_watches(tb_ev *ev)
     for (int i = 0; i < TB__EV_SLOTS; i++) {
         struct tb__ev_watch *watch = &ev->watches[i];
         bool is_armed = watch->state == TB__EV_WATCHING || watch->state == TB__EV_ATTACHED;
-        if (is_armed && !tb__ev_epoll_add(ev, watch->io.fd)) {
+        if (is_armed && !tb__ev_epoll_add(ev, watch->io.fd, watch->kind)) {
             tb_ev_wake(ev);
         }
     }
@@ -109,7 +109,8 @@ int tb_ev_fd(tb_ev *ev)
     if (ev->epoll_fd < 0) {
         return -1;
     }
-    if (!tb__ev_epoll_add(ev, ev->timer_fd) || !tb__ev_epoll_add(ev, ev->wake_fd)) {
+    if (!tb__ev_epoll_add(ev, ev->timer_fd, TB_EV_READABLE) ||
+        !tb__ev_epoll_add(ev, ev->wake_fd, TB_EV_READABLE)) {
         int kept_errno = errno;
         close(ev->epoll_fd);
         ev->epoll_fd = -1;

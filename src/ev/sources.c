@@ -21,10 +21,10 @@ static void stop(tb_ev *ev, struct tb__ev_watch *watch)
     tb__ev_epoll_remove(ev, watch->io.fd);
 }
 
-static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
+static void on_ready(struct ev_loop *loop, ev_io *w, int revents)
 {
     (void)loop;
-    (void)revents; /* an error is for the reader to find, as end of file is */
+    (void)revents; /* an error is for who reads or writes to find, as end of file is */
     struct tb__ev_watch *watch = (struct tb__ev_watch *)w;
     tb_ev *ev = w->data;
     assert(watch->state == TB__EV_WATCHING);
@@ -65,7 +65,7 @@ static bool is_open(int fd)
     return fd >= 0 && fcntl(fd, F_GETFD) >= 0;
 }
 
-int tb_ev_watch(tb_ev *ev, int fd)
+static int watch_for(tb_ev *ev, int fd, enum tb_ev_kind kind)
 {
     assert(ev);
     if (!is_open(fd)) {
@@ -76,14 +76,25 @@ int tb_ev_watch(tb_ev *ev, int fd)
         return TB_EFULL;
     }
     if (watch->state != TB__EV_IDLE) {
-        return TB_OK;
+        return watch->kind == kind ? TB_OK : TB_EOPTION;
     }
-    tb__ev_io_start(ev, &watch->io, on_readable, fd);
+    tb__ev_io_start(ev, &watch->io, on_ready, fd, kind);
     watch->state = TB__EV_WATCHING;
-    if (ev->epoll_fd >= 0 && !tb__ev_epoll_add(ev, fd)) {
-        tb_ev_wake(ev); /* a plain file: the next turn finds it readable */
+    watch->kind = kind;
+    if (ev->epoll_fd >= 0 && !tb__ev_epoll_add(ev, fd, kind)) {
+        tb_ev_wake(ev); /* a plain file: the next turn finds it ready */
     }
     return TB_OK;
+}
+
+int tb_ev_watch(tb_ev *ev, int fd)
+{
+    return watch_for(ev, fd, TB_EV_READABLE);
+}
+
+int tb_ev_watch_write(tb_ev *ev, int fd)
+{
+    return watch_for(ev, fd, TB_EV_WRITABLE);
 }
 
 /* The end of the wait is all that it is for. */
@@ -104,10 +115,11 @@ int tb_ev_attach(tb_ev *ev, int fd)
     if (!watch || watch->state != TB__EV_IDLE) {
         return watch ? TB_EOPTION : TB_EFULL;
     }
-    tb__ev_io_start(ev, &watch->io, on_attached, fd);
+    tb__ev_io_start(ev, &watch->io, on_attached, fd, TB_EV_READABLE);
     watch->state = TB__EV_ATTACHED;
+    watch->kind = TB_EV_READABLE;
     if (ev->epoll_fd >= 0) {
-        tb__ev_epoll_add(ev, fd); /* what epoll refuses is always readable: nobody attaches it */
+        tb__ev_epoll_add(ev, fd, watch->kind); /* what epoll refuses is always readable: nobody attaches it */
     }
     return TB_OK;
 }
@@ -177,7 +189,7 @@ static uint32_t report_watches(tb_ev *ev, tb_ev_event *events, uint32_t max)
     for (int i = 0; i < TB__EV_SLOTS && n < max; i++) {
         struct tb__ev_watch *watch = &ev->watches[i];
         if (watch->state == TB__EV_FIRED) {
-            events[n++] = (tb_ev_event){TB_EV_READABLE, watch->io.fd};
+            events[n++] = (tb_ev_event){watch->kind, watch->io.fd};
             watch->state = TB__EV_IDLE;
         }
     }

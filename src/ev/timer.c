@@ -30,7 +30,7 @@ bool tb__ev_timer_open(tb_ev *ev)
     if (ev->timer_fd < 0) {
         return false;
     }
-    tb__ev_io_start(ev, &ev->timer_io, on_timer, ev->timer_fd);
+    tb__ev_io_start(ev, &ev->timer_io, on_timer, ev->timer_fd, TB_EV_READABLE);
     return true;
 }
 

@@ -24,7 +24,7 @@ bool tb__ev_wake_open(tb_ev *ev)
     if (ev->wake_fd < 0) {
         return false;
     }
-    tb__ev_io_start(ev, &ev->wake_io, on_wake, ev->wake_fd);
+    tb__ev_io_start(ev, &ev->wake_io, on_wake, ev->wake_fd, TB_EV_READABLE);
     return true;
 }
 

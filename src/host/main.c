@@ -6,12 +6,13 @@
  * `tokenbatcher.process`. It knows LuaJIT, src/script's state.h and the driver's public
  * header; nobody knows it. embed.lua and man.lua are build steps.
  *
- * Order: main
+ * Order: sync main
  *
- * THE SPECIAL PROBLEM OF THE SECOND SIGNAL. Signals become events of the loop, but a
- * script's function may never return to the loop. So what a second SIGINT or SIGTERM
- * does is decided here, in the handler: it ends the process. */
+ * THE SPECIAL PROBLEM OF THE THIRD SIGNAL. Signals become events of the loop: the first SIGINT or
+ * SIGTERM drains, the second stops at once. But a script's function may never return to the loop. So what
+ * a third one does is decided here, in the handler: it ends the process. */
 #include "state.h"
+#include "sync.h"
 #include "tokenbatcher_ev.h"
 
 #include <assert.h>
@@ -30,18 +31,21 @@ enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 };
 
 /* --- signals ------------------------------------------------------------- */
 
-/* A second signal within this time from the same process counts as the same: timeout(1)
+/* Another signal within this time from the same process counts as the same: timeout(1)
  * sends each signal twice, to the process and to its group. */
 enum { SAME_SIGNAL_US = 100000 };
 
-static volatile sig_atomic_t end_seen;
+/* For the loop: to drain, to stop at once. */
+enum { SIGNALS_OF_THE_LOOP = 2 };
+
+static volatile sig_atomic_t end_signals, end_signals_allowed;
 static int64_t end_seen_us;
 static pid_t end_sender;
-static void (*loop_handler)(int);
+static void (*loop_handler)(int); /* set before on_end_signal() is */
 
 static _Noreturn void abort_run(int signum)
 {
-    static const char text[] = "tokenbatcher: a second signal: aborted\n";
+    static const char text[] = "tokenbatcher: one signal more: aborted\n";
     ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
     (void)written;
     _exit(EXIT_SIGNAL + signum);
@@ -54,16 +58,15 @@ static void on_end_signal(int signum, siginfo_t *info, void *context)
     int64_t now = tb_ev_now();
     bool is_sent = info->si_code == SI_USER; /* and not typed at a terminal */
     bool is_same = is_sent && info->si_pid == end_sender && now - end_seen_us <= SAME_SIGNAL_US;
-    if (end_seen && !is_same) {
-        abort_run(signum);
-    }
-    if (!end_seen) {
+    if (!is_same || end_signals == 0) {
+        if (end_signals >= end_signals_allowed) {
+            abort_run(signum);
+        }
+        end_signals++;
         end_seen_us = now;
         end_sender = is_sent ? info->si_pid : 0;
-        end_seen = 1;
+        loop_handler(signum);
     }
-    assert(loop_handler);
-    loop_handler(signum);
     errno = kept_errno;
 }
 
@@ -83,8 +86,9 @@ static void handle_end_signal(int signum, struct sigaction *action)
 }
 
 /* Put our handler before the loop's, which must be installed already. */
-static int process_abort_on_second_signal(lua_State *L)
+static int process_count_end_signals(lua_State *L)
 {
+    end_signals_allowed = SIGNALS_OF_THE_LOOP;
     for (size_t i = 0; i < END_SIGNAL_COUNT; i++) {
         struct sigaction action;
         if (sigaction(END_SIGNALS[i], NULL, &action) != 0) {
@@ -119,9 +123,10 @@ static void do_nothing(int signum)
     (void)signum;
 }
 
-/* The loop is gone: a first signal has nothing to end any more, a second one aborts. */
+/* The loop is gone: a first signal has nothing to end any more, the next one aborts. */
 static int process_leave(lua_State *L)
 {
+    end_signals_allowed = end_signals > 0 ? end_signals : 1;
     (void)L;
     for (size_t i = 0; i < END_SIGNAL_COUNT; i++) {
         struct sigaction action = {.sa_handler = do_nothing};
@@ -133,8 +138,31 @@ static int process_leave(lua_State *L)
     return 0;
 }
 
+/* --- the disk ------------------------------------------------------------- */
+
+/* sync(fd): begin to write it to its disk, unless that is being done already. */
+static int process_sync(lua_State *L)
+{
+    tb__sync_begin((int)luaL_checkinteger(L, 1));
+    return 0;
+}
+
+/* sync_problem(): what the disk has said since it was asked last, or nil. */
+static int process_sync_problem(lua_State *L)
+{
+    int error = tb__sync_error();
+    if (error) {
+        lua_pushstring(L, strerror(error));
+    } else {
+        lua_pushnil(L);
+    }
+    return 1;
+}
+
 static const luaL_Reg process_functions[] = {
-    {"abort_on_second_signal", process_abort_on_second_signal},
+    {"count_end_signals", process_count_end_signals},
+    {"sync", process_sync},
+    {"sync_problem", process_sync_problem},
     {"prepare_to_leave", process_prepare_to_leave},
     {"leave", process_leave},
     {NULL, NULL},
@@ -199,6 +227,7 @@ static void fill_standard_descriptors(void)
 int main(int argc, char **argv)
 {
     fill_standard_descriptors();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is told of by write(2), as a full disk is */
     lua_State *L = luaL_newstate();
     if (!L) {
         fputs("tokenbatcher: out of memory\n", stderr);

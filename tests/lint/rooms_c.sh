@@ -14,7 +14,7 @@ ev file libev timer wake inbox sources loop
 http transfer multi request client
 json text number write shapes decode encode module
 script state worker jobs threads watchers callbacks protect bridge engine
-host main
+host sync main
 END
 }
 

@@ -161,6 +161,12 @@ function Session:kill(signal)
   os.execute(("kill -%s %d 2>/dev/null"):format(signal, self.pid))
 end
 
+--- Its exit status, waited for; its output stays unread.
+function Session:status()
+  self.known_status = tonumber(M.read(self.status_file))
+  return self.known_status
+end
+
 --- Nobody reads its standard output any more.
 function Session:close_output()
   self.from:close()
@@ -171,7 +177,7 @@ function Session:finish()
   local result = {}
   result.out = io.type(self.from) == "file" and self.from:read "*a" or ""
   result.err = self.errors:read "*a"
-  result.status = tonumber(M.read(self.status_file))
+  result.status = self.known_status or self:status()
   result.lines = lines_of(result.out)
   for _, file in ipairs { self.to, self.from, self.errors } do
     if io.type(file) == "file" then file:close() end

@@ -13,6 +13,7 @@ local errors = require "tokenbatcher.base.errors"
 local exact = require "tokenbatcher.base.exact_ffi"
 local inference = require "tokenbatcher.batching.run"
 local tasks = require "tokenbatcher.runtime.tasks"
+local script_folder = require "tokenbatcher.base.script_folder"
 local script_ffi = require "tokenbatcher.backend.threads_ffi"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -201,9 +202,10 @@ return function(given)
   end
   check(given)
   check_clock()
-  check_script(given.script)
+  local path = script_folder.resolve(given.script)
+  check_script(path)
   local ok, setup = pcall(buffer.encode, {
-    script = given.script, options = given.options or {}, path = package.path, cpath = package.cpath,
+    script = path, options = given.options or {}, path = package.path, cpath = package.cpath,
   })
   if not ok then bad("option 'options' must hold plain values: " .. errors.text(setup)) end
   local memory_bytes = (given.max_memory_mb or 0) * MEBIBYTE

@@ -101,7 +101,10 @@ local function port_of(self)
   local keys, groups, records, counts = self._keys, self._groups, self._records, self._policy
   return {
     record = function(slot) return records[slot] end,
-    key_name = function(number) return keys:name(number) end,
+    key_name = function(number)
+      self._has_asked_keys = true
+      return keys:name(number)
+    end,
     key_number = function(name) return keys:id(name) end,
     is_suspect = function(number) return self._suspects:has(keys:name(number)) end,
     group_name = function(number) return groups:name(number) end,
@@ -163,6 +166,11 @@ end
 function Batcher:fill_stats(raw)
   C.tb_stats_read(self._handle, raw, self:_now())
   return self._policy.errors, self._policy.overruled
+end
+
+--- Has a policy asked for keys, and no record had one?
+function Batcher:lacks_keys()
+  return self._has_asked_keys and not self._is_keyed
 end
 
 --- Has a policy failed so often that it was disabled?

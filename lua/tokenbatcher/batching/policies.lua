@@ -13,6 +13,7 @@
 local errors = require "tokenbatcher.base.errors"
 local kinds = require "tokenbatcher.base.kinds"
 local parameters = require "tokenbatcher.base.parameters"
+local script_folder = require "tokenbatcher.base.script_folder"
 local view = require "tokenbatcher.core.view"
 
 local M = {}
@@ -172,6 +173,7 @@ local function from_name(text, given)
     return nil, ("there is no policy '%s'; did you mean '%s'? (a file's name has a '/' or '.lua')"):format(text,
       errors.nearest(text, M.names))
   end
+  text = script_folder.resolve(text)
   local value, message = load_file(text)
   if message then return nil, message end
   local resolved

@@ -2,8 +2,10 @@
 -- what is missing.
 
 local batcher_class = require "tokenbatcher.batching.batcher"
+local check_input = require "tokenbatcher.cli.check_input"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
+local input = require "tokenbatcher.cli.input"
 local options = require "tokenbatcher.core.options"
 local policies = require "tokenbatcher.policy"
 local script = require "tokenbatcher.script.load"
@@ -131,8 +133,35 @@ local function check_policy(made, record)
   return true
 end
 
---- @param args table  given, overrides, sample (a line, or nil)
--- @return number exit status, 0 or 2
+-- The first line of an input that is one.
+local function first_record(source, made)
+  while true do
+    local line = source:next()
+    if not line then return nil end
+    local _, problem = decode.record(made.decode, line)
+    if line:find "%S" and not problem then return line end
+  end
+end
+
+-- The line to try, and whether it is the user's: of the input, where that can be read twice; or nil, nil and a message.
+local function sample_of(made, args)
+  if args.sample then return args.sample, true end
+  if not args.input or args.input == "-" then return SAMPLE, false end
+  local source, message = input.open(args.input)
+  if not source then return nil, nil, message end
+  local line = first_record(source, made)
+  return line or SAMPLE, line ~= nil
+end
+
+local function check_all(made, args)
+  local found, message = check_input.read(args.input, made.options, made)
+  if found then return check_input.tell(found, report) and 0 or 1 end
+  report("FAIL", message)
+  return 2
+end
+
+--- @param args table  given, overrides, sample (a line, or nil), input
+-- @return number exit status: 0, 1 (bad lines in the input) or 2
 function M.run(definition, args)
   local made, message = script.build(definition, args.given, args.overrides)
   local ok, batcher
@@ -145,19 +174,26 @@ function M.run(definition, args)
     return 2
   end
   report("ok", definition.path, ": options are valid; inference_fn is there (it is not called)")
-  local record, problem = decode.record(made.decode, args.sample or SAMPLE)
+  local sample, is_given, record, problem
+  sample, is_given, problem = sample_of(made, args)
+  if not sample then
+    report("FAIL", problem)
+    return 2
+  end
+  record, problem = decode.record(made.decode, sample)
   if problem then
     report("FAIL", problem, " (give a line of your input with --sample)")
     return 2
   end
   if not check_cost(batcher, made, record) then
-    if not args.sample then report("note", "give a line of your input with --sample if its fields differ") end
+    if not is_given then report("note", "give a line of your input with --sample if its fields differ") end
     return 2
   end
   if not check_policy(made, record) then return 2 end
+  if made.submit_options then report("ok", "submit_options: the script's") end
   report("ok", "decode: ", made.decode and "the script's" or "JSON lines", "; encode: ",
     made.encode and "the script's" or "JSON lines")
-  return 0
+  return args.input and check_all(made, args) or 0
 end
 
 return M

@@ -9,6 +9,7 @@ if not has_argparse then
   error("tokenbatcher: the command line needs lua-argparse, which is not installed (Debian: lua-argparse)", 0)
 end
 local options = require "tokenbatcher.core.options"
+local run_flags = require "tokenbatcher.cli.run_flags"
 local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
 
@@ -18,19 +19,25 @@ local EXIT_USAGE = 2
 local LOADS_SCRIPT = { run = true, check = true, simulate = true, tune = true }
 local SIMULATIONS = { "simulate", "tune" } -- their script is optional
 -- All other flags take a value.
-local IS_FLAG = { ["--unordered"] = true, ["--padded"] = true, ["--strict"] = true, ["--help"] = true, ["-h"] = true }
+local IS_FLAG = { ["--unordered"] = true, ["--resume"] = true, ["--overwrite"] = true, ["--padded"] = true,
+  ["--strict"] = true, ["--help"] = true, ["-h"] = true }
 local WIDTH, MARGIN = 100, 34
 
 local RUN_HELP = [[
 Runs SCRIPT's inference function over JSON lines. SCRIPT returns the options of a batcher
-(a Lua table), plus optional decode(line) and encode(record, result, err). One line is written
-for each line read: {"index":1,"result":...} or {"index":1,"error":{"code":...,"message":...}};
-index is the line number. Blank lines are skipped; a bad line becomes an error line. What
-SCRIPT prints goes to standard error.]]
+(a Lua table), plus optional decode(line), encode(record, result, err) and submit_options(record).
+One line is written for each line read: {"index":1,"result":...} or
+{"index":1,"error":{"code":...,"message":...}}; index is the line number, and a record's
+custom_id follows it. Blank lines are skipped; a bad line becomes an error line. What SCRIPT
+prints goes to standard error.
+
+With --output F, nothing that was paid for is lost: answers that wait for an earlier one are
+in F.journal, and the same command with --resume goes on where it ended, however it ended.]]
 
 local CHECK_HELP = [[
 Loads SCRIPT as run would, tries its decode, its token estimator and its policy on one record, and
-says what is missing. The inference function is not called. Exit status: 0 or 2.]]
+says what is missing. With --input, on all of a file: how many lines, which are bad, how many
+tokens and batches. The inference function is not called. Exit status: 0, 1 with bad lines, or 2.]]
 
 local POLICIES_HELP = [[
 Lists the policies that ship, with their parameters and defaults; for one of them, what each
@@ -39,9 +46,10 @@ policy=NAME:parameter=value,... or a file of your own, policy=./mine.lua; in a s
 the option 'policy'.]]
 
 local SIGNALS_HELP = [[
-SIGINT or SIGTERM: finish what was read, then exit; a second one aborts (128 + signal).
-SIGHUP: reload SCRIPT, and its policy if that is a file. Exit status: 0 all answered, 1 some
-records failed or a policy was disabled, 2 usage or script error.]]
+SIGINT or SIGTERM: finish what was read, then exit; a second one stops at once, and what is
+answered is kept (exit status 1); a third one aborts (128 + signal). SIGHUP: reload SCRIPT, and
+its policy if that is a file. Exit status: 0 all answered, 1 some records failed, are not
+answered, or a policy was disabled, 2 usage or script error.]]
 
 local function fail(text)
   io.stderr:write("tokenbatcher: ", text, "\n")
@@ -183,17 +191,15 @@ local function new_parser(definition)
   local run = parser:command("run", RUN_HELP):summary("Run a script's inference function over JSON lines.")
     :epilog(SIGNALS_HELP .. "\n\n" .. options_help())
   add_common(run, definition)
-  run:option("--input", "Read from a file (default, and -: standard input)."):argname "<file>"
-  run:option("--output", "Write to a file (default, and -: standard output)."):argname "<file>"
-  run:option("--record", "Write arrivals and batches to a file, for simulate and fit; the same as --set record=F.")
-    :argname "<file>"
-  run:flag("--unordered", "Write answers as they come, not in input order.")
+  run_flags.declare(run)
   local check = parser:command("check", CHECK_HELP):summary("Load a script, try it on one record, say what is missing.")
   add_common(check, definition)
   local list = parser:command("policies", POLICIES_HELP):summary("List the policies that ship.")
   add_help(list)
   list:argument("name", "One of them."):args "?"
   check:option("--sample", "The line of input to try (default: a made-up one)."):argname "<line>"
+  check:option("--input", "Go through a file (-: standard input), and tell of its lines, tokens and batches.")
+    :argname "<file>"
   add_simulations(parser, definition)
   return parser
 end
@@ -229,7 +235,7 @@ end
 --- @param args string[]  the words after the program's name
 -- @return number  exit status
 function M.main(args)
-  args = join_negative_numbers(args)
+  args = run_flags.join_words(join_negative_numbers(args))
   print_to_stderr()
   local definition, problem = load_script(args)
   if problem then
@@ -245,6 +251,7 @@ function M.main(args)
     return fail(("one script is enough: '%s' follows '%s'"):format(parsed.extra[1], parsed.script))
   end
   local command = require("tokenbatcher.cli." .. parsed.command)
+  parsed.words = args
   local status, message = command.run(definition, collect(parsed, definition))
   return status or fail(message)
 end

@@ -28,6 +28,7 @@ end
 -- The next chunk, "" at the end of the input or when interrupted; or nil and a message.
 -- The descriptor may become readable long after an interruption: then nobody waits.
 local function fill(self)
+  if not clock.pump or not clock.pump.watch then return tbffi.read(self.fd) end -- nobody else is kept waiting
   self.waiting = tasks.waiter()
   local ok, message = clock.pump.watch(self.fd, function()
     if self.waiting then tasks.wake(self.waiting) end

@@ -2,19 +2,22 @@
 --
 -- Two coroutines: the feeder reads lines and submits, the main one writes. An output that
 -- cannot be written ends the run at once; an input that cannot be read ends it after what
--- was read is answered.
+-- was read is answered. What outlives a run, and is gone on with: job.lua.
 
 local answers = require "tokenbatcher.cli.answers"
 local batcher_class = require "tokenbatcher.batching.batcher"
-local clock = require "tokenbatcher.runtime.clock"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
+local flags = require "tokenbatcher.cli.run_flags"
 local Future = require "tokenbatcher.runtime.future"
-local lines = require "tokenbatcher.cli.lines"
+local input = require "tokenbatcher.cli.input"
 local options = require "tokenbatcher.core.options"
+local per_record = require "tokenbatcher.cli.per_record"
 local recording = require "tokenbatcher.batching.recording"
 local report = require "tokenbatcher.cli.report"
+local run_output = require "tokenbatcher.cli.run_output"
 local script = require "tokenbatcher.script.load"
+local signals = require "tokenbatcher.cli.signals"
 local tb = require "tokenbatcher"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -23,14 +26,11 @@ if not is_executable then error("tokenbatcher: `run` is for the executable, whos
 
 local M = {}
 
-local SIGHUP = 1
-local END_SIGNALS = { [2] = "SIGINT", [15] = "SIGTERM" }
-
 -- --- records from lines --------------------------------------------------
 
 -- A raised bad_cost is this record's error; anything else raised is the script's.
-local function submit(job, record)
-  local ok, future, err = pcall(job.batcher.submit, job.batcher, record)
+local function submit(job, record, opts)
+  local ok, future, err = pcall(job.batcher.submit, job.batcher, record, opts)
   if ok then return future, err end
   if errors.is_err(future) and future.code == "bad_cost" then
     return nil, errors.new("bad_cost", (future.message:gsub("^.-bad_cost: ", "")), future.cause)
@@ -38,27 +38,69 @@ local function submit(job, record)
   error(future, 0)
 end
 
-local function take_line(job, line)
-  local entry = { index = job.lines.number }
+-- A record, and what submit is to know of it; or nil, nil and what is wrong with the line.
+local function read_record(job, entry, line)
+  local current = job.current
+  local record, message = decode.record(current.decode, line)
+  if message then return nil, nil, message end
+  entry.id = per_record.id(record, job.args.id_field)
+  local opts
+  opts, message = per_record.options(record, current.submit_options, job.args.fields)
+  if message then return nil, nil, message end
+  return record, opts
+end
+
+local function take_line(job, line, again_at)
+  local entry = { index = job.input.number, at = again_at or job.ordinal, again = again_at ~= nil }
   job.answers:add(entry)
-  local record, message = decode.record(job.current.decode, line)
+  local record, opts, message = read_record(job, entry, line)
   if message then return job.answers:settle(entry, nil, errors.new("bad_input", message)) end
   entry.record, entry.accepted = record, true
-  local future, err = submit(job, record)
+  local future, err = submit(job, record, opts)
   if not future then return job.answers:settle(entry, nil, err) end
   Future.on_settled(future, function()
     job.answers:settle(entry, Future.outcome(future))
   end)
 end
 
+-- Noted before anything is done for it: what is paid for must be known to be of this input.
+local function note_line(job, line)
+  local journal = job.answers.journal
+  if not journal or job.input.number ~= #journal.hashes + 1 then return end
+  local ok, message = journal:note_input(line)
+  if not ok then error(message, 0) end
+end
+
+local function see_line(job, line)
+  note_line(job, line)
+  job.answers.limit = job.input.number
+  if not line:find "%S" then return end
+  job.ordinal = job.ordinal + 1
+  local what, at
+  if job.state then what, at = job.state:of(job.input.number, job.ordinal) end
+  if what and what ~= "again" then return end
+  take_line(job, line, at)
+end
+
+-- Was the output written for a longer input?
+local function check_end(job)
+  local state = job.state
+  if state and not state.unordered and state:goes_beyond(job.input.number, job.ordinal) then
+    error(("the output has more answers than the input (%s) has lines"):format(job.input.name), 0)
+  end
+end
+
 local function read_all(job)
   while true do
     job.answers:wait_below(job.batcher:option "max_queue_size")
-    local line, message = job.lines:next()
-    if message then error(("cannot read %s: %s"):format(job.input_name, message), 0) end
-    if not line then return end
-    if line:find "%S" then take_line(job, line) end
+    local line, message = job.input:next()
+    if message then error(("cannot read %s: %s"):format(job.input.name, message), 0) end
+    if not line or job.gave_up then break end
+    see_line(job, line)
   end
+  if job.input.ended then return end -- by a signal
+  check_end(job)
+  job.has_read_all = true
 end
 
 local function feed(job)
@@ -68,23 +110,47 @@ local function feed(job)
   job.answers:close()
 end
 
--- --- signals ----------------------------------------------------------------
+-- --- ends before the end ---------------------------------------------------
 
--- The second one never comes here: see src/host/main.c.
-local function on_end_signal(job, signum)
-  if job.ended_by then return end
-  job.ended_by = END_SIGNALS[signum]
-  job.report:say("tokenbatcher: ", job.ended_by, ": finishing what was read; once more aborts")
-  job.lines:interrupt()
+-- What has not been sent is not, what is under way is waited for.
+local function give_up(job, reason)
+  if job.gave_up then return end
+  job.gave_up = reason
+  job.report:say("tokenbatcher: ", reason, ": what is under way is waited for, nothing more is sent")
+  job.answers.gives_up = true
+  job.input:interrupt()
+  job.batcher:cancel_queued()
+end
+
+local LEAST_SHARED = 100 -- answers, of which a share is taken
+
+local function check_failures(job)
+  local most, failed, done = job.args.max_failures, job.answers.failed, job.answers.written
+  if most.number and failed >= most.number then
+    give_up(job, ("%d records have failed (--max-failures)"):format(failed))
+  elseif most.percent and 100 * failed > most.percent * math.max(done, LEAST_SHARED) then
+    give_up(job, ("%d of %d records have failed (--max-failures)"):format(failed, done))
+  end
+end
+
+-- --- the script once more --------------------------------------------------
+
+local function build(definition, args)
+  local made, message = script.build(definition, args.given, args.overrides)
+  if made then flags.limit(made.options, args) end
+  return made, message
 end
 
 -- Everything is checked as at the start, before anything changes.
 local function load_again(job)
-  local definition, made, message
-  definition, message = script.load(job.path)
+  local definition, message = script.load(job.path)
   if not definition then return nil, message end
-  made, message = script.build(definition, job.given, job.overrides)
+  local made
+  made, message = build(definition, job.args)
   if not made then return nil, message end
+  if job.file and (made.encode ~= nil) ~= job.file.facts.encoded then
+    return nil, "an encode cannot come or go while an output is written"
+  end
   local ok
   ok, message = pcall(batcher_class.TokenBatcher, made.options)
   if ok then ok, message = pcall(job.batcher.set, job.batcher, options.complete(made.options)) end
@@ -99,118 +165,113 @@ local function reload(job)
     job.report:say("tokenbatcher: SIGHUP: reload failed, the old script keeps running: ", errors.text(message))
     return
   end
-  job.current.decode, job.current.encode = made.decode, made.encode
+  local current = job.current
+  current.decode, current.encode, current.submit_options = made.decode, made.encode, made.submit_options
   job.report:say("tokenbatcher: SIGHUP: reloaded ", job.path)
-end
-
-local function install_signals(job)
-  local pump = clock.pump
-  for signum in pairs(END_SIGNALS) do
-    pump.signal(signum, function() on_end_signal(job, signum) end)
-  end
-  pump.signal(SIGHUP, function() reload(job) end)
-  process.abort_on_second_signal()
 end
 
 -- --- the job ----------------------------------------------------------------
 
 local function finish(job)
-  if job.output ~= io.stdout then
-    local ok, message = job.output:close()
-    if not ok then job.failure = "cannot write the output: " .. message end
-  end
+  job.is_complete = job.has_read_all and not (job.gave_up or job.ended_at_once or job.failure)
+  local ok, message = run_output.finish(job)
+  if not ok then job.failure = message end
   if job.ended_by then
-    job.report:say(("tokenbatcher: %s: ended after line %d"):format(job.ended_by, job.lines.number))
+    job.report:say(("tokenbatcher: %s: ended after line %d"):format(job.ended_by, job.input.number))
   end
-  if not job.failure or job.answers.written > 0 then job.report:summary(job.answers, job.batcher) end
+  if not job.failure or job.answers.written > 0 then job.report:summary() else job.report:what_now() end
+end
+
+local function write_all(job)
+  local ok, err = pcall(job.answers.run, job.answers)
+  if ok then return finish(job) end
+  job.failure = run_output.what_failed(job, err)
+  finish(job)
+  error(err, 0) -- whatever still runs ends now
 end
 
 local function work(job)
   local ok, message = pcall(job.batcher.start, job.batcher) -- makes the policy, which may raise
+  if ok then
+    signals.install(job, { reload = reload })
+    ok, message = run_output.open(job)
+  end
   if not ok then
     job.failure = errors.message_of(message)
+    job.batcher:stop()
     return
   end
-  install_signals(job)
   job.report:start()
-  if job.report.shows_progress then
-    job.answers.on_written = function() job.report:progress(job.answers) end
-  end
+  run_output.watch(job)
   tb.spawn(feed, job)
-  job.answers:run()
-  finish(job)
+  write_all(job)
   process.prepare_to_leave()
-end
-
-local function open_input(job, path)
-  if not path or path == "-" then
-    job.fd, job.input_name = 0, "standard input"
-    return true
-  end
-  local message
-  job.input_name = path
-  job.fd, message = tbffi.open(path)
-  if not job.fd then return nil, "cannot open the input: " .. message end
-  return true
-end
-
-local function open_output(job, path)
-  job.output = io.stdout
-  if path and path ~= "-" then
-    if tbffi.is_same_file(job.fd, path) then
-      return nil, ("the input (%s) cannot be the output (%s), too"):format(job.input_name, path)
-    end
-    local message
-    job.output, message = io.open(path, "wb")
-    if not job.output then return nil, "cannot open the output: " .. message end
-  end
-  job.output:setvbuf "full"
-  return true
+  if job.ended_at_once then error("stopped at once", 0) end -- whatever still runs ends now
 end
 
 -- A recording is written anew at the start: over nothing that is read, or written by another.
-local function check_recording(job, name, output)
+local function check_recording(job, name)
   if not name then return true end
   local path = recording.path_of(name)
   if tbffi.is_same_file(job.fd, path) then
-    return nil, ("the input (%s) cannot be the recording (%s), too"):format(job.input_name, path)
+    return nil, ("the input (%s) cannot be the recording (%s), too"):format(job.input.name, path)
   end
   if tbffi.are_same_file(job.path, path) then
     return nil, ("the script cannot be the recording (%s), too"):format(path)
   end
-  if output and (output == path or tbffi.are_same_file(output, path)) then
-    return nil, ("the output cannot be the recording (%s), too"):format(path)
-  end
   return true
 end
 
---- @param args table  input, output, unordered, overrides (a list of {option, value}), given
--- (name -> value of the script's own options)
+local function new_job(definition, args, made, batcher)
+  return {
+    path = definition.path, args = args, words = args.words, batcher = batcher, ordinal = 0, earlier = 0,
+    current = { decode = made.decode, encode = made.encode, submit_options = made.submit_options },
+    recording = made.options.record, has_read_all = false,
+    status = function()
+      local fn = batcher:option "inference_fn" or batcher:option "process_fn"
+      local has_status = type(fn) == "table" and errors.is_callable(fn.status)
+      return has_status and fn:status() or nil
+    end,
+  }
+end
+
+local function prepare(job)
+  local message
+  job.input, message = input.open(job.args.input)
+  if not job.input then return nil, message end
+  job.fd, job.input_path = job.input.fd, job.input.path
+  local ok
+  ok, message = check_recording(job, job.recording)
+  if ok then ok, message = run_output.check(job) end
+  return ok, message
+end
+
+--- @param args table  input, output, unordered and what else run_flags.lua declares; overrides (a list of
+-- {option, value}), given (name -> value of the script's own options), words (of the command line)
 -- @return number exit status: 0 all answered, 1 some failed, or nil and a message
 function M.run(definition, args)
-  local made, message = script.build(definition, args.given, args.overrides)
-  if not made then return nil, message end
-  local ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
-  if not ok then return nil, definition.path .. ": " .. errors.text(batcher) end
-  local job = {
-    path = definition.path, given = args.given, overrides = args.overrides, batcher = batcher,
-    current = { decode = made.decode, encode = made.encode },
-  }
-  ok, message = open_input(job, args.input)
-  if ok then ok, message = check_recording(job, made.options.record, args.output) end
-  if ok then ok, message = open_output(job, args.output) end
+  local ok, message = flags.complete(args)
   if not ok then return nil, message end
-  -- where answers scroll by, they are the progress
-  local answers_are_seen = job.output == io.stdout and tbffi.is_terminal(1)
-  job.report = report.new(tbffi.is_terminal(2) and not answers_are_seen)
-  job.lines = lines.new(job.fd)
-  job.answers = answers.new(job.output, not args.unordered, job.current)
+  local made
+  made, message = build(definition, args)
+  if not made then return nil, message end
+  local batcher
+  ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
+  if not ok then return nil, definition.path .. ": " .. errors.text(batcher) end
+  local job = new_job(definition, args, made, batcher)
+  ok, message = prepare(job)
+  if not ok then return nil, message end
+  job.report = report.new(run_output.shows_progress(args), job)
+  job.answers = answers.new(not args.unordered, job.current)
+  if args.max_failures then job.answers.on_failure = function() check_failures(job) end end
   ok, message = pcall(tb.run, function() work(job) end)
   process.leave()
   job.report:clear()
-  if not ok then return nil, errors.message_of(message) end
   if job.failure then return nil, job.failure end
-  return job.answers.failed == 0 and not job.batcher:was_policy_disabled() and 0 or 1
+  if not ok and not job.ended_at_once then return nil, errors.message_of(message) end
+  local failed = job.answers.failed + (job.state and job.state.failed or 0)
+  if failed > 0 or job.gave_up or job.ended_at_once or job.batcher:was_policy_disabled() then return 1 end
+  return 0
 end
 
 return M

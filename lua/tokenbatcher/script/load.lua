@@ -4,21 +4,29 @@
 -- and gateways know it. It reads no standard stream and prints nothing.
 --
 -- This file loads a script for `run`, `check` and engines. A script returns the options of a batcher, plus
--- optional decode(line) and encode(record, result, err); or
+-- optional decode(line), encode(record, result, err) and submit_options(record); or
 -- {options = {name = {help, default}}, setup = function(opt) return that table end},
 -- and then the command line knows --name, typed by its default.
+--
+-- A script's folder is where its `require`, its policies and its threads' scripts are looked for.
 
 local errors = require "tokenbatcher.base.errors"
 local options = require "tokenbatcher.core.options"
+local script_folder = require "tokenbatcher.base.script_folder"
 require "tokenbatcher.estimator" -- a script names
 require "tokenbatcher.policy" -- what ships
 
 local M = {}
 
 local TYPES = { number = true, string = true, boolean = true }
-local OURS = { "decode", "encode" } -- beside the options of the batcher
+local OURS = { "decode", "encode", "submit_options" } -- beside the options of the batcher
+local IS_OURS = {}
+for _, name in ipairs(OURS) do IS_OURS[name] = true end
 -- Flags of the command line itself, which no script may take.
-local TAKEN = { help = true, input = true, output = true, record = true, sample = true, set = true, unordered = true }
+local TAKEN = {}
+for name in ([[help input output record sample set unordered resume retry_failed overwrite id_field key_field
+  group_field priority_field timeout_field batch_timeout_field max_failures requests_per_minute tokens_per_minute
+  concurrency sync]]):gmatch "%S+" do TAKEN[name] = true end
 
 local function read_file(path)
   local file, message = io.open(path, "rb")
@@ -30,14 +38,52 @@ local function read_file(path)
   return text
 end
 
+-- --- modules of the script's folder ----------------------------------------
+
+local not_of_scripts -- what was loaded before any script was
+
+local function add_to_path(folder)
+  local root = folder == "/" and "" or folder
+  local templates = ("%s/?.lua;%s/?/init.lua;"):format(root, root)
+  if package.path:sub(1, #templates) ~= templates then package.path = templates .. package.path end
+  return templates
+end
+
+-- A script that is loaded again loads its modules again. @return table  what is forgotten, by name
+local function forget_modules(templates)
+  local forgotten = {}
+  if not not_of_scripts then
+    not_of_scripts = {}
+    for name in pairs(package.loaded) do not_of_scripts[name] = true end
+  end
+  for name, module in pairs(package.loaded) do
+    if not not_of_scripts[name] and not package.preload[name] and package.searchpath(name, templates) then
+      forgotten[name] = module
+    end
+  end
+  for name in pairs(forgotten) do package.loaded[name] = nil end
+  return forgotten
+end
+
+-- Call a part of a script: names of files in it are of its folder.
+local function call_in(folder, fn, ...)
+  local outer = script_folder.set(folder)
+  local ok, value = pcall(fn, ...)
+  script_folder.set(outer)
+  return ok, value
+end
+
 local function run_file(path)
   local text, message = read_file(path)
   if not text then return nil, message end
   local chunk
   chunk, message = load((text:gsub("^#[^\n]*", "")), "@" .. path, "t")
   if not chunk then return nil, message end
-  local ok, value = pcall(chunk)
+  local folder = script_folder.of(path)
+  local forgotten = forget_modules(add_to_path(folder))
+  local ok, value = call_in(folder, chunk)
   if ok then return value end
+  for name, module in pairs(forgotten) do package.loaded[name] = module end
   return nil, type(value) == "string" and value or ("%s: raised %s"):format(path, errors.text(value))
 end
 
@@ -168,7 +214,7 @@ local function call_setup(definition, given)
   local values, message = option_values(definition, given)
   if not values then return nil, message end
   if not definition.value.setup then return definition.value end
-  local ok, made = pcall(definition.value.setup, values)
+  local ok, made = call_in(script_folder.of(definition.path), definition.value.setup, values)
   if not ok then return nil, ("%s: 'setup' raised: %s"):format(definition.path, errors.message_of(made)) end
   if type(made) ~= "table" then
     return nil, ("%s: 'setup' must return a table of options, got %s"):format(definition.path,
@@ -191,7 +237,7 @@ end
 local function check_names(path, made)
   local unknown = {}
   for name in pairs(made) do
-    if not options.by_name[name] and name ~= "decode" and name ~= "encode" then
+    if not options.by_name[name] and not IS_OURS[name] then
       unknown[#unknown + 1] = errors.text(name)
     end
   end
@@ -204,10 +250,10 @@ local function check_names(path, made)
     errors.nearest(unknown[1], known))
 end
 
---- The batcher's options, and decode and encode.
+--- The batcher's options, and decode, encode and submit_options.
 -- @param given table  name -> value of the script's own options that were given
 -- @param overrides table  a list of {option, value} set on the command line; the last wins
--- @return table {options, decode, encode}, or nil and a message
+-- @return table {options, decode, encode, submit_options}, or nil and a message
 function M.build(definition, given, overrides)
   local made, message = call_setup(definition, given)
   if not made then return nil, message end
@@ -215,9 +261,13 @@ function M.build(definition, given, overrides)
   ok, message = check_functions(definition.path, made)
   if ok then ok, message = check_names(definition.path, made) end
   if not ok then return nil, message end
-  local out = { options = {}, decode = made.decode, encode = made.encode }
+  local out = { options = {} }
   for name, value in pairs(made) do
-    if name ~= "decode" and name ~= "encode" then out.options[name] = value end
+    if IS_OURS[name] then out[name] = value else out.options[name] = value end
+  end
+  local policy = out.options.policy
+  if type(policy) == "string" and policy:find "[/.]" then -- a file: see policies.resolve
+    out.options.policy = script_folder.resolve(policy, script_folder.of(definition.path))
   end
   for _, pair in ipairs(overrides) do
     -- the name that was set wins over the pair's other name in the script

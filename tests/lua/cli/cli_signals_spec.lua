@@ -11,6 +11,9 @@ return { batch_timeout_s = 0, inference_fn = function(records)
   return records
 end }]]
 
+-- The answer to the first record is more than a pipe holds.
+local LONG = SLOW:gsub("return records", "return { ('x'):rep(300000) }")
+
 -- An inference function that says "began" and blocks, the loop with it, until open_gate().
 local function gated(options)
   os.execute("rm -f " .. cli.path "gate" .. "; mkfifo " .. cli.path "gate")
@@ -99,22 +102,52 @@ describe("tokenbatcher run", function()
     assert.equal(0, r.status)
   end)
 
-  for name, number in pairs { TERM = 15, INT = 2 } do
-    it("aborts at a second signal with 128 + signal while inference sleeps, SIG" .. name, function()
-      local s = cli.start(SLOW)
-      s:send '"slow"\n'
+  it("stops at once at a second signal, with 1: what was answered is kept", function()
+    for _, name in ipairs { "TERM", "INT" } do
+      local s = cli.start(SLOW, { "--set", "max_concurrent_batches=2", "--set", "max_batch_size=1", "--unordered" })
+      s:send '"slow"\n"quick"\n'
       s:message "began slow"
+      assert.equal('{"index":2,"result":"quick"}', s:line())
       s:kill "TERM"
       s:message "SIGTERM"
       s:kill(name)
       local r = s:finish()
-      assert.equal(128 + number, r.status)
+      assert.equal(1, r.status)
       assert.equal("", r.out)
-      assert.truthy(r.err:find("aborted", 1, true))
+      assert.truthy(r.err:find("stopping at once", 1, true), r.err)
+      assert.truthy(r.err:find("records      1 (1 answered, 0 failed)", 1, true), r.err)
+    end
+  end)
+
+  it("writes to a pipe what waits for an earlier answer when it stops at once", function()
+    local s = cli.start(SLOW, { "--set", "max_concurrent_batches=2", "--set", "max_batch_size=1" })
+    s:send '"slow"\n"quick"\n'
+    s:message "began quick"
+    s:kill "TERM"
+    s:message "SIGTERM"
+    s:kill "INT"
+    local r = s:finish()
+    assert.equal(1, r.status)
+    assert.same({ '{"index":2,"result":"quick"}' }, r.lines)
+  end)
+
+  for name, number in pairs { TERM = 15, INT = 2 } do
+    it("aborts at a third signal with 128 + signal while nobody reads its output, SIG" .. name, function()
+      local s = cli.start(LONG, { "--set", "max_batch_size=1" })
+      s:send '1\n"slow"\n'
+      s:message "began slow"
+      s:kill "TERM"
+      s:message "SIGTERM"
+      s:kill "INT"
+      s:message "SIGINT"
+      s:kill(name)
+      s:close_input()
+      assert.equal(128 + number, s:status())
+      assert.truthy(s:finish().err:find("aborted", 1, true))
     end)
   end
 
-  it("aborts at a second signal even when inference never returns to the loop", function()
+  it("aborts at a third signal even when inference never returns to the loop", function()
     local s = cli.start(SLOW)
     s:send '"stuck"\n'
     s:message "began stuck"
@@ -150,7 +183,7 @@ describe("tokenbatcher run", function()
     end
   end)
 
-  it("had written what was answered before it aborts", function()
+  it("had written what was answered before it stops at once", function()
     local s = cli.start(SLOW)
     s:send '"quick"\n'
     assert.equal('{"index":1,"result":"quick"}', s:line())
@@ -158,8 +191,8 @@ describe("tokenbatcher run", function()
     s:message "began slow"
     s:kill "TERM"
     s:message "SIGTERM"
-    s:kill "TERM"
-    assert.equal(143, s:finish().status)
+    s:kill "INT"
+    assert.equal(1, s:finish().status)
   end)
 
   describe("at SIGHUP", function()

@@ -1,7 +1,9 @@
 /* test_ev_watch.c - the libev driver's descriptors and signals. */
 #include "test_ev.h"
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/socket.h>
 
 /* --- Descriptors ----------------------------------------------------------- */
 
@@ -101,6 +103,112 @@ static void a_reused_descriptor_number_is_watched_anew(void **state)
         assert_int_equal(await_event(ev).value, ends[0]);
         close(ends[0]);
         close(ends[1]);
+    }
+}
+
+/* --- Writing ------------------------------------------------------------------ */
+
+static void fill(int fd)
+{
+    static const char bytes[4096];
+    assert_int_not_equal(fcntl(fd, F_SETFL, O_NONBLOCK), -1);
+    while (write(fd, bytes, sizeof bytes) > 0) {
+    }
+}
+
+static void drain(int fd)
+{
+    static char bytes[65536];
+    assert_int_not_equal(fcntl(fd, F_SETFL, O_NONBLOCK), -1);
+    while (read(fd, bytes, sizeof bytes) > 0) {
+    }
+}
+
+static void a_full_pipe_is_reported_once_when_it_takes_bytes_again(void **state)
+{
+    tb_ev *ev = *state;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    fill(ends[1]);
+    assert_int_equal(tb_ev_watch_write(ev, ends[1]), TB_OK);
+    assert_int_equal(tb_ev_watch_write(ev, ends[1]), TB_OK);
+    assert_no_event(ev);
+    drain(ends[0]);
+    tb_ev_event event = await_event(ev);
+    assert_int_equal(event.kind, TB_EV_WRITABLE);
+    assert_int_equal(event.value, ends[1]);
+    assert_no_event(ev); /* though it still takes bytes */
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void a_pipe_that_nobody_reads_any_more_is_reported_to_its_writer(void **state)
+{
+    tb_ev *ev = *state;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    fill(ends[1]);
+    assert_int_equal(tb_ev_watch_write(ev, ends[1]), TB_OK);
+    close(ends[0]);
+    assert_int_equal(await_event(ev).kind, TB_EV_WRITABLE);
+    close(ends[1]);
+}
+
+static void a_plain_file_always_takes_bytes(void **state)
+{
+    tb_ev *ev = *state;
+    FILE *file = tmpfile();
+    assert_non_null(file);
+    assert_int_equal(tb_ev_watch_write(ev, fileno(file)), TB_OK);
+    assert_int_equal(await_event(ev).kind, TB_EV_WRITABLE);
+    assert_int_equal(tb_ev_watch_write(ev, -1), TB_EOPTION);
+    fclose(file);
+}
+
+static void a_descriptor_is_watched_for_reading_or_for_writing(void **state)
+{
+    tb_ev *ev = *state;
+    int ends[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    assert_int_equal(tb_ev_watch(ev, ends[0]), TB_OK);
+    assert_int_equal(tb_ev_watch_write(ev, ends[0]), TB_EOPTION);
+    int twin = dup(ends[0]);
+    assert_int_equal(tb_ev_watch_write(ev, twin), TB_OK);
+    assert_int_equal(tb_ev_watch(ev, twin), TB_EOPTION);
+    assert_int_equal(tb_ev_attach(ev, twin), TB_EOPTION);
+    tb_ev_event event = await_event(ev);
+    assert_int_equal(event.kind, TB_EV_WRITABLE);
+    assert_int_equal(event.value, twin);
+    assert_int_equal(tb_ev_watch(ev, twin), TB_OK); /* the report has given its place back */
+    assert_int_equal(write(ends[1], "x", 1), 1);
+    assert_int_equal(await_event(ev).kind, TB_EV_READABLE);
+    assert_int_equal(await_event(ev).kind, TB_EV_READABLE);
+    close(twin);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void a_foreign_loop_sees_a_pipe_that_takes_bytes_again(void **state)
+{
+    tb_ev *ev = *state;
+    int early[2], late[2];
+    assert_int_equal(pipe(early), 0);
+    assert_int_equal(pipe(late), 0);
+    fill(early[1]);
+    fill(late[1]);
+    assert_int_equal(tb_ev_watch_write(ev, early[1]), TB_OK);
+    assert_false(polls_readable(ev)); /* makes the descriptor for foreign loops */
+    drain(early[0]);
+    assert_true(polls_readable(ev));
+    assert_int_equal(await_event(ev).value, early[1]);
+    assert_int_equal(tb_ev_watch_write(ev, late[1]), TB_OK);
+    assert_false(polls_readable(ev));
+    drain(late[0]);
+    assert_true(polls_readable(ev));
+    assert_int_equal(await_event(ev).value, late[1]);
+    for (int i = 0; i < 2; i++) {
+        close(early[i]);
+        close(late[i]);
     }
 }
 
@@ -236,6 +344,11 @@ int main(void)
         WITH_DRIVER(a_descriptor_that_is_not_open_is_refused),
         WITH_DRIVER(watches_eight_descriptors_and_refuses_the_ninth),
         WITH_DRIVER(a_reused_descriptor_number_is_watched_anew),
+        WITH_DRIVER(a_full_pipe_is_reported_once_when_it_takes_bytes_again),
+        WITH_DRIVER(a_pipe_that_nobody_reads_any_more_is_reported_to_its_writer),
+        WITH_DRIVER(a_plain_file_always_takes_bytes),
+        WITH_DRIVER(a_descriptor_is_watched_for_reading_or_for_writing),
+        WITH_DRIVER(a_foreign_loop_sees_a_pipe_that_takes_bytes_again),
         WITH_DRIVER(an_attached_descriptor_ends_waits_as_long_as_it_is_readable),
         WITH_DRIVER(an_attached_descriptor_shows_to_a_foreign_loop),
         WITH_DRIVER(attaching_takes_a_place_and_detaching_gives_it_back),

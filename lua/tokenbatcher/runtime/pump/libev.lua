@@ -21,12 +21,12 @@ local function add_attach(pump, ev)
 end
 
 --- @return table  now() microseconds; wait(deadline); wake(); arm(deadline); fd();
--- external() whether something but time may still happen; watch(fd, fn); signal(n, fn);
+-- external() whether something but time may still happen; watch(fd, fn), watch_write(fd, fn); signal(n, fn);
 -- attach(fd), detach(fd); close()
 function M.new()
   local ev = tbffi.driver(INBOX)
   local events = tbffi.new("tb_ev_event[?]", EVENTS)
-  local readable, on_signal = {}, {} -- fd -> fn, signal number -> fn
+  local ready, on_signal = {}, {} -- fd -> fn, signal number -> fn
   local watching, poking = 0, false
 
   local function dispatch()
@@ -37,8 +37,8 @@ function M.new()
         if kind == C.TB_EV_SIGNAL then
           on_signal[value](value)
         else
-          local fn = readable[value]
-          readable[value], watching = nil, watching - 1
+          local fn = ready[value]
+          ready[value], watching = nil, watching - 1
           fn(value)
         end
       end
@@ -74,13 +74,17 @@ function M.new()
 
   function pump.external() return watching > 0 end
 
-  --- Call fn(fd) once, when fd is readable. @return true, or nil and a message
-  function pump.watch(fd, fn)
-    local code = C.tb_ev_watch(ev, fd)
+  local function note_watch(fd, fn, code)
     if code ~= 0 then return nil, tbffi.text(C.tb_error_text(code)) end
-    readable[fd], watching = fn, watching + 1
+    ready[fd], watching = fn, watching + 1
     return true
   end
+
+  --- Call fn(fd) once, when fd is readable. @return true, or nil and a message
+  function pump.watch(fd, fn) return note_watch(fd, fn, C.tb_ev_watch(ev, fd)) end
+
+  --- Call fn(fd) once, when fd takes bytes: not one that is watched for reading.
+  function pump.watch_write(fd, fn) return note_watch(fd, fn, C.tb_ev_watch_write(ev, fd)) end
 
   --- Call fn(signum) at each such signal from now on.
   function pump.signal(signum, fn)

@@ -1,0 +1,127 @@
+--- The flags of `tokenbatcher run` that make a job of it: what they take, and what they mean.
+
+local errors = require "tokenbatcher.base.errors"
+local per_record = require "tokenbatcher.cli.per_record"
+local tb = require "tokenbatcher"
+
+local M = {}
+
+-- Codes of error lines, for --retry-failed.
+M.CODES = { "bad_cost", "bad_input", "bad_output", "cancelled", "deadline", "inference_failed", "inference_timeout",
+  "oversize", "queue_full", "stopped" }
+
+local function number_from(flag, least, is_whole)
+  return function(text)
+    local value = tonumber(text)
+    if value and value >= least and value < math.huge and (not is_whole or value % 1 == 0) then return value end
+    return nil, ("%s needs a %snumber from %.14g, got '%s'"):format(flag, is_whole and "whole " or "", least, text)
+  end
+end
+
+-- {number} or {percent}.
+local function parse_failures(text)
+  local digits, is_percent = text:match "^([%d.]+)(%%?)$"
+  local value = tonumber(digits)
+  if value and is_percent == "%" and value > 0 and value <= 100 then return { percent = value } end
+  if value and is_percent == "" and value >= 1 and value % 1 == 0 then return { number = value } end
+  return nil, ("--max-failures needs a number from 1, or a share as in 5%%, got '%s'"):format(text)
+end
+
+local function parse_codes(text)
+  if text == "all" then return { all = true } end
+  local codes = {}
+  for code in text:gmatch "[^,]+" do
+    if errors.nearest(code, M.CODES) ~= code then
+      return nil, ("--retry-failed: there is no error code '%s'; did you mean '%s'?"):format(code,
+        errors.nearest(code, M.CODES))
+    end
+    codes[code] = true
+  end
+  if next(codes) == nil then return nil, "--retry-failed needs error codes, or nothing" end
+  return codes
+end
+
+local function parse_id_field(name)
+  local ok, message = per_record.check_id_field(name)
+  if not ok then return nil, message end
+  return name
+end
+
+local function is_list_of_codes(word)
+  for code in word:gmatch "[^,]+" do
+    if code ~= "all" and errors.nearest(code, M.CODES) ~= code then return false end
+  end
+  return true
+end
+
+--- --retry-failed stands alone or has codes: both become one word.
+function M.join_words(args)
+  local out, i = {}, 1
+  while i <= #args do
+    local word = args[i]
+    if word == "--retry-failed" then
+      local follows = args[i + 1]
+      local has_codes = follows and is_list_of_codes(follows)
+      word = "--retry-failed=" .. (has_codes and follows or "all")
+      if has_codes then i = i + 1 end
+    end
+    out[#out + 1] = word
+    i = i + 1
+  end
+  return out
+end
+
+--- @param run table  argparse's command
+function M.declare(run)
+  local function option(name, argname, text, convert)
+    return run:option(name, text):argname(argname):convert(convert or function(value) return value end)
+  end
+  option("--input", "<file>", "Read from a file, which may be compressed by gzip (default, and -: standard input).")
+  option("--output", "<file>", "Write to a file (default, and -: standard output).")
+  option("--record", "<file>",
+    "Write arrivals and batches to a file, for simulate and fit; the same as --set record=F.")
+  run:flag("--unordered", "Write answers as they come, not in input order.")
+  run:flag("--resume", "Go on with the output: what is answered in it, or in its journal, is not asked again.")
+  run:flag("--overwrite", "Begin anew, though the output is not empty.")
+  option("--retry-failed", "[<codes>]", "As --resume, and ask again where there is an error line, or one of these "
+    .. "codes (as in deadline,inference_timeout).", parse_codes)
+  option("--max-failures", "<n>", "Stop when so many have failed, or (5%) such a share of what is done, at least of 100.",
+    parse_failures)
+  option("--requests-per-minute", "<n>", "Keep to it, whatever the policy: rate_limited, with the script's policy inside.",
+    number_from("--requests-per-minute", 1))
+  option("--tokens-per-minute", "<n>", "The same for tokens.", number_from("--tokens-per-minute", 1))
+  option("--concurrency", "<n>", "So many calls at a time; the same as --set max_concurrent_batches=N.",
+    number_from("--concurrency", 1, true))
+  option("--id-field", "<name>", "The field of a record that is its own id, carried into the answer (default: custom_id).",
+    parse_id_field)
+  option("--key-field", "<name>", "The field that says whose a record is, for fair and for blame.")
+  option("--group-field", "<name>", "The field that says which records may share a call.")
+  option("--priority-field", "<name>", "The field with a record's priority.")
+  option("--timeout-field", "<name>", "The field with the seconds that a record may wait for its call.")
+  option("--batch-timeout-field", "<name>", "The field with the seconds that a record may linger for others.")
+  option("--sync", "<s>", "Have the output written to its disk every so many seconds (default: 5; 0: as the system "
+    .. "does).", number_from("--sync", 0)):default(5)
+end
+
+--- What follows from the flags together. @return true, or nil and a message
+function M.complete(args)
+  args.retry_codes = args.retry_failed
+  args.resume = args.resume or args.retry_failed ~= nil
+  args.fields = per_record.fields_of(args)
+  if args.resume and args.overwrite then return nil, "--resume goes on, --overwrite begins anew: give one of them" end
+  if args.resume and (not args.output or args.output == "-") then
+    return nil, "--resume needs --output: a file to go on with"
+  end
+  if args.concurrency then table.insert(args.overrides, { "max_concurrent_batches", args.concurrency }) end
+  return true
+end
+
+--- Limits for a minute go around the script's policy. @param options table  of the batcher, changed
+function M.limit(options, args)
+  if not args.requests_per_minute and not args.tokens_per_minute then return end
+  options.policy = tb.policy.rate_limited {
+    requests_per_minute = args.requests_per_minute, tokens_per_minute = args.tokens_per_minute, inner = options.policy,
+  }
+end
+
+return M
