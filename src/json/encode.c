@@ -7,6 +7,7 @@
 #include "codec.h"
 
 #include <stdio.h>
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -77,6 +78,8 @@ static bool append_member(lua_State *L, tb__codec *c, const char *key, size_t si
 /* The keys of the order on top of the stack, as far as the table below has them. */
 static bool append_in_order(lua_State *L, tb__codec *c, size_t *members, int depth)
 {
+    assert(lua_istable(L, -1));
+    assert(lua_istable(L, -2));
     int n = (int)lua_objlen(L, -1);
     for (int i = 1; i <= n; i++) {
         size_t size;
@@ -112,6 +115,7 @@ static int compare_keys(const void *left, const void *right)
 
 static bool push_key(lua_State *L, tb__codec *c)
 {
+    assert(c->key_count <= c->key_capacity);
     if (c->key_count == c->key_capacity) {
         size_t capacity = c->key_capacity * 2 + 64;
         tb__key *keys = realloc(c->keys, capacity * sizeof *keys);
@@ -196,6 +200,7 @@ static bool push_number_key(lua_State *L, double number, char text[static 32])
 /* The rest, sorted. On the stack: the table, its order or nil. */
 static bool append_sorted(lua_State *L, tb__codec *c, size_t *members, int depth)
 {
+    assert(lua_istable(L, -2));
     size_t first = c->key_count;
     char number[32] = "";
     push_set(L);
@@ -207,6 +212,7 @@ static bool append_sorted(lua_State *L, tb__codec *c, size_t *members, int depth
         qsort(c->keys + first, c->key_count - first, sizeof *c->keys, compare_keys);
     }
     for (size_t i = first; i < c->key_count; i++) {
+        assert(i < c->key_capacity);
         tb__key key = c->keys[i];
         if (key.text) {
             lua_pushlstring(L, key.text, key.size);
@@ -259,6 +265,7 @@ static bool push_order(lua_State *L)
 
 static bool append_table(lua_State *L, tb__codec *c, int depth)
 {
+    assert(depth > 0);
     if (depth > TB__JSON_DEPTH || !lua_checkstack(L, STACK_A_LEVEL)) {
         lua_pushliteral(L, "a value nested too deeply, or containing itself, has no JSON form");
         return false;
@@ -341,6 +348,7 @@ int tb__json_encode(lua_State *L)
 {
     tb__codec *c = lua_touserdata(L, lua_upvalueindex(TB__UP_CODEC));
     lua_settop(L, 1);
+    assert(c);
     c->L = L;
     c->text.size = c->key_count = 0;
     if (!lua_checkstack(L, STACK_A_LEVEL) || !append_value(L, c, 1)) {
@@ -348,6 +356,7 @@ int tb__json_encode(lua_State *L)
         lua_insert(L, -2);
         return 2;
     }
+    assert(c->text.size > 0);
     lua_pushlstring(L, c->text.bytes, c->text.size);
     return 1;
 }

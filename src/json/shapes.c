@@ -18,6 +18,7 @@ static uint32_t slot_of(uint16_t from, const char *key)
 
 static tb__step *find_step(tb__codec *c, uint16_t from, const char *key)
 {
+    assert(c->step_count < TB__SHAPE_SLOTS); /* or the search would not end */
     uint32_t slot = slot_of(from, key);
     while (c->steps[slot].key && !(c->steps[slot].key == key && c->steps[slot].from == from)) {
         slot = (slot + 1) % TB__SHAPE_SLOTS;
@@ -46,6 +47,8 @@ void tb__shapes_trim(lua_State *L, tb__codec *c)
 static bool has_key(const tb__codec *c, uint16_t shape, const char *key)
 {
     for (; shape != 0; shape = c->shapes[shape].parent) {
+        assert(shape < c->shape_count);
+        assert(c->shapes[shape].parent < shape);
         if (c->shapes[shape].key == key) {
             return true;
         }
@@ -56,6 +59,7 @@ static bool has_key(const tb__codec *c, uint16_t shape, const char *key)
 /* A key that comes again takes no second place. */
 static uint16_t learn(lua_State *L, tb__codec *c, uint16_t from, const char *key, tb__step *step)
 {
+    assert(!step->key);
     bool again = has_key(c, from, key);
     if (c->step_count >= TB__SHAPE_SLOTS * 3 / 4) {
         return again ? from : TB__SHAPE_OWN;
@@ -79,7 +83,9 @@ static uint16_t learn(lua_State *L, tb__codec *c, uint16_t from, const char *key
 
 uint16_t tb__shape_next(lua_State *L, tb__codec *c, uint16_t from)
 {
+    assert(from < c->shape_count);
     const char *key = lua_tostring(L, -1);
+    assert(key);
     tb__step *step = find_step(c, from, key);
     return step->key ? step->to : learn(L, c, from, key, step);
 }
@@ -103,6 +109,7 @@ void tb__own_mark(lua_State *L, const tb__codec *c, uint16_t shape)
 
 void tb__shape_mark(lua_State *L, tb__codec *c, uint16_t shape)
 {
+    assert(shape < c->shape_count);
     lua_rawgeti(L, lua_upvalueindex(TB__UP_SHAPES), shape + 1);
     if (c->shapes[shape].has_mark) {
         return;

@@ -1,6 +1,7 @@
 /* text.c - bytes that are text: UTF-8, surrogates in escapes, a buffer that grows. */
 #include "codec.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,8 @@ static size_t ascii_length(const char *text, size_t size)
  * surrogates, at most U+10FFFF. */
 static size_t sequence_length(const unsigned char *at, size_t left)
 {
+    assert(left > 0);
+    assert(at[0] >= 0x80);
     unsigned low = 0x80, high = 0xBF;
     size_t length = at[0] >= 0xF5 || at[0] < 0xC2 ? 0 : at[0] >= 0xF0 ? 4 : at[0] >= 0xE0 ? 3 : 2;
     if (length == 0 || length > left) {
@@ -51,6 +54,7 @@ static size_t sequence_length(const unsigned char *at, size_t left)
 
 size_t tb__utf8_error(const char *text, size_t size)
 {
+    assert(text || size == 0);
     size_t at = ascii_length(text, size);
     while (at < size) {
         size_t length = sequence_length((const unsigned char *)text + at, size - at);
@@ -80,6 +84,7 @@ static unsigned escape_value(const char *at, const char *end)
 
 size_t tb__lone_surrogate(const char *text, size_t size)
 {
+    assert(text || size == 0);
     const char *at = text, *end = text + size;
     while (at < end && (at = memchr(at, '\\', (size_t)(end - at)))) {
         unsigned value = escape_value(at + 1, end);
@@ -98,6 +103,8 @@ size_t tb__lone_surrogate(const char *text, size_t size)
 
 bool tb__reserve(tb__buffer *buffer, size_t more)
 {
+    assert(buffer->size <= buffer->capacity);
+    assert(buffer->bytes || buffer->capacity == 0);
     if (buffer->capacity - buffer->size >= more) {
         return true;
     }

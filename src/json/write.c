@@ -1,15 +1,19 @@
 /* write.c - strings and numbers into the codec's buffer, as JSON. */
 #include "codec.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 void tb__append(tb__codec *c, const char *bytes, size_t size)
 {
+    assert(c->L);
+    assert(bytes || size == 0);
     if (!tb__reserve(&c->text, size)) {
         luaL_error(c->L, "not enough memory");
     }
+    assert(c->text.capacity - c->text.size >= size);
     memcpy(c->text.bytes + c->text.size, bytes, size);
     c->text.size += size;
 }
@@ -45,6 +49,7 @@ static size_t plain_length(const char *text, size_t size)
 
 static size_t escape(unsigned char byte, char out[8])
 {
+    assert(byte < 0x20 || byte == '"' || byte == '\\');
     static const char NAMES[] = "\bb\ff\nn\rr\tt\"\"\\\\";
     out[0] = '\\';
     for (const char *name = NAMES; *name; name += 2) {
@@ -58,6 +63,7 @@ static size_t escape(unsigned char byte, char out[8])
 
 bool tb__append_string(tb__codec *c, const char *text, size_t size)
 {
+    assert(text);
     size_t wrong = tb__utf8_error(text, size);
     if (wrong) {
         lua_pushfstring(c->L, "a string that is not UTF-8 (byte %d) has no JSON form", (int)wrong);
@@ -86,6 +92,9 @@ bool tb__append_number(tb__codec *c, double value)
         return false;
     }
     char text[TB__NUMBER_SIZE];
-    tb__append(c, text, tb__number_text(value, text));
+    size_t length = tb__number_text(value, text);
+    assert(length > 0);
+    assert(length <= sizeof text);
+    tb__append(c, text, length);
     return true;
 }
