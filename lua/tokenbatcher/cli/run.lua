@@ -225,6 +225,7 @@ end
 local function new_job(definition, args, made, batcher)
   return {
     path = definition.path, args = args, words = args.words, batcher = batcher, ordinal = 0, earlier = 0,
+    process = process,
     current = { decode = made.decode, encode = made.encode, submit_options = made.submit_options },
     recording = made.options.record, has_read_all = false,
     status = function()

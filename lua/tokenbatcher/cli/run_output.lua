@@ -6,7 +6,6 @@ local errors = require "tokenbatcher.base.errors"
 local job_file = require "tokenbatcher.cli.job"
 local loop = require "tokenbatcher.runtime.loop"
 local output = require "tokenbatcher.cli.output_ffi"
-local process = require "tokenbatcher.process"
 local recording = require "tokenbatcher.batching.recording"
 local sink = require "tokenbatcher.cli.sink"
 local tbffi = require "tokenbatcher.core.ffi"
@@ -80,8 +79,8 @@ end
 
 -- --- now and then ---------------------------------------------------------------
 
-local function require_synced()
-  local problem = process.sync_problem()
+local function require_synced(job)
+  local problem = job.process.sync_problem()
   if problem then error(errors.new("cannot_write", "cannot write the output to its disk: " .. problem), 0) end
 end
 
@@ -91,7 +90,7 @@ local function sync(job, now)
   local size = job.answers.sink.size
   if now < (job.sync_at or 0) or size == job.synced_size then return end
   job.sync_at, job.synced_size = now + every_us, size
-  process.sync(job.file.fd)
+  job.process.sync(job.file.fd)
 end
 
 -- A policy that shares by key has nothing to share by.
@@ -106,7 +105,7 @@ end
 -- of its own: a timer of the loop's would look like something to wait for.
 function M.watch(job)
   job.answers.on_written = function()
-    require_synced()
+    require_synced(job)
     tell_of_keys(job)
     job.report.progress:show(clock.now_us())
   end

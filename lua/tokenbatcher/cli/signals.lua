@@ -2,7 +2,6 @@
 -- third one never comes here: see src/host/main.c.
 
 local clock = require "tokenbatcher.runtime.clock"
-local process = require "tokenbatcher.process"
 
 local M = {}
 
@@ -36,7 +35,7 @@ function M.install(job, handlers)
     pump.signal(signum, function() on_end_signal(job, signum) end)
   end
   pump.signal(SIGHUP, function() handlers.reload(job) end)
-  process.count_end_signals()
+  job.process.count_end_signals()
 end
 
 return M

@@ -18,7 +18,7 @@ local function moments(seed)
   local list = {}
   for i = 1, KILLS do
     seed = (seed * 16807) % 2147483647
-    list[i] = math.floor(LINES * (i - 1) / KILLS) + seed % (LINES / KILLS)
+    list[i] = math.floor(LINES * (i - 1) / KILLS) + seed % math.floor(LINES / KILLS / 2) + 1
   end
   return list
 end
@@ -27,7 +27,7 @@ local function kill_ten_times(args, seed)
   job.input(LINES)
   job.no_output()
   job.no_ledger()
-  local script = cli.file("script.lua", job.paid("max_batch_size = 16, max_concurrent_batches = 8,", SLOW))
+  local script = cli.file("script.lua", job.paid("max_batch_size = 16, max_concurrent_batches = 8,", SLOW .. job.KILLER))
   local killed = 0
   for _, lines in ipairs(moments(seed)) do
     if job.run_until(script, { "--resume", unpack(args) }, lines) == 137 then killed = killed + 1 end

@@ -20,6 +20,15 @@ local function add_attach(pump, ev)
   function pump.detach(fd) C.tb_ev_detach(ev, fd) end
 end
 
+-- note(fd, fn, code): the driver has answered with this code.
+local function add_watches(pump, ev, note)
+  --- Call fn(fd) once, when fd is readable. @return true, or nil and a message
+  function pump.watch(fd, fn) return note(fd, fn, C.tb_ev_watch(ev, fd)) end
+
+  --- Call fn(fd) once, when fd takes bytes: not one that is watched for reading.
+  function pump.watch_write(fd, fn) return note(fd, fn, C.tb_ev_watch_write(ev, fd)) end
+end
+
 --- @return table  now() microseconds; wait(deadline); wake(); arm(deadline); fd();
 -- external() whether something but time may still happen; watch(fd, fn), watch_write(fd, fn); signal(n, fn);
 -- attach(fd), detach(fd); close()
@@ -45,8 +54,15 @@ function M.new()
     until n < EVENTS
   end
 
+  local function note_watch(fd, fn, code)
+    if code ~= 0 then return nil, tbffi.text(C.tb_error_text(code)) end
+    ready[fd], watching = fn, watching + 1
+    return true
+  end
+
   local pump = {}
   add_attach(pump, ev)
+  add_watches(pump, ev, note_watch)
 
   function pump.now() return tonumber(C.tb_ev_now()) end
 
@@ -73,18 +89,6 @@ function M.new()
   function pump.close() tbffi.close_driver(ev) end
 
   function pump.external() return watching > 0 end
-
-  local function note_watch(fd, fn, code)
-    if code ~= 0 then return nil, tbffi.text(C.tb_error_text(code)) end
-    ready[fd], watching = fn, watching + 1
-    return true
-  end
-
-  --- Call fn(fd) once, when fd is readable. @return true, or nil and a message
-  function pump.watch(fd, fn) return note_watch(fd, fn, C.tb_ev_watch(ev, fd)) end
-
-  --- Call fn(fd) once, when fd takes bytes: not one that is watched for reading.
-  function pump.watch_write(fd, fn) return note_watch(fd, fn, C.tb_ev_watch_write(ev, fd)) end
 
   --- Call fn(signum) at each such signal from now on.
   function pump.signal(signum, fn)
