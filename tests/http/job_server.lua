@@ -29,7 +29,7 @@ local option = {
   tokens_per_s = 0,
   busy = 0, -- the share of requests that is answered 529, 503 or 500
   reset = 0, -- the share whose connection is reset before anything is paid
-  cut = 0, -- the share whose answer is paid for, and reset at any of its bytes
+  cut = 0, -- the share whose answer is paid for, and reset after any of its bytes
   drip = 0, -- the share whose answer comes in pieces
   drip_ms = 2, -- from piece to piece
   quota_every = 0, -- requests with a number divisible by this one: insufficient_quota, until /pay
@@ -195,7 +195,8 @@ local function answer(connection, request)
   local text = response(200, body_of(request), lines)
   if chance(request, 1) < option.cut then
     stats.cut = stats.cut + #request.ids
-    connection.sock:write(text:sub(1, math.floor(chance(request, 2) * #text)), function() drop(connection) end)
+    local bytes = 1 + math.floor(chance(request, 2) * (#text - 1))
+    connection.sock:write(text:sub(1, bytes), function() drop(connection) end)
     return
   end
   stats.answered = stats.answered + #request.ids

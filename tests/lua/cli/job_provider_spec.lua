@@ -46,14 +46,21 @@ describe("A job against a provider", function()
     return tonumber(requests), tonumber(retries)
   end
 
+  -- libcurl repeats by itself, and tells nobody, what was reset on a connection that had been used before.
+  local function assert_counted(r, seen, calls)
+    local requests, retries = requests_of(r)
+    assert.equal(requests - calls, retries)
+    local untold = seen.requests - requests
+    assert.is_true(untold >= 0 and untold <= seen.resets, seen.requests .. " requests, told are " .. requests)
+    assert.is_true(retries >= seen.busy)
+  end
+
   it("answers each line of a chat once, whatever the server does to requests", function()
     begin(600, { "busy=0.05", "reset=0.05", "cut=0.05", "drip=0.05", "delay_ms=1" })
     local r = job.run(P.script(provider, "chat"))
     local seen = assert_paid_once(r, 600)
     for _, name in ipairs { "busy", "resets", "cut", "dripped" } do assert.is_true(seen[name] > 10, name) end
-    local requests, retries = requests_of(r)
-    assert.equal(seen.requests, requests)
-    assert.equal(seen.requests - 600, retries)
+    assert_counted(r, seen, 600)
   end)
 
   it("answers each line of embeddings once, whatever the server does to requests", function()
@@ -61,9 +68,7 @@ describe("A job against a provider", function()
     local r = job.run(P.script(provider, "embeddings", "max_batch_size = 16, max_concurrent_batches = 8,"))
     local seen = assert_paid_once(r, 2000)
     for _, name in ipairs { "busy", "resets", "cut", "dripped" } do assert.is_true(seen[name] > 3, name) end
-    local requests, retries = requests_of(r)
-    assert.equal(seen.requests, requests)
-    assert.equal(seen.requests - 2000 / 16, retries)
+    assert_counted(r, seen, 2000 / 16)
   end)
 
   for endpoint, more in pairs { chat = "", embeddings = "max_batch_size = 8, max_concurrent_batches = 8," } do

@@ -32,13 +32,14 @@ local function limit_of(self, until_us)
   return until_us, "the deadline"
 end
 
--- What the circuit makes of a failure. @return boolean  does the call go on?
-local function tell_circuit(self, role, failed)
+-- What the circuit makes of a failure. @param since_us number  when the call had failed before, or its attempt began
+-- @return boolean  does the call go on?
+local function tell_circuit(self, role, failed, since_us)
   local held = self.circuit
   if not held then return false end
   if self.policy:may_repeat(failed) then
-    return held:failed(role, { is_away = retry.is_away(failed), why = retry.in_short(failed),
-      asked_s = retry.asked_s(failed) })
+    return held:failed(role, { is_away = retry.is_away(failed), is_silent = retry.is_silent(failed),
+      since_us = since_us, why = retry.in_short(failed), asked_s = retry.asked_s(failed) })
   end
   if failed.response then held:is_there() else held:give_back(role) end
   return false
@@ -61,11 +62,12 @@ end
 function Calls:run(try, until_us)
   local limit
   until_us, limit = limit_of(self, until_us)
-  local held, n, tried, last = self.circuit, 0, 0, nil
+  local held, n, tried, last, since_us = self.circuit, 0, 0, nil, nil
   while true do
     local role = held and held:enter(until_us) or not held and "call"
     if not role then return nil, last, limit .. " came before the server was back" end
     n, tried = n + 1, tried + 1
+    if n == 1 then since_us = clock.now_us() end
     if tried > 1 then self.retries = self.retries + 1 end
     local value, failed = attempt(self, try, role)
     if not failed then
@@ -73,11 +75,13 @@ function Calls:run(try, until_us)
       return value
     end
     last = failed
+    local failed_us = clock.now_us()
     local goes_on, why = wait(self, role, failed, n, until_us, limit)
     if not goes_on then
-      if not tell_circuit(self, role, failed) then return nil, failed, why end
+      if not tell_circuit(self, role, failed, since_us) then return nil, failed, why end
       n = 0
     end
+    since_us = failed_us
   end
 end
 

@@ -4,7 +4,10 @@
 --
 -- A call that probes in vain has failed, so that whoever counts failures, or waits for the end, sees
 -- some. But where the server was there before, and is merely away (it takes no connections, or says 429, 502, 503, 504,
--- 529), no record is at fault, and none is lost: the call waits on, until outage_s after the circuit opened.
+-- 529), no record is at fault, and none is lost: the call waits on, until outage_s after the circuit opened. So does a
+-- call of which the server took the request, and was not heard of again (reset, timed out), if it has
+-- answered nobody else since that call failed before: but not longer than SILENCE_S, since the call may be what
+-- the server fails of.
 --
 -- It is one of a server, shared by all calls to it. Waiting is bounded by each call's own deadline.
 
@@ -16,6 +19,7 @@ local Circuit = {}
 Circuit.__index = Circuit
 
 local DAY_S = 86400
+local SILENCE_S = 600
 local LEASE_US = 600 * 1e6 -- a probe that has not come back by then is another's to make
 
 --- What a backend may be given for its circuit.
@@ -85,7 +89,7 @@ end
 
 --- An answer came, if only that the call itself is wrong.
 function Circuit:is_there()
-  self.failures = 0
+  self.failures, self.heard_us = 0, clock.now_us()
   if self.state ~= "closed" then close(self) end
 end
 
@@ -106,9 +110,17 @@ local function put_off(self, now, asked_s)
   change(self, "open")
 end
 
+-- How long calls that fail so wait for the server, in seconds from when the circuit opened; 0: not at all.
+local function patience_s(self, failure)
+  if not self.has_answered then return 0 end
+  if failure.is_away then return self.p.outage_s end
+  if not failure.is_silent or self.heard_us >= failure.since_us then return 0 end
+  return math.min(SILENCE_S, self.p.outage_s)
+end
+
 --- A whole call failed, or a probe.
 -- @param role string  what enter() said before its last attempt
--- @param failure table  {is_away, why, asked_s}
+-- @param failure table  {is_away, is_silent, since_us (what others heard before says nothing), why, asked_s}
 -- @return boolean  is it to go on all the same: wait for the circuit and try anew?
 function Circuit:failed(role, failure)
   local now = clock.now_us()
@@ -120,8 +132,8 @@ function Circuit:failed(role, failure)
     open(self, failure.why, now)
     put_off(self, now, failure.asked_s)
   end
-  if not (failure.is_away and self.has_answered) then return false end
-  return self.state == "closed" or now - self.opened_us < self.p.outage_s * 1e6
+  local patient_us = patience_s(self, failure) * 1e6
+  return patient_us > 0 and (self.state == "closed" or now - self.opened_us < patient_us)
 end
 
 --- An attempt has told nothing of the server: it was called off, say.
