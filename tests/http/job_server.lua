@@ -12,7 +12,8 @@
 -- number, an embedding {number, 0.5}.
 --
 -- The control port takes part in no outage: GET /ledger tells what was paid, /stats what was seen, /wait/N/NAME the
--- same once the statistic NAME is at least N, /pay settles the bill (see quota_every).
+-- same once the statistic NAME is at least N, /pay settles the bill (see quota_every), /kill/PID/N kills that process
+-- with -9 once N inputs are paid for, before the answer to the last is sent.
 
 local cjson = require "cjson"
 local uv = require "luv"
@@ -62,9 +63,15 @@ for line in former and former:lines() or function() end do count_paid(tonumber(l
 if former then former:close() end
 local file = assert(uv.fs_open(arg[1], "a", 420))
 
+local victim -- {pid, at}
+
 local function pay(ids)
   assert(uv.fs_write(file, table.concat(ids, "\n") .. "\n", -1))
   for _, id in ipairs(ids) do count_paid(id) end
+  if victim and ledger.paid >= victim.at then
+    uv.kill(victim.pid, "sigkill")
+    victim = nil
+  end
 end
 
 -- --- chance ---------------------------------------------------------------------------------
@@ -345,7 +352,10 @@ local function control(connection, path)
   if name and stats[name] < tonumber(least) then
     return after(2, function() if open[connection] then control(connection, path) end end)
   end
+  local pid, at = path:match "^/kill/(%d+)/(%d+)$"
+  if pid then victim = { pid = tonumber(pid), at = tonumber(at) } end
   if path == "/pay" then is_settled = true end
+  stats.now_s = uv.hrtime() / 1e9
   local body = path == "/ledger" and { paid = ledger.paid, distinct = ledger.distinct, most = ledger.most,
     twice = ledger.paid - ledger.distinct } or stats
   connection.sock:write(response(200, cjson.encode(body)))

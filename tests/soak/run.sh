@@ -1,7 +1,7 @@
 #!/bin/sh
 # Long runs: minutes of load. Stops at the first that fails.
 # environment: B (build folder), LUAJIT, SOAK_RECORDS (5,000,000), SOAK_OPS (20,000,000),
-# SOAK_REQUESTS (100,000)
+# SOAK_REQUESTS (100,000), SOAK_LINES (1,000,000)
 set -eu
 
 echo "== records on the real clock: every answer checked, memory flat"
@@ -21,6 +21,9 @@ TB_SLOW=1 "$B/tests/test_core_ids"
 
 echo "== 2,000,000 lines through the command line"
 sh tests/soak/lines.sh
+
+echo "== a job of a million lines: an outage a minute, kill -9 ten times"
+$LUAJIT tests/soak/jobs.lua "${SOAK_LINES:-1000000}"
 
 echo "== HTTP requests: every answer checked, memory and descriptors flat"
 $LUAJIT tests/soak/http.lua "${SOAK_REQUESTS:-100000}"

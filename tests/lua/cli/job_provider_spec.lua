@@ -110,13 +110,13 @@ describe("A job against a provider", function()
 
   it("never sends more in a minute than it may", function()
     begin(300)
-    P.script(provider, "chat")
-    local r = cli.shell(([[
-      %s run %s --input %s --output %s --requests-per-minute 100 & pid=$!
-      curl -s %s >/dev/null
-      kill $pid; kill $pid; wait $pid]]):format(cli.exe, cli.path "script.lua", cli.path "in.jsonl", cli.path(OUT),
-      provider.at "/wait/100/answered"))
-    assert.equal(1, r.status, r.err)
+    local script = cli.read(P.script(provider, "chat"))
+    local session = cli.start(script, { "--requests-per-minute", "100", "--input", cli.path "in.jsonl" })
+    provider.ask "/wait/100/answered"
+    session:kill "TERM"
+    session:message "finishing"
+    session:kill "TERM"
+    assert.equal(1, session:finish().status)
     local paid = provider.ask "/ledger"
     assert.equal(100, paid.paid)
     assert.equal(100, paid.distinct)
@@ -148,7 +148,7 @@ describe("A job against a provider that is killed with -9", function()
     provider = P.provider { "outage_every=1100", "outage_s=0.2", "cut=0.02", "busy=0.02", "reset=0.02", "delay_ms=1" }
     local script, killed = P.script(provider, endpoint, more), 0
     for i = 1, KILLS do
-      local status = job.run_until(script, { "--resume", unpack(args) }, LINES * i / (KILLS + 1))
+      local status = P.run_until(provider, script, { "--resume", unpack(args) }, LINES * i / (KILLS + 1))
       if status == 137 then killed = killed + 1 end
     end
     return job.run(script, { "--resume", unpack(args) }), killed

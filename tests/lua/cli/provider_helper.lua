@@ -52,6 +52,16 @@ function M.script(provider, endpoint, more, of_backend)
   return cli.file("script.lua", BACKEND:format(more or "", provider.url, endpoint, of_backend or ""))
 end
 
+--- Run a job over in.jsonl into out.jsonl until the provider kills it with -9, once it was paid for so many in all.
+-- @return number  exit status, 137 where it was killed
+function M.run_until(provider, script, args, paid)
+  local words = { cli.exe, "run", script, "--input", cli.path "in.jsonl", "--output", cli.path "out.jsonl" }
+  for _, word in ipairs(args) do words[#words + 1] = word end
+  for i, word in ipairs(words) do words[i] = cli.quote(word) end
+  local inner = ('curl -s -o /dev/null %s/$$/%d; exec "$@"'):format(provider.at "/kill", paid)
+  return cli.shell(("timeout -k 1 60 sh -c %s sh %s"):format(cli.quote(inner), table.concat(words, " "))).status
+end
+
 --- What is wrong with an output: is each of the lines 1 to count answered by the number of its own input, once?
 -- @param skip function|nil  index -> is that line to be an error?  @return string|nil
 function M.flaw(path, count, is_ordered, skip)

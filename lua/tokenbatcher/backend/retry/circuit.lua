@@ -2,12 +2,11 @@
 -- failures in a row, each of a whole call with its attempts; then calls wait, and one at a time probes. An
 -- answer closes it, and all go on.
 --
--- A call that probes in vain has failed, so that whoever counts failures, or waits for the end, sees
--- some. But where the server was there before, and is merely away (it takes no connections, or says 429, 502, 503, 504,
--- 529), no record is at fault, and none is lost: the call waits on, until outage_s after the circuit opened. So does a
--- call of which the server took the request, and was not heard of again (reset, timed out), if it has
--- answered nobody else since that call failed before: but not longer than SILENCE_S, since the call may be what
--- the server fails of.
+-- A call has failed for good once as many of its failures are its own as it has attempts. Not its own are those of a
+-- server that was there before, and is merely away: it takes no connections, or says 429, 502, 503, 504, 529; or it
+-- took the request and was not heard of again (reset, timed out), and nobody else was answered since that call had
+-- failed before. Then the call waits on, until outage_s after the circuit opened, and no record is lost; in
+-- silence SILENCE_S at most, since the call may be what the server fails of.
 --
 -- It is one of a server, shared by all calls to it. Waiting is bounded by each call's own deadline.
 
@@ -110,17 +109,20 @@ local function put_off(self, now, asked_s)
   change(self, "open")
 end
 
--- How long calls that fail so wait for the server, in seconds from when the circuit opened; 0: not at all.
-local function patience_s(self, failure)
-  if not self.has_answered then return 0 end
-  if failure.is_away then return self.p.outage_s end
-  if not failure.is_silent or self.heard_us >= failure.since_us then return 0 end
-  return math.min(SILENCE_S, self.p.outage_s)
+--- Was nobody answered since then?
+function Circuit:is_silent_since(us)
+  return self.has_answered and self.heard_us < us
 end
 
---- A whole call failed, or a probe.
+-- How long calls that fail so wait for the server, in seconds from when the circuit opened; 0: not at all.
+local function patience_s(self, failure)
+  if not self.has_answered or failure.is_final then return 0 end
+  return failure.is_away and self.p.outage_s or math.min(SILENCE_S, self.p.outage_s)
+end
+
+--- The attempts of a call are used up, or it was a probe.
 -- @param role string  what enter() said before its last attempt
--- @param failure table  {is_away, is_silent, since_us (what others heard before says nothing), why, asked_s}
+-- @param failure table  {is_away, is_final (it has failed for good), why, asked_s}
 -- @return boolean  is it to go on all the same: wait for the circuit and try anew?
 function Circuit:failed(role, failure)
   local now = clock.now_us()
