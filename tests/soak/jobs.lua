@@ -55,14 +55,15 @@ local function start_provider()
   local pipe = assert(io.popen(("exec luajit tests/http/job_server.lua %s %s"):format(path "ledger", options)))
   local port, control, pid = pipe:read("*n", "*n", "*n")
   assert(port and control and pid, "the provider did not start")
-  return { url = ("http://127.0.0.1:%d/v1"):format(port), control = ("http://127.0.0.1:%d"):format(control), pid = pid }
+  return { url = ("http://127.0.0.1:%d/v1"):format(port), control = ("http://127.0.0.1:%d"):format(control), pid = pid,
+    pipe = pipe } -- kept: to collect it is to wait for the provider's end
 end
 
 local function ask(provider, what)
   return json.decode((assert(http.request(provider.control .. what))))
 end
 
--- One run; the provider kills it once it was paid for so many (0: never). @return its exit status, its peak in KB or nil
+-- One run; the provider kills it once it was paid for so many (0: never). @return its exit status, its peak in KB
 local function run(provider, at)
   local kill = at > 0 and ("curl -s -o %s %s/kill/$$/%d; "):format(path "killed", provider.control, at) or ""
   os.execute(([[sh -c '%sexec %s/tokenbatcher run %s --input %s --output %s --resume' 2>%s; echo $? >%s]])
@@ -101,7 +102,7 @@ local status, first_kb = run(provider, 0)
 if status ~= 0 then fail("the first tenth ended with ", status) end
 
 write_input("in.jsonl", LINES) -- lines appended to the input are new work
-local killed, last_kb = 0, nil
+local killed, last_kb = 0
 for i = 1, KILLS do
   status = run(provider, math.floor(LINES * (0.1 + 0.9 * i / (KILLS + 1))))
   if status == 137 then killed = killed + 1 end
@@ -111,9 +112,9 @@ if status ~= 0 then fail("the job ended with ", status) end
 
 local problem, paid, seen = flaw(), ask(provider, "/ledger"), ask(provider, "/stats")
 os.execute("kill " .. provider.pid)
-print(("%d lines in %.0f s, %d outages of %g s, %d times killed; %d requests (%d busy, %d reset, %d cut inputs)"):format(
-  LINES, seen.now_s - began, seen.outages, OUTAGE_S, killed, seen.requests, seen.busy, seen.resets, seen.cut))
-print(("paid %d, of them twice %d: %d cut off, %d under way at a kill (at most %d); peak %d KB, of the first tenth %d KB")
+print(("%d lines in %.0f s, %d outages of %g s, %d times killed; %d requests (%d busy, %d reset, %d inputs cut off)")
+  :format(LINES, seen.now_s - began, seen.outages, OUTAGE_S, killed, seen.requests, seen.busy, seen.resets, seen.cut))
+print(("paid %d, of them twice %d: %d cut off, %d under way at a kill (at most %d); peak %d KB, of a tenth %d KB")
   :format(paid.paid, paid.twice, seen.cut, paid.twice - seen.cut, KILLS * SLOTS * BATCH, last_kb, first_kb))
 if problem then fail(problem) end
 if killed ~= KILLS then fail("killed ", killed, " times") end
