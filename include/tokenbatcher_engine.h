@@ -60,7 +60,7 @@ typedef struct tb_engine tb_engine;
 
 /* Refusals beside those of enum tb_error. tb_engine_message() has the sentence.
  * ESCRIPT: the script cannot be loaded or started, or it misbehaved.
- * EINPUT: the script's decode would not have these bytes.
+ * EINPUT: the script's decode would not have these bytes, or its submit_options was wrong of them.
  * EBUSY: called from beneath the script itself, see above. */
 enum tb_engine_error { TB_ENGINE_ESCRIPT = -101, TB_ENGINE_EINPUT = -102, TB_ENGINE_EBUSY = -103 };
 

@@ -27,7 +27,7 @@ return {
     return {
       inference_fn = tb.backend.openai {
         base_url = opt.base_url, model = opt.model, endpoint = opt.endpoint, timeout_s = opt.timeout_s,
-        retries = opt.retries, fields = { "text", "prompt", "question" }, ignore = ignore,
+        retries = opt.retries, pause_after = 1, fields = { "text", "prompt", "question" }, ignore = ignore,
         system = opt.system ~= "" and opt.system or nil,
         extra = { max_tokens = opt.max_tokens > 0 and opt.max_tokens or nil },
         api_key_env = opt.api_key_env ~= "" and opt.api_key_env or nil,

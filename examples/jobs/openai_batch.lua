@@ -43,7 +43,7 @@ return {
   setup = function(opt)
     return {
       inference_fn = tb.backend.requests {
-        base_url = opt.base_url, timeout_s = opt.timeout_s, retries = opt.retries,
+        base_url = opt.base_url, timeout_s = opt.timeout_s, retries = opt.retries, pause_after = 1,
         api_key_env = opt.api_key_env ~= "" and opt.api_key_env or nil,
       },
       -- What it will cost at most: its own text, and as many tokens as it may answer.

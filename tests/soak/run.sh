@@ -22,7 +22,10 @@ TB_SLOW=1 "$B/tests/test_core_ids"
 echo "== 2,000,000 lines through the command line"
 sh tests/soak/lines.sh
 
-echo "== a job of a million lines: an outage a minute, kill -9 ten times"
+echo "== a job of a million lines, an outage a minute, kill -9 ten times"
+$LUAJIT tests/soak/job.lua "${SOAK_LINES:-1000000}"
+
+echo "== the same over HTTP: outages, overload and broken connections, every payment in a ledger, memory flat"
 $LUAJIT tests/soak/jobs.lua "${SOAK_LINES:-1000000}"
 
 echo "== HTTP requests: every answer checked, memory and descriptors flat"

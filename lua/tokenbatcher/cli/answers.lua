@@ -91,7 +91,9 @@ end
 -- Suspends while too much waits for a reader.
 local function flush(self)
   if self.parts_n == 0 then return end
-  local text, n = table.concat(self.parts, "", 1, self.parts_n), self.parts_n
+  local n = self.parts_n
+  self.parts[n + 1] = "" -- a newline behind the last, too
+  local text = table.concat(self.parts, "\n", 1, n + 1)
   self.parts, self.parts_n, self.bytes = {}, 0, 0
   require_written(self.sink:put(text, n))
   while self.sink:is_full() do tasks.suspend(self.task, "output") end
@@ -100,7 +102,7 @@ end
 
 local function put(self, line)
   local n = self.parts_n + 1
-  self.parts[n], self.parts_n, self.bytes = line .. "\n", n, self.bytes + #line
+  self.parts[n], self.parts_n, self.bytes = line, n, self.bytes + #line
   if self.bytes >= BLOCK then flush(self) end
 end
 
@@ -157,7 +159,7 @@ local function put_first(self)
     if not entry.line and not entry.offset then break end
     put_restored(self, entry.index)
     if entry.line then note_line(self, entry) end
-    put(self, entry.line or self.journal:line_at(entry.offset))
+    put(self, entry.line or self.journal:line_at(entry.offset, entry.size))
     entry.is_written = true
     self[self.first] = nil
     self.first, self.held = self.first + 1, self.held - 1
@@ -176,7 +178,7 @@ local function keep_in_journal(self, entries)
         and journal.entry { at = entry.at, index = entry.index, code = entry.code, line = entry.line }
         or entry.line .. "\n"
       lines[#lines + 1] = text
-      entry.offset, entry.line = offset, nil
+      entry.offset, entry.size, entry.line = offset, #text, nil
       offset = offset + #text
     end
   end

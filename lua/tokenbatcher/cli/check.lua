@@ -6,6 +6,7 @@ local check_input = require "tokenbatcher.cli.check_input"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
 local input = require "tokenbatcher.cli.input"
+local output = require "tokenbatcher.cli.output_ffi"
 local options = require "tokenbatcher.core.options"
 local policies = require "tokenbatcher.policy"
 local script = require "tokenbatcher.script.load"
@@ -146,7 +147,7 @@ end
 -- The line to try, and whether it is the user's: of the input, where that can be read twice; or nil, nil and a message.
 local function sample_of(made, args)
   if args.sample then return args.sample, true end
-  if not args.input or args.input == "-" then return SAMPLE, false end
+  if not args.input or args.input == "-" or output.is_other(args.input) then return SAMPLE, false end
   local source, message = input.open(args.input)
   if not source then return nil, nil, message end
   local line = first_record(source, made)

@@ -18,12 +18,14 @@ local function start(entry)
 end
 
 local function failure_line(entry, code, message)
-  return ('%s"error":{"code":%s,"message":%s}}'):format(start(entry), json.quote(code), json.quote(message)), code, message
+  local text = ('%s"error":{"code":%s,"message":%s}}'):format(start(entry), json.quote(code), json.quote(message))
+  return text, code, message
 end
 
 local function plain_line(entry)
   if entry.err then return failure_line(entry, entry.err.code, entry.err.message) end
   local text, message = json.encode(entry.result)
+  if text and not entry.id then return ('{"index":%d,"result":%s}'):format(entry.index, text) end
   if text then return start(entry) .. '"result":' .. text .. "}" end
   return failure_line(entry, "bad_output", "the result cannot be written: " .. message)
 end

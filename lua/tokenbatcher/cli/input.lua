@@ -60,8 +60,8 @@ function Input:check(hashes, path)
     if message then
       problem = ("cannot read %s: %s"):format(self.name, message)
     elseif not line then
-      problem = not self.ended and ("the input (%s) is not that of the output (%s): it has no line %d"):format(self.name,
-        path, i) or nil
+      problem = not self.ended and ("the input (%s) is not that of the output (%s): it has no line %d")
+        :format(self.name, path, i) or nil
       break
     elseif journal.hash(line) ~= hash then
       problem = ("the input (%s) is not that of the output (%s): line %d differs"):format(self.name, path, i)

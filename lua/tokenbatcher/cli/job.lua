@@ -15,12 +15,13 @@ local Job = {}
 Job.__index = Job
 
 local BLOCK = 262144
+local MERGED = ".journal.merged" -- F written anew, before it has the name
 
 -- --- what must not be written over --------------------------------------------------
 
 -- The names of files that a run with this output writes.
 local function written_names(real)
-  return { real, real .. ".journal", real .. ".job", real .. ".new", real .. ".journal.new" }
+  return { real, real .. ".journal", real .. ".job", real .. ".journal.new", real .. MERGED }
 end
 
 --- @param path string  the output  @param others table  a list of {what, path, fd}
@@ -80,6 +81,10 @@ local function refuse_to_begin(self, path)
   if output.size(self.fd) > 0 then
     return ("the output (%s) is not empty: --resume goes on with it, --overwrite begins anew"):format(path)
   end
+  for _, name in ipairs { self.journal_path, self.done_path } do
+    local _, message = journal.read_header(name)
+    if message then return ("%s, and would be written over: --overwrite says that it may"):format(message) end
+  end
   if output.exists(self.journal_path) and has_entries(self.journal_path) then
     return ("%s holds answers of a run that did not end: --resume goes on with them, --overwrite begins anew")
       :format(self.journal_path)
@@ -103,7 +108,8 @@ end
 
 -- What is to be gone on with: the header of the journal, and its path; or nil, nil and a message.
 local function look(self, path)
-  local from = output.exists(self.journal_path) and self.journal_path or output.exists(self.done_path) and self.done_path
+  local from = output.exists(self.journal_path) and self.journal_path
+    or output.exists(self.done_path) and self.done_path
   local header, message
   if from then header, message = journal.read_header(from) end
   message = message or header and mismatch(header, self.facts, path)
@@ -144,9 +150,11 @@ function M.open(path, args, is_encoded, check_input)
   if not real then return nil, ("cannot open the output: %s: No such file or directory"):format(path) end
   local fd, message = open_locked(real)
   if not fd then return nil, message end
+  real = output.real_path(path) -- a link may have led nowhere
+  output.remove(real .. MERGED) -- of a run that was killed
   local self = setmetatable({
     fd = fd, path = real, journal_path = real .. ".journal", done_path = real .. ".job",
-    facts = { unordered = args.unordered or false, encoded = is_encoded },
+    facts = { unordered = args.unordered or false, encoded = is_encoded, like = fd },
   }, Job)
   local made
   if args.resume then
@@ -186,7 +194,7 @@ end
 -- whole. @param replaced table  number of a line of F -> offset in the journal
 -- @return true, or nil and a message: then F is as it was
 function Job:merge(replaced, is_synced)
-  local temporary = self.path .. ".new"
+  local temporary = self.path .. MERGED
   local fd, message = output.open_file(temporary)
   if not fd then return nil, message end
   output.lock(fd) -- before it has the name
@@ -201,7 +209,7 @@ function Job:merge(replaced, is_synced)
     return nil, errors.message_of(err)
   end
   tbffi.close(self.fd)
-  self.fd = fd
+  self.fd, self.facts.like = fd, fd
   return true
 end
 

@@ -150,6 +150,7 @@ local function new_file(path, facts, hashes)
   self.fd, message = output.open_file(self.temporary)
   if not self.fd then return nil, message end
   output.truncate(self.fd, 0)
+  output.copy_mode(facts.like, self.fd)
   self.size = 0
   local ok
   ok, message = self:append(header(facts, hashes))
@@ -193,11 +194,14 @@ function Journal:note_input(line)
   return true
 end
 
+local SHORT = 1024 -- bytes
+
 --- The line of F that is at this offset. Raises an err where it cannot be read.
-function Journal:line_at(offset)
+-- @param size number|nil  of the journal's line
+function Journal:line_at(offset, size)
   local parts, from = {}, offset
   while true do
-    local chunk, message = output.read_at(self.fd, from)
+    local chunk, message = output.read_at(self.fd, from, from == offset and (size or SHORT) or nil)
     if not chunk or chunk == "" then
       error(errors.new("cannot_read", ("cannot read %s: %s"):format(self.path, message or "it ends too early")), 0)
     end
@@ -237,18 +241,20 @@ local function copy_lines(self, from_fd, keep)
   return flush()
 end
 
---- A journal in the place of one that there is, with what keep(item, text, offset) wants of it: the line to write,
+--- A journal, with the mode of the file that is open as facts.like, in the place of one that there is,
+-- with what keep(item, text, offset) wants of it: the line to write,
 -- which will be at that offset, or nil. @param from string|nil  the file to take it from
 -- @return journal, or nil and a message: then all is as it was
 function M.rewrite(path, from, facts, hashes, keep)
   local self, message = new_file(path, facts, hashes)
   if not self then return nil, message end
   local fd = from and tbffi.open(from)
-  local read, ok = true, true
+  local ok = true
   if fd then
-    read, ok, message = pcall(copy_lines, self, fd, keep)
+    local was_read
+    was_read, ok, message = pcall(copy_lines, self, fd, keep)
     tbffi.close(fd)
-    if not read then ok, message = nil, errors.message_of(ok) end
+    if not was_read then ok, message = nil, errors.message_of(ok) end
   end
   if ok then ok, message = self:take_name() end
   if ok then

@@ -7,7 +7,6 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
-local tbffi = require "tokenbatcher.core.ffi"
 
 local C = ffi.C
 
@@ -60,12 +59,9 @@ local UID, GID, MAJOR, MINOR, STATX_MODE, INODE, SIZE = 5, 6, 34, 35, 14, 4, 5
 
 -- What is known of an open file, or of a name, in 32-bit words, or nil.
 local function status_of(file)
-  local words, result = ffi.new "uint32_t[64]", nil
-  if type(file) == "string" then
-    result = C.statx(AT_FDCWD, file, 0, WANTED, words)
-  else
-    result = C.statx(file, "", AT_EMPTY_PATH, WANTED, words)
-  end
+  local words, is_name = ffi.new "uint32_t[64]", type(file) == "string"
+  local result = C.statx(is_name and AT_FDCWD or file, is_name and file or "", is_name and 0 or AT_EMPTY_PATH, WANTED,
+    words)
   return result == 0 and words or nil
 end
 
@@ -182,12 +178,13 @@ M.write_at = pwrite
 
 local read_buffer
 
---- @return string, at most 64 KiB from that place; "" at the end; or nil and a message
-function M.read_at(fd, offset)
+--- @param most number|nil  of bytes: up to 64 KiB, which is the default
+-- @return string, from that place; "" at the end; or nil and a message
+function M.read_at(fd, offset, most)
   read_buffer = read_buffer or ffi.new("char[?]", BLOCK)
   local n
   repeat
-    n = number(C.pread(fd, read_buffer, BLOCK, offset))
+    n = number(C.pread(fd, read_buffer, math.min(most or BLOCK, BLOCK), offset))
   until n >= 0 or ffi.errno() ~= EINTR
   if n < 0 then return nil, reason() end
   return ffi.string(read_buffer, n)

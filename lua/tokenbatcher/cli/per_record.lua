@@ -3,33 +3,24 @@
 
 local errors = require "tokenbatcher.base.errors"
 local json = require "tokenbatcher.base.json"
-local tasks = require "tokenbatcher.runtime.tasks"
+local submit_options = require "tokenbatcher.script.submit_options"
 
 local M = {}
 
-local function above_zero(value) return value > 0 end
-local function not_below_zero(value) return value >= 0 end
-local function any() return true end
-
 --- In the order in which they are looked at. flag: in the arguments; option: of submit.
 M.FIELDS = {
-  { flag = "key_field", option = "key", kind = "string", what = "a string" },
-  { flag = "group_field", option = "group", kind = "string", what = "a string" },
-  { flag = "priority_field", option = "priority", kind = "number", what = "a number", fits = any },
-  { flag = "timeout_field", option = "timeout_s", kind = "number", what = "a number of seconds above 0", fits = above_zero },
-  { flag = "batch_timeout_field", option = "batch_timeout_s", kind = "number", what = "a number of seconds >= 0",
-    fits = not_below_zero },
+  { flag = "key_field", option = "key" },
+  { flag = "group_field", option = "group" },
+  { flag = "priority_field", option = "priority" },
+  { flag = "timeout_field", option = "timeout_s" },
+  { flag = "batch_timeout_field", option = "batch_timeout_s" },
 }
-local OPTIONS, BY_OPTION = {}, {}
-for i, field in ipairs(M.FIELDS) do
-  OPTIONS[i], BY_OPTION[field.option] = field.option, field
-end
 
 -- A field of a record; "a.b" is also b of a. JSON's null is as good as none.
 local function value_of(record, name)
   if type(record) ~= "table" then return nil end
   local value = record[name]
-  if value == nil then
+  if value == nil and name:find(".", 1, true) then
     value = record
     for part in name:gmatch "[^.]+" do
       if type(value) ~= "table" then return nil end
@@ -47,32 +38,9 @@ local function as_name(value)
   return value
 end
 
-local function converted(field, value)
-  if field.kind == "string" then
-    value = as_name(value)
-    return type(value) == "string" and value or nil
-  end
-  value = tonumber(value)
-  return value and value == value and field.fits(value) and value or nil
-end
-
-local function scripted(fn, record, opts)
-  local ok, given = tasks.guarded("submit_options function", fn, record)
-  if not ok then return nil, "submit_options raised: " .. errors.message_of(given) end
-  if given == nil then return opts end
-  if type(given) ~= "table" then return nil, "submit_options returned a " .. type(given) .. ", not a table" end
-  for name, value in pairs(given) do
-    local field = BY_OPTION[name]
-    if not field then
-      return nil, ("submit_options: unknown option '%s'; did you mean '%s'?"):format(errors.text(name),
-        errors.nearest(errors.text(name), OPTIONS))
-    end
-    if type(value) ~= field.kind or field.fits and not (value == value and field.fits(value)) then
-      return nil, ("submit_options: %s must be %s, got %s"):format(name, field.what, errors.show(value))
-    end
-    opts[name] = value
-  end
-  return opts
+local function converted(known, value)
+  value = known.kind == "string" and as_name(value) or known.kind == "number" and tonumber(value) or nil
+  return submit_options.fits(known, value) and value or nil
 end
 
 --- @param fn function|nil  the script's submit_options  @param fields table|nil  see fields_of
@@ -80,20 +48,18 @@ end
 function M.options(record, fn, fields)
   if not fn and not fields then return nil end
   local opts = {}
-  if fn then
-    local _, message = scripted(fn, record, opts)
-    if message then return nil, message end
-  end
   for _, field in ipairs(fields or {}) do
     local value = value_of(record, field.name)
     if value ~= nil then
-      local fitting = converted(field, value)
+      local known = submit_options.KNOWN[field.option]
+      local fitting = converted(known, value)
       if fitting == nil then
-        return nil, ("field '%s' must be %s, got %s"):format(field.name, field.what, errors.show(value))
+        return nil, ("field '%s' must be %s, got %s"):format(field.name, known.what, errors.show(value))
       end
       opts[field.option] = fitting
     end
   end
+  if fn then return submit_options.ask(fn, record, opts) end
   return opts
 end
 
@@ -102,8 +68,7 @@ function M.fields_of(args)
   local list = {}
   for _, field in ipairs(M.FIELDS) do
     if args[field.flag] then
-      list[#list + 1] = { name = args[field.flag], option = field.option, kind = field.kind, what = field.what,
-        fits = field.fits }
+      list[#list + 1] = { name = args[field.flag], option = field.option }
     end
   end
   return #list > 0 and list or nil

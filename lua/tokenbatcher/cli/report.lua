@@ -73,7 +73,8 @@ local function requests(self, status)
   self:say(("requests     %d (%d of them retries%s)"):format(status.requests or 0, status.retries or 0, away))
   local usage = status.usage
   if not usage then return end
-  local from, to = tonumber(usage.prompt_tokens or usage.input_tokens), tonumber(usage.completion_tokens or usage.output_tokens)
+  local from = tonumber(usage.prompt_tokens or usage.input_tokens)
+  local to = tonumber(usage.completion_tokens or usage.output_tokens)
   if from or to then
     self:say(("tokens       %.0f in, %.0f out, as the server counted them"):format(from or 0, to or 0))
   elseif usage.total_tokens then

@@ -85,15 +85,15 @@ function M.declare(run)
   run:flag("--overwrite", "Begin anew, though the output is not empty.")
   option("--retry-failed", "[<codes>]", "As --resume, and ask again where there is an error line, or one of these "
     .. "codes (as in deadline,inference_timeout).", parse_codes)
-  option("--max-failures", "<n>", "Stop when so many have failed, or (5%) such a share of what is done, at least of 100.",
-    parse_failures)
-  option("--requests-per-minute", "<n>", "Keep to it, whatever the policy: rate_limited, with the script's policy inside.",
-    number_from("--requests-per-minute", 1))
+  option("--max-failures", "<n>", "Stop when so many have failed, or (5%) such a share of what is done, at least of "
+    .. "100.", parse_failures)
+  option("--requests-per-minute", "<n>", "Keep to it, whatever the policy: rate_limited, with the script's policy "
+    .. "inside.", number_from("--requests-per-minute", 1))
   option("--tokens-per-minute", "<n>", "The same for tokens.", number_from("--tokens-per-minute", 1))
   option("--concurrency", "<n>", "So many calls at a time; the same as --set max_concurrent_batches=N.",
     number_from("--concurrency", 1, true))
-  option("--id-field", "<name>", "The field of a record that is its own id, carried into the answer (default: custom_id).",
-    parse_id_field)
+  option("--id-field", "<name>", "The field of a record that is its own id, carried into the answer (default: "
+    .. "custom_id).", parse_id_field)
   option("--key-field", "<name>", "The field that says whose a record is, for fair and for blame.")
   option("--group-field", "<name>", "The field that says which records may share a call.")
   option("--priority-field", "<name>", "The field with a record's priority.")

@@ -13,6 +13,7 @@ local options = require "tokenbatcher.core.options"
 local script = require "tokenbatcher.script.load"
 local spawn = require "tokenbatcher.runtime.spawn"
 local submission = require "tokenbatcher.batching.submission"
+local submit_options = require "tokenbatcher.script.submit_options"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -90,8 +91,8 @@ Engine.__index = Engine
 
 local function new_engine(batcher, made)
   local self = setmetatable({
-    batcher = batcher, decode = made.decode, encode = made.encode, is_stopped = false,
-    fd = loop.outside().fd(), live = {}, records = {}, finished = {}, first = 1, last = 0, opts = {},
+    batcher = batcher, decode = made.decode, encode = made.encode, submit_options = made.submit_options,
+    is_stopped = false, fd = loop.outside().fd(), live = {}, records = {}, finished = {}, first = 1, last = 0, opts = {},
     ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
   }, Engine)
   self.on_settled = function(future)
@@ -127,6 +128,10 @@ function Engine:submit(id, bytes, submitted_us, tokens, priority, timeout_s, bat
   end
   opts.estimated_tokens, opts.priority, opts.key, opts.group = tokens, priority, key, group
   opts.timeout_s, opts.batch_timeout_s = timeout_s, batch_timeout_s
+  if self.submit_options then -- what the program says wins
+    local _, message = submit_options.ask(self.submit_options, record, opts)
+    if message then return refuse(self, id, submitted_us, EINPUT, message, "bad_input") end
+  end
   local ok, future, err, code = pcall(submission.enter, self.batcher, record, opts, submitted_us)
   if ok and future then
     if self.encode then self.records[id % SLOTS] = record end

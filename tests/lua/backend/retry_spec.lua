@@ -135,7 +135,8 @@ describe("retry: what a server asks for", function()
 end)
 
 describe("retry: calls and their circuit", function()
-  local CIRCUIT = { pause_after = 3, probe_s = 1, max_probe_s = 8, outage_s = 3600 }
+  local CIRCUIT = { pause_after = 1, probe_s = 1, max_probe_s = 8, outage_s = 3600 }
+  local AFTER_3 = { pause_after = 3, probe_s = 1, max_probe_s = 8, outage_s = 3600 }
 
   -- A server that is away in some times, from 0. @return Calls, what it saw (times), ask(until_us)
   local function server(outages, policy, circuit, away)
@@ -183,9 +184,21 @@ describe("retry: calls and their circuit", function()
     ask()
     tb.sleep(1)
     assert.equal("answer", (ask()))
-    for i, expected in ipairs { 0, 1, 1, 1, 2, 4, 8, 16, 24, 32, 40 } do
+    for i, expected in ipairs { 0, 1, 2, 4, 8, 16, 24, 32, 40 } do
       assert.is_near(expected, seen[i], 0.01)
     end
+  end))
+
+  it("an outage costs pause_after - 1 calls", virtually(function()
+    local made, _, ask = server({ { 0.5, 60 } }, { attempts = 1 }, AFTER_3)
+    ask()
+    tb.sleep(1)
+    local futures, answered, failed = {}, 0, 0
+    for i = 1, 20 do futures[i] = tb.spawn(function() return (ask()) or false end) end
+    for i = 1, 20 do
+      if futures[i]:await() then answered = answered + 1 else failed = failed + 1 end
+    end
+    assert.same({ 18, 2, 1 }, { answered, failed, made:status().opened })
   end))
 
   it("where nothing was ever answered calls fail as they always did, and then one for each probe", virtually(function()
@@ -205,7 +218,7 @@ describe("retry: calls and their circuit", function()
   end))
 
   it("a failure that is the call's own is its own, and says that the server is there", virtually(function()
-    local made = calls.new(retry.new("test", { attempts = 1 }), CIRCUIT)
+    local made = calls.new(retry.new("test", { attempts = 1 }), AFTER_3)
     for _ = 1, 10 do
       local _, failed = made:run(function() return nil, response(400) end)
       assert.equal(400, failed.response.status)
@@ -235,7 +248,7 @@ describe("retry: calls and their circuit", function()
 
   it("after outage_s calls fail again, one for each probe", virtually(function()
     local _, _, ask = server({ { 0.5, 1e6 } }, { attempts = 1 },
-      { pause_after = 2, probe_s = 1, max_probe_s = 4, outage_s = 20 })
+      { pause_after = 1, probe_s = 1, max_probe_s = 4, outage_s = 20 })
     ask()
     tb.sleep(1)
     local before = tb.now()
@@ -249,9 +262,7 @@ describe("retry: calls and their circuit", function()
   it("a probe that is called off is another's to make", virtually(function()
     local made = calls.new(retry.new("test", { attempts = 1 }), CIRCUIT)
     made:run(function() return "x" end)
-    for _ = 1, 3 do
-      tb.spawn(function() made:run(function() return nil, response(500) end) end)
-    end
+    made:run(function() return nil, response(500) end)
     tb.sleep(0.1)
     assert.equal("open", made:status().state)
     tb.sleep(1)

@@ -383,7 +383,8 @@ describe("a recorded run and its simulation", function()
     local function refuses(path, output, what)
       local result = cli.command { "run", script, "--input", input, "--output", output, "--record", path }
       assert.equal(2, result.status, result.out .. result.err)
-      assert.truthy(result.err:find(what .. ".* cannot be the recording"), result.err)
+      assert.truthy(result.err:find(what .. ".* cannot be the recording")
+        or result.err:find("the recording .*cannot be " .. what), result.err)
     end
     refuses(cli.folder .. "/./in.jsonl", cli.path "out.jsonl", "the input")
     refuses(script, cli.path "out.jsonl", "the script")

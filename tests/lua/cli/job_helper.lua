@@ -66,8 +66,12 @@ function M.flaw(path, count, is_ordered)
 end
 
 --- The command line of a run over in.jsonl into out.jsonl.
+function M.words(script, args)
+  return { "run", script, "--input", cli.path "in.jsonl", "--output", cli.path "out.jsonl", unpack(args or {}) }
+end
+
 function M.run(script, args)
-  return cli.command { "run", script, "--input", cli.path "in.jsonl", "--output", cli.path "out.jsonl", unpack(args or {}) }
+  return cli.command(M.words(script, args))
 end
 
 function M.no_output()
@@ -92,10 +96,10 @@ M.KILLER = [[
 
 --- Run until kill -9 comes, soon after the ledger has so many lines; see KILLER.
 -- @return number  exit status, 137 where it came
-function M.run_until(script, args, lines)
-  local words = { cli.exe, "run", script, "--input", cli.path "in.jsonl", "--output", cli.path "out.jsonl", unpack(args) }
+function M.run_until(script, args, lines, guard_s)
+  local words = { cli.exe, unpack(M.words(script, args)) }
   for i, word in ipairs(words) do words[i] = cli.quote(word) end
-  return cli.shell(("KILL_AT=%d timeout -k 1 60 %s"):format(lines, table.concat(words, " "))).status
+  return cli.shell(("KILL_AT=%d timeout -k 1 %d %s"):format(lines, guard_s or 60, table.concat(words, " "))).status
 end
 
 return M

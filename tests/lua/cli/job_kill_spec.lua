@@ -27,7 +27,8 @@ local function kill_ten_times(args, seed)
   job.input(LINES)
   job.no_output()
   job.no_ledger()
-  local script = cli.file("script.lua", job.paid("max_batch_size = 16, max_concurrent_batches = 8,", SLOW .. job.KILLER))
+  local options = "max_batch_size = 16, max_concurrent_batches = 8,"
+  local script = cli.file("script.lua", job.paid(options, SLOW .. job.KILLER))
   local killed = 0
   for _, lines in ipairs(moments(seed)) do
     if job.run_until(script, { "--resume", unpack(args) }, lines) == 137 then killed = killed + 1 end

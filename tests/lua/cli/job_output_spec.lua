@@ -54,7 +54,8 @@ end
 
 local function is_whole(lines, count)
   for i = 1, count do
-    if not lines[i] or not lines[i]:find(('^{"index":%d,"result":"%d x+"}$'):format(i, i)) then return false, lines[i] end
+    local expected = ('^{"index":%d,"result":"%d x+"}$'):format(i, i)
+    if not lines[i] or not lines[i]:find(expected) then return false, lines[i] end
   end
   return #lines == count
 end
@@ -112,7 +113,7 @@ describe("Output of tokenbatcher run", function()
       job.no_ledger()
       local path = cli.file("script.lua", job.paid("max_batch_size = 7, max_concurrent_batches = 4,", [[
         if records[1].n % 3 == 0 then tb.sleep(0.001) end]]))
-      local words = { cli.exe, "run", path, "--input", cli.path "in.jsonl", "--output", cli.path "out.jsonl", unpack(args) }
+      local words = { cli.exe, unpack(job.words(path, args)) }
       local r = cli.shell("ulimit -f 60; timeout -k 1 60 " .. table.concat(words, " ")) -- 30,720 bytes
       assert.equal(2, r.status)
       assert.truthy(r.err:find("tokenbatcher: cannot write [^\n]*: File too large"), r.err)
@@ -130,8 +131,7 @@ describe("Output of tokenbatcher run", function()
   it("into a journal that may not grow ends with 2, and what is in the output stays", function()
     job.input(3)
     job.no_output()
-    local words = { cli.exe, "run", cli.file("script.lua", job.paid()), "--input", cli.path "in.jsonl", "--output",
-      cli.path "out.jsonl" }
+    local words = { cli.exe, unpack(job.words(cli.file("script.lua", job.paid()))) }
     local r = cli.shell("ulimit -f 8; timeout -k 1 60 " .. table.concat(words, " "))
     assert.equal(2, r.status)
     assert.truthy(r.err:find("out.jsonl.journal", 1, true), r.err)
@@ -139,8 +139,9 @@ describe("Output of tokenbatcher run", function()
 
   it("takes a named pipe, with a reader that comes late", function()
     local path = cli.file("script.lua", long_answers(100))
-    local r = cli.shell(("mkfifo %s; seq 1 100 >%s; timeout -k 1 60 %s run %s --input %s --output %s & cat %s; wait"):format(
-      cli.path "named", cli.path "in", cli.exe, path, cli.path "in", cli.path "named", cli.path "named"))
+    local command = "mkfifo %s; seq 1 100 >%s; timeout -k 1 60 %s run %s --input %s --output %s & cat %s; wait"
+    local r = cli.shell(command:format(cli.path "named", cli.path "in", cli.exe, path, cli.path "in", cli.path "named",
+      cli.path "named"))
     assert.is_true(is_whole(r.lines, 100))
   end)
 

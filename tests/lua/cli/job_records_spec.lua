@@ -36,7 +36,9 @@ describe("A record of tokenbatcher run", function()
   it("carries its custom_id into its answer, beside index, and into its error line", function()
     local r = run([[return { inference_fn = function(records)
         local out = {}
-        for i, r in ipairs(records) do out[i] = type(r) == "table" and r.bad and require("tokenbatcher").failure "bad" or 1 end
+        for i, r in ipairs(records) do
+          out[i] = type(r) == "table" and r.bad and require("tokenbatcher").failure "bad" or 1
+        end
         return out
       end }]], { '{"custom_id":"a\\"b"}', '{"custom_id":7,"bad":true}', '{"x":1}', "5", '{"custom_id":null}' })
     assert.same({
@@ -47,7 +49,8 @@ describe("A record of tokenbatcher run", function()
   end)
 
   it("carries what --id-field names, also from within another field", function()
-    local r = run(cli.answering "1", { '{"meta":{"id":"x"},"custom_id":"no"}', '{"meta.id":"y"}' }, { "--id-field", "meta.id" })
+    local r = run(cli.answering "1", { '{"meta":{"id":"x"},"custom_id":"no"}', '{"meta.id":"y"}' },
+      { "--id-field", "meta.id" })
     assert.same({ '{"index":1,"meta.id":"x","result":1}', '{"index":2,"meta.id":"y","result":1}' }, r.lines)
     r = run(cli.answering "1", {}, { "--id-field", "result" })
     assert.equal(2, r.status)
@@ -64,7 +67,9 @@ describe("A record of tokenbatcher run", function()
   end)
 
   it("says the same by the script's submit_options; flags win", function()
-    local more = [[submit_options = function(r) return { key = r.who, group = "g", priority = -1, timeout_s = 40 } end,]]
+    local more = [[submit_options = function(r)
+      return { key = r.who, group = "g", priority = -1, timeout_s = 40 }
+    end,]]
     local r = run(seen(more), { '{"who":"u1","p":5}' }, { "--priority-field", "p" })
     assert.same({ '{"index":1,"result":{"group":"g","key":"u1","priority":5,"timeout":40}}' }, r.lines)
   end)
@@ -171,7 +176,8 @@ describe("tokenbatcher run is limited by", function()
       assert.truthy(r.err:find("5 records have failed (--max-failures)", 1, true))
       assert.truthy(r.err:find("to go on     tokenbatcher run", 1, true))
       cli.file("works", "")
-      r = cli.command { "run", path, "--input", cli.path "in", "--output", cli.path(name), "--retry-failed", unpack(args) }
+      words[#words] = "--retry-failed"
+      r = cli.command(words)
       assert.equal(0, r.status, r.err)
       assert.equal(500, select(2, cli.read(cli.path(name)):gsub('"result":1}\n', "")))
     end
@@ -200,7 +206,11 @@ describe("The folder of a script", function()
   end)
   teardown(cli.clean)
 
-  local function here(command) return cli.shell(("cd %s && %s"):format(cli.quote(cli.path "here"), command), "1\n2\n") end
+  -- Run from another folder.
+  local function here(words)
+    local command = "cd %s && timeout -k 1 60 %s run %s"
+    return cli.shell(command:format(cli.quote(cli.path "here"), cli.exe, words), "1\n2\n")
+  end
 
   local POLICY = [[return { form = function(queue, batch)
     io.stderr:write "%s decides\n"
@@ -219,7 +229,7 @@ describe("The folder of a script", function()
       io.stderr:write("module of ", helper.answer, "\n")
       return { policy = "./pol.lua", inference_fn = tb.backend.threads { script = "worker.lua", threads = 1 } }]])
     for _, name in ipairs { "../there/script.lua", cli.path "there/script.lua" } do
-      local r = here(("timeout -k 1 60 %s run %s"):format(cli.exe, name))
+      local r = here(name)
       assert.equal(0, r.status, r.err)
       assert.equal('{"index":1,"result":"there!"}', r.lines[1])
       assert.truthy(r.err:find("module of there", 1, true))
@@ -232,14 +242,14 @@ describe("The folder of a script", function()
     cli.file("there/inner.lua", [[local tb = require "tokenbatcher"
       return { policy = tb.policy.rate_limited { requests_per_minute = 9, inner = "pol.lua" },
         inference_fn = function(r) return r end }]])
-    local r = here(("timeout -k 1 60 %s run ../there/inner.lua"):format(cli.exe))
+    local r = here "../there/inner.lua"
     assert.equal(0, r.status, r.err)
     assert.truthy(r.err:find("there decides", 1, true), r.err)
   end)
 
   it("is not that of --set, --record, --input and --output: those are where it is run", function()
     cli.file("there/echo.lua", cli.ECHO)
-    local r = here(("timeout -k 1 60 %s run ../there/echo.lua --set policy=./pol.lua --record rec --output out"):format(cli.exe))
+    local r = here "../there/echo.lua --set policy=./pol.lua --record rec --output out"
     assert.equal(0, r.status, r.err)
     assert.truthy(r.err:find("here decides", 1, true), r.err)
     for _, name in ipairs { "rec", "out", "out.job" } do assert.truthy(io.open(cli.path("here/" .. name)), name) end
@@ -278,8 +288,8 @@ describe("tokenbatcher check --input", function()
     local path = cli.file("in", '{"n":3}\n{"n":4}\n\n{"n":5}\n{\n{"n":-1}\n{"n":2}\n')
     local r = cli.check(SCRIPT, { "--input", path })
     assert.equal(1, r.status)
-    for _, part in ipairs { "sample record costs 3", "6 lines, 2 of them bad", "line 5: bad_input: broken JSON", "line 6: ",
-      "tokens: 14 in all", "the largest record 5 of 10", "batches: 2, of 2.0 records" } do
+    for _, part in ipairs { "sample record costs 3", "6 lines, 2 of them bad", "line 5: bad_input: broken JSON",
+      "line 6: ", "tokens: 14 in all", "the largest record 5 of 10", "batches: 2, of 2.0 records" } do
       assert.truthy(r.out:find(part, 1, true), r.out)
     end
     assert.equal(0, cli.check(SCRIPT, { "--input", cli.file("good", '{"n":3}\n') }).status)

@@ -87,9 +87,10 @@ describe("A job", function()
       fresh(5)
       local waiting = job.paid("max_batch_size = 1, max_concurrent_batches = 5,", [[
         if records[1].n == 1 then
-          while select(2, io.open(]] .. ("%q"):format(cli.path "out.jsonl.journal") .. [[):read("*a"):gsub("\n", "")) < 5 do
-            tb.sleep(0.001)
+          local function lines()
+            return select(2, io.open(]] .. ("%q"):format(cli.path "out.jsonl.journal") .. [[):read("*a"):gsub("\n", ""))
           end
+          while lines() < 5 do tb.sleep(0.001) end
           ffi.cdef "int raise(int signal);"
           ffi.C.raise(9)
         end]])
@@ -98,6 +99,26 @@ describe("A job", function()
       refused(job.run(script(job.paid())), "out.jsonl.journal holds answers", "--resume")
       assert.equal(0, job.run(script(job.paid()), { "--resume" }).status)
       assert.is_nil(job.flaw(OUT(), 5, true))
+    end)
+
+    it("never over a file that is no journal, though it is called so, unless --overwrite says so", function()
+      for _, name in ipairs { "out.jsonl.journal", "out.jsonl.job" } do
+        fresh(3)
+        cli.file(name, "my job\n")
+        refused(job.run(script(job.paid())), name .. " is no journal of a run", "--overwrite")
+        assert.equal("my job\n", cli.read(cli.path(name)))
+        assert.equal(0, job.run(script(job.paid()), { "--overwrite" }).status)
+      end
+    end)
+
+    it("by a link that leads nowhere yet, and is gone on with by it", function()
+      fresh(30)
+      os.execute(("mkdir -p %s; ln -sf sub/real.jsonl %s"):format(cli.path "sub", cli.path "dangling.jsonl"))
+      local path = script(dying_at(20))
+      job.run(path, { "--output", cli.path "dangling.jsonl" })
+      assert.equal(0, job.run(path, { "--resume", "--output", cli.path "dangling.jsonl" }).status)
+      assert.is_nil(job.flaw(cli.path "sub/real.jsonl", 30, true))
+      assert.is_true(exists "sub/real.jsonl.job")
     end)
 
     it("leaves the output alone when the script, its policy or its options are wrong", function()
@@ -117,7 +138,8 @@ describe("A job", function()
       os.execute(("cd %s && ln -sf in.jsonl soft.jsonl && ln -f in.jsonl hard.jsonl && ln -sf script.lua soft.lua")
         :format(cli.quote(cli.folder)))
       local before = { cli.read(cli.path "in.jsonl"), cli.read(path) }
-      for _, name in ipairs { "in.jsonl", "soft.jsonl", "hard.jsonl", "script.lua", "soft.lua", "../" .. cli.folder:match "[^/]*$" .. "/in.jsonl" } do
+      local roundabout = "../" .. cli.folder:match "[^/]*$" .. "/in.jsonl"
+      for _, name in ipairs { "in.jsonl", "soft.jsonl", "hard.jsonl", "script.lua", "soft.lua", roundabout } do
         refused(cli.command { "run", path, "--input", cli.path "in.jsonl", "--output", cli.path(name), "--overwrite" },
           "cannot be the output")
       end
@@ -199,7 +221,8 @@ describe("A job", function()
       fresh(60)
       local path = script(dying_at(40))
       for _ = 1, 2 do
-        cli.shell(("timeout -k 1 60 %s run %s --output %s --resume <%s"):format(cli.exe, path, OUT(), cli.path "in.jsonl"))
+        cli.shell(("timeout -k 1 60 %s run %s --output %s --resume <%s"):format(cli.exe, path, OUT(),
+          cli.path "in.jsonl"))
       end
       assert.is_nil(job.flaw(OUT(), 60, true))
       local r = cli.shell(("timeout -k 1 60 %s run %s --output %s --resume"):format(cli.exe, path, OUT()), "1\n")
@@ -256,6 +279,25 @@ describe("A job", function()
       cli.file("out.jsonl", '{"index":1,"result":1}\n{"my":"notes"}\n')
       refused(job.run(script(job.paid()), { "--resume" }), "line 2 is no answer of a run")
       assert.equal('{"index":1,"result":1}\n{"my":"notes"}\n', cli.read(OUT()))
+    end)
+
+    it("with a journal that does not grow with the job: what the output has is left out of it", function()
+      fresh(4000)
+      local path = script(job.paid("max_batch_size = 1, max_concurrent_batches = 16, batch_timeout_s = 0,", [[
+        if records[1].n % 16 == 1 then tb.sleep(0.002) end
+        MOST = math.max(MOST or 0, io.open(]] .. ("%q"):format(cli.path "out.jsonl.journal") .. [[):seek "end")
+        if records[1].n == 4000 then io.stderr:write("journal ", MOST, "\n") end]])
+        :gsub("results%[i%], ns%[i%] = r.n,", "results[i], ns[i] = ('x'):rep(10000),"))
+      local r = job.run(path)
+      assert.equal(0, r.status)
+      local most = tonumber(r.err:match "journal (%d+)")
+      assert.is_true(most > 15e6 and most < 20e6, most)
+      local n = 0
+      for line in io.lines(OUT()) do
+        n = n + 1
+        assert.equal(('{"index":%d,"result":"%s"}'):format(n, ("x"):rep(10000)), line)
+      end
+      assert.equal(4000, n)
     end)
 
     it("only with a file", function()
@@ -358,7 +400,7 @@ describe("A job", function()
         assert.is_nil(job.flaw(OUT(), 40, #args == 0))
         local _, all = job.ledger()
         assert.equal(20, all)
-        assert.is_false(exists "out.jsonl.new")
+        assert.is_false(exists "out.jsonl.journal.merged")
       end)
 
       it("loses nothing of what was answered when it is killed in between, " .. name, function()
@@ -379,14 +421,14 @@ describe("A job", function()
       end)
     end
 
-    it("keeps the mode of an output that is written anew", function()
+    it("keeps the mode of an output that is written anew, and gives it to the journal", function()
       fresh(4)
       local path = script(failing())
       job.run(path)
       os.execute("chmod 600 " .. OUT())
       cli.file("second", "")
       assert.equal(0, job.run(path, { "--retry-failed" }).status)
-      assert.equal("600\n", cli.shell("stat -c %a " .. OUT()).out)
+      assert.equal("600\n600\n", cli.shell(("stat -c %%a %s %s.job"):format(OUT(), OUT())).out)
     end)
 
     it("writes the new error where it fails again", function()
@@ -395,7 +437,8 @@ describe("A job", function()
       local r = job.run(script(cli.answering "require('tokenbatcher').failure 'nor tomorrow'"), { "--retry-failed" })
       assert.equal(1, r.status)
       local text = cli.read(OUT())
-      assert.truthy(text:find('{"index":2,"error":{"code":"inference_failed","message":"nor tomorrow"}}', 1, true), text)
+      local line = '{"index":2,"error":{"code":"inference_failed","message":"nor tomorrow"}}\n'
+      assert.truthy(text:find(line, 1, true), text)
       assert.truthy(text:find('{"index":3,"result":3}', 1, true), text)
     end)
 

@@ -60,6 +60,25 @@ static void a_record_brings_its_own_linger(void **state)
     tb_engine_free(engine);
 }
 
+/* What the program says wins over the script's submit_options; what that gets wrong is the record's input. */
+static void a_script_says_what_submit_is_to_know_of_a_record(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop, "batch_timeout_s = 0, inference_fn = function(r, info) "
+        "local out = {} for i = 1, #r do out[i] = info.keys[i] .. ' ' .. info.group end return out end, "
+        "submit_options = function(r) if r == 'bad' then return {kee = 1} end "
+        "return {key = 'script', group = 'script'} end");
+    tb_submit_options options = {.size = sizeof options, .key = "program"};
+    must_submit(engine, "x", &rig->notes);
+    assert_true(submit(engine, "y", &options, &rig->notes) > 0);
+    assert_int_equal(submit(engine, "bad", NULL, &rig->notes), TB_ENGINE_EINPUT);
+    assert_contains(tb_engine_message(engine), "did you mean 'key'?");
+    run_until(rig->loop, &rig->notes.results, 2);
+    assert_string_equal(rig->notes.list[0].data, "script script");
+    assert_string_equal(rig->notes.list[1].data, "program script");
+    tb_engine_free(engine);
+}
+
 /* As of a program that was compiled with a later header. */
 struct later_options {
     tb_submit_options known;
@@ -237,6 +256,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_RIG(groups_share_no_batch_from_whichever_thread_they_come),
         WITH_RIG(a_record_brings_its_own_linger),
+        WITH_RIG(a_script_says_what_submit_is_to_know_of_a_record),
         WITH_RIG(options_of_another_size_are_taken_as_far_as_they_are_known),
         WITH_RIG(a_linger_that_is_no_time_is_refused),
         WITH_RIG(set_changes_what_is_queued_while_the_engine_runs),

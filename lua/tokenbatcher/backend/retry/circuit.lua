@@ -2,11 +2,18 @@
 -- failures in a row, each of a whole call with its attempts; then calls wait, and one at a time probes. An
 -- answer closes it, and all go on.
 --
+<<<<<<< HEAD
 -- A call has failed for good once as many of its failures are its own as it has attempts. Not its own are those of a
 -- server that was there before, and is merely away: it takes no connections, or says 429, 502, 503, 504, 529; or it
 -- took the request and was not heard of again (reset, timed out), and nobody else was answered since that call had
 -- failed before. Then the call waits on, until outage_s after the circuit opened, and no record is lost; in
 -- silence SILENCE_S at most, since the call may be what the server fails of.
+=======
+-- A call that probes in vain has failed, so that whoever counts failures, or waits for the end, sees
+-- some. But where the server was there before, and is merely away (it takes no connections, or says 429, 502, 503, 504,
+-- 529), no record is at fault: once the circuit is open a call that fails so waits on, until outage_s after it opened.
+-- So an outage costs pause_after - 1 calls, and with pause_after = 1 none.
+>>>>>>> main
 --
 -- It is one of a server, shared by all calls to it. Waiting is bounded by each call's own deadline.
 
@@ -134,8 +141,13 @@ function Circuit:failed(role, failure)
     open(self, failure.why, now)
     put_off(self, now, failure.asked_s)
   end
+<<<<<<< HEAD
   local patient_us = patience_s(self, failure) * 1e6
   return patient_us > 0 and (self.state == "closed" or now - self.opened_us < patient_us)
+=======
+  local may_wait = self.state ~= "closed" and failure.is_away and self.has_answered
+  return may_wait and now - self.opened_us < self.p.outage_s * 1e6
+>>>>>>> main
 end
 
 --- An attempt has told nothing of the server: it was called off, say.
