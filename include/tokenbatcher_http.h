@@ -160,7 +160,7 @@ typedef struct tb_http tb_http;
 
 /* To be compared with the header's own, for libraries of another version: changes with
  * every incompatible change of this header. */
-enum { TB_HTTP_ABI = 1 };
+enum { TB_HTTP_ABI = 2 };
 int tb_http_abi(void);
 
 /* A client, the caller's until tb_http_free(). One does for a program: connections are kept
@@ -194,6 +194,11 @@ double tb_http_start(tb_http *http, const tb_http_request *request);
  * copy of what came otherwise; O(requests in flight) when a deadline is due. Enters no code
  * of the caller's. */
 uint32_t tb_http_turn(tb_http *http, double *ids, uint32_t max);
+
+/* Nobody could look for `us` microseconds (>= 0): that does not count against the timeouts of the
+ * requests in flight; connect_timeout_ms is libcurl's, and goes on. To be called before the
+ * tb_http_turn() that would serve them. O(requests in flight). */
+void tb_http_excuse(tb_http *http, int64_t us);
 
 /* What came, into the caller's *response. 1; or 0: there is no such request (any more), or
  * it has not been reported as finished, and *response is unchanged. */

@@ -115,15 +115,14 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
     int error = tb_config_check(config);
     if (error) return error;
     bool is_scripted = config->policy == TB_POLICY_SCRIPT;
-    if (!tb__batches_reserve(b, config->max_concurrent_batches) ||
-        !cuts_reserve(b, config->prefetch_batches) ||
-        (is_scripted && b->group && !tb__view_open(b, TB_VIEW_GROUPS, 0)))
+    if (!tb__batches_reserve(b, config->max_concurrent_batches) || !cuts_reserve(b, config->prefetch_batches))
         return TB_ENOMEM;
+    tb__cuts_dissolve(b); /* first: a view that is opened takes them in their order */
+    if (is_scripted && b->group && !tb__view_open(b, TB_VIEW_GROUPS, 0)) return TB_ENOMEM;
     tb__advance(b, now_us);
     tb__account(b);
     adopt(b, config);
     if (!is_scripted) tb__views_close(b, false);
-    tb__cuts_dissolve(b);
     tb__open_reset(b);
     tb__groups_judge(b);
     tb__calls_review(b);

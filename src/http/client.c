@@ -94,3 +94,19 @@ uint32_t tb_http_turn(tb_http *http, double *ids, uint32_t max)
     tb__http_move(http);
     return report(http, ids, max);
 }
+
+void tb_http_excuse(tb_http *http, int64_t us)
+{
+    assert(http);
+    assert(us >= 0);
+    const struct tb__http_place *place = tb__slots_next(&http->places, 0);
+    for (; place; place = tb__slots_next(&http->places, tb__slots_place(&http->places, place) + 1)) {
+        struct tb__http_slot *slot = place->slot;
+        if (slot->state == TB__HTTP_IN_FLIGHT && slot->deadline_us) {
+            slot->deadline_us += us;
+        }
+    }
+    if (http->expiry_us >= 0) {
+        http->expiry_us += us;
+    }
+}

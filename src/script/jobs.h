@@ -12,6 +12,7 @@ struct tb__job {
     struct tb__job *next;
     double id;
     struct tb__outcome outcome;
+    bool is_given_up; /* it is done, and has no answer */
     size_t size;
     char bytes[];
 };

@@ -87,6 +87,14 @@ static struct tb__job *await_job(struct worker *worker)
     return pool->is_closing ? NULL : tb__jobs_take(&pool->waiting);
 }
 
+/* Nobody wants it; but that the call has ended is told. */
+static void forget_answer(struct tb__job *job)
+{
+    free(job->outcome.bytes);
+    job->outcome = (struct tb__outcome){0};
+    job->is_given_up = true;
+}
+
 static void *work(void *data)
 {
     struct worker *worker = data;
@@ -103,11 +111,10 @@ static void *work(void *data)
         worker->job = NULL;
         if (worker->is_abandoned || worker->is_given_up) {
             worker->is_given_up = false;
-            tb__job_drop(job);
-        } else {
-            tb__jobs_append(&pool->done, job);
-            raise_fd(pool);
+            forget_answer(job);
         }
+        tb__jobs_append(&pool->done, job);
+        raise_fd(pool);
     }
     bool is_abandoned = worker->is_abandoned;
     pthread_mutex_unlock(&pool->lock);
@@ -236,7 +243,6 @@ void tb_threads_rest(tb_threads *pool)
     }
     pthread_mutex_lock(&pool->lock);
     tb__jobs_drop_all(&pool->waiting);
-    tb__jobs_drop_all(&pool->done);
     pool->is_closing = false;
     pthread_mutex_unlock(&pool->lock);
 }
@@ -345,7 +351,7 @@ uint32_t tb_threads_take(tb_threads *pool, tb_answer *out, uint32_t max)
     pthread_mutex_lock(&pool->lock);
     for (; n < max && pool->done.first; n++) {
         struct tb__job *job = tb__jobs_take(&pool->done);
-        out[n] = (tb_answer){job->id, job->outcome.bytes, job->outcome.size, job->outcome.is_ok};
+        out[n] = (tb_answer){job->id, job->outcome.bytes, job->outcome.size, job->outcome.is_ok, job->is_given_up};
         free(job);
     }
     pthread_mutex_unlock(&pool->lock);

@@ -7,8 +7,8 @@
  * is a source of the ffi.cdef: leaf calls, no function pointers.
  *
  * A worker whose job is given up (tb_threads_abandon) cannot be stopped. It is counted,
- * another takes its place at once, and when it ends its answer is dropped and its memory
- * freed. It is never joined: neither a rest nor the end of the process waits for it.
+ * another takes its place at once, and when it ends its answer is dropped, which is told
+ * (is_given_up). It is never joined: neither a rest nor the end of the process waits for it.
  *
  * A pool has at most TB_THREADS_SPARE threads more than its `count`, those given up included.
  * With all of the spare ones gone, a worker that is given up keeps its place, and where none
@@ -25,7 +25,7 @@
 #pragma GCC visibility push(default)
 #endif
 
-enum { TB_SCRIPT_ABI = 1, TB_THREADS_MAX = 256, TB_THREADS_JOBS = 16384, TB_THREADS_SPARE = 16 };
+enum { TB_SCRIPT_ABI = 2, TB_THREADS_MAX = 256, TB_THREADS_JOBS = 16384, TB_THREADS_SPARE = 16 };
 
 /* Why a job was not taken. FULL: TB_THREADS_JOBS are waiting, or no memory, or none of the
  * threads could be started. HANG: every thread there may be runs a job that was given up. */
@@ -40,8 +40,8 @@ typedef struct tb_threads tb_threads;
  * may hold. NULL: no memory or no descriptors. */
 tb_threads *tb_threads_new(const char *setup, size_t size, uint32_t count, double memory_bytes);
 
-/* End the workers and join those that run no job (the others are abandoned; jobs and answers
- * are dropped). The next job starts new ones. */
+/* End the workers and join those that run no job (the others are abandoned; jobs that wait
+ * are dropped, answers may be taken). The next job starts new ones. */
 void tb_threads_rest(tb_threads *threads);
 
 /* End the workers, joining none, and free: for a finalizer. */
@@ -55,7 +55,7 @@ int tb_threads_fd(const tb_threads *threads);
 double tb_threads_submit(tb_threads *threads, const char *bytes, size_t size);
 
 /* Give a job up, wherever it is: its answer will never be taken. 1 if a worker has been
- * abandoned for it, else 0. */
+ * abandoned for it, whose end will be told; else 0. */
 int tb_threads_abandon(tb_threads *threads, double job);
 
 struct tb_answer {
@@ -63,6 +63,7 @@ struct tb_answer {
     char *bytes;    /* the caller's, for tb_threads_release() */
     size_t size;
     uint32_t is_ok; /* 0: the worker failed, and bytes are a sentence */
+    uint32_t is_given_up; /* 1: a worker that was abandoned has ended; there are no bytes */
 };
 typedef struct tb_answer tb_answer;
 

@@ -5,8 +5,9 @@
 -- The batch's coroutine is suspended meanwhile. Answers are taken when the descriptor of the
 -- pool (src/script/threads.h) is readable, which the loop watches while batches are under
 -- way. Threads start with the first batch, and end when the batcher stops. A call that outlives
--- inference_timeout_s cannot be stopped: another thread takes its thread's place. At most
--- threads + 16 such calls are kept (R5): beyond that batches fail at once, until one ends.
+-- inference_timeout_s cannot be stopped: another thread takes its thread's place, and the call
+-- counts as abandoned until its thread ends it. At most threads + 16 such calls are kept (R5):
+-- beyond that batches fail at once, until one ends.
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
@@ -96,34 +97,40 @@ local function take_all(self)
     for i = 0, n - 1 do
       local job = answers[i].job
       local answer = { is_ok = answers[i].is_ok == 1, bytes = script_ffi.take_bytes(answers[i]) }
-      local task = self.tasks[job]
-      self.tasks[job] = nil
-      tasks.wake(task, answer)
+      local task = self.tasks[job] or self.adrift[job]
+      self.tasks[job], self.adrift[job] = nil, nil
+      if task then tasks.wake(task, answers[i].is_given_up == 0 and answer or nil) end
     end
   until n < ANSWERS
 end
 
--- Have take_all() called when there are answers, as long as a batch is under way.
+-- Have take_all() called when there are answers, as long as a batch is under way or a call goes
+-- on that was given up; for the latter nobody waits.
 local function watch(self)
   local pump = clock.pump
   if self.watched_by == pump then return end
   if not pump.watch then bad "they need the libev loop: tokenbatcher.run, or step()" end
+  if self.pump ~= pump then self.pump, self.adrift = pump, {} end -- those were of another run
   local ok, message = pump.watch(C.tb_threads_fd(self.pool), function()
     self.watched_by = nil
     take_all(self)
-    if next(self.tasks) then watch(self) end
+    if next(self.tasks) or next(self.adrift) then watch(self) end
     rest_if_idle(self)
-  end)
+  end, function() return next(self.tasks) ~= nil end)
   if not ok then error("threads: the loop cannot wait for them: " .. message, 0) end
   self.watched_by = pump
 end
 
 -- Nobody waits for a batch any more. While its run is not closed, its slot is taken anyway,
--- and the worker may as well finish.
+-- and the worker may as well finish. The task goes on when the call has ended.
 local function give_up(self, job, task)
   if not (self.tasks[job] and task.run and task.run.over) then return end
   self.tasks[job] = nil
-  C.tb_threads_abandon(self.pool, job)
+  if C.tb_threads_abandon(self.pool, job) == 1 then
+    self.adrift[job] = task
+  else
+    tasks.wake(task, nil)
+  end
 end
 
 local function refuse(self, code)
@@ -134,6 +141,7 @@ end
 
 -- Hand bytes to a worker; suspends until its answer has come.
 local function perform(self, bytes)
+  tasks.require_wanted "call"
   watch(self)
   local task = tasks.waiter()
   local job = C.tb_threads_submit(self.pool, bytes, #bytes)
@@ -142,7 +150,7 @@ local function perform(self, bytes)
   task.on_abandon = function() give_up(self, job, task) end
   local answer = tasks.suspend(task, "threads")
   task.on_abandon = nil
-  return answer
+  return answer or tasks.raise_cancelled(task, "call")
 end
 
 local function encode_batch(records, info)
@@ -211,5 +219,5 @@ return function(given)
   local memory_bytes = (given.max_memory_mb or 0) * MEBIBYTE
   local pool = script_ffi.threads(setup, given.threads or 4, memory_bytes)
   if not pool then bad "out of memory or descriptors" end
-  return setmetatable({ pool = pool, tasks = {}, may_rest = false }, Threads)
+  return setmetatable({ pool = pool, tasks = {}, adrift = {}, may_rest = false }, Threads)
 end

@@ -4,7 +4,7 @@
 local ffi = require "ffi"
 local tbffi = require "tokenbatcher.core.ffi"
 
-local LIBRARY, ABI = "libtokenbatcher_script.so", 1
+local LIBRARY, ABI = "libtokenbatcher_script.so", 2
 
 local function load_library()
   if tbffi.lib == ffi.C then return ffi.C, tbffi.path end

@@ -5,7 +5,8 @@
 -- This file is TokenBatcher and DynamicBatcher, the face of one core batcher in Lua.
 --
 -- The core knows ids, costs and times; a batcher keeps, by slot, the record and the future of
--- every record that is not dispatched yet (_records, _futures), and by batch the runs (_runs).
+-- every record that is not dispatched yet (_records, _futures), and by batch the runs (_runs), and
+-- which of those that are closed have a call that goes on (_adrift).
 
 local bit = require "bit"
 local clock = require "tokenbatcher.runtime.clock"
@@ -127,7 +128,7 @@ local function new(class, given)
   if not handle then errors.misuse(class .. ": out of memory") end
   local self = setmetatable({
     _class = class, _handle = handle,
-    _records = {}, _futures = {}, _runs = {}, _later = {}, _is_pulling = false, _drained = false, unsettled = 0,
+    _records = {}, _futures = {}, _runs = {}, _adrift = {}, _later = {}, _is_pulling = false, _drained = false, unsettled = 0,
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
     _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false,
   }, meta)
@@ -340,11 +341,14 @@ function Batcher:ask(record, opts)
   return future:await()
 end
 Batcher.settle, Batcher.cancel_record, Batcher.cancel_queued = turn.settle, turn.cancel_record, turn.cancel_queued
-Batcher.turn, Batcher.abandon = turn.turn, turn.abandon
+Batcher.turn, Batcher.abandon, Batcher.forget_calls = turn.turn, turn.abandon, turn.forget_calls
 
---- Does a call run that has a timeout?
+--- Does a call run that has a timeout? (Its own: the option may have changed since.)
 function Batcher:has_timed_calls()
-  return next(self._runs) ~= nil and self._config.inference_timeout_us > 0
+  for _, run in pairs(self._runs) do
+    if run.timeout_s > 0 then return true end
+  end
+  return false
 end
 
 --- Nobody could look for `us` microseconds: that does not count against running calls.
@@ -357,7 +361,7 @@ function Batcher:next_us()
   local at = tonumber(C.tb_next(self._handle))
   if at < 0 then at = nil end
   if self.unsettled == 0 then return at end
-  local also = self._suspects:next_us()
+  local also = self._suspects:next_us(self._suspect_us)
   if also and not (at and at <= also) then at = also end
   also = self._joining:next_us()
   return also and not (at and at <= also) and also or at

@@ -4,7 +4,6 @@
 -- A record that others may join has a future that nobody but us sees, with `callers`: the list of
 -- theirs. A caller's future knows it by `joined_to`.
 
-local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local tasks = require "tokenbatcher.runtime.tasks"
@@ -41,6 +40,8 @@ local function own(err)
   return err and errors.new(err.code, err.message, err.cause, err.traceback)
 end
 
+local NO_ENTRY = {}
+
 -- The record has settled: so have all that joined it.
 local function settle_callers(future)
   local value, err = Future.outcome(future)
@@ -50,7 +51,10 @@ local function settle_callers(future)
     by_string[future.join_string] = nil
     if next(by_string) == nil then joining.records[future.group or ""] = nil end
   end
-  for i = 1, #callers do Future.settle(callers[i], value, i == 1 and err or own(err)) end
+  for i = 1, #callers do
+    joining.deadlines:remove(callers[i].entry or NO_ENTRY)
+    Future.settle(callers[i], value, i == 1 and err or own(err))
+  end
 end
 
 --- One more who waits for a record. @param record table  what find() returned
@@ -59,39 +63,45 @@ local function new_caller(record, batcher, deadline_us)
   local caller = Future.new(batcher, false)
   caller.joined_to = record
   record.callers[#record.callers + 1], record.wanted = caller, record.wanted + 1
-  if deadline_us then record.joining.deadlines:add(deadline_us, caller) end
+  if deadline_us then caller.entry = record.joining.deadlines:add(deadline_us, caller) end
   return caller
 end
 
 M.join = new_caller
 
 --- A record that has entered and that others may join. @param record table  its future
+-- @param linger_us number|nil  its own; nil: the option's, as it is when somebody comes
 -- @return table  the future of who submitted it
-function Joining:open(record, batcher, text, group, due_us)
+function Joining:open(record, batcher, text, group, linger_us, now_us)
   record.joining, record.callers, record.wanted = self, {}, 0
-  record.join_string, record.group, record.due_us = text, group, due_us
+  record.join_string, record.group, record.linger_us, record.submitted_us = text, group, linger_us, now_us
   self.records[group or ""] = self.records[group or ""] or {}
   self.records[group or ""][text] = record
   Future.on_settled(record, settle_callers)
   return new_caller(record, batcher)
 end
 
-local function is_on_its_way(self, record)
+-- Is it on its way, and due no later than that? One that runs is due no more.
+local function may_be_joined(self, record, due_us, option_us)
   local state = C.tb_record_state(self.handle, record.id)
-  return state == C.TB_RECORD_QUEUED or state == C.TB_RECORD_CUT or state == C.TB_RECORD_RUNNING
+  if state == C.TB_RECORD_RUNNING then return true end
+  if state ~= C.TB_RECORD_QUEUED and state ~= C.TB_RECORD_CUT then return false end
+  return record.submitted_us + (record.linger_us or option_us) <= due_us
 end
 
---- Could one that is due then join a record? @return table|nil  its future
-function Joining:find(text, group, due_us)
+--- Could one that is due then join a record? @param option_us number  the option batch_timeout_s
+-- @return table|nil  its future
+function Joining:find(text, group, due_us, option_us)
   local by_string = self.records[group or ""]
   local record = by_string and by_string[text]
-  if not record or record.state or record.due_us > due_us or not is_on_its_way(self, record) then return nil end
+  if not record or record.state or not may_be_joined(self, record, due_us, option_us) then return nil end
   return record
 end
 
 -- One caller's future settles alone; the record goes with the last of them.
 local function leave(batcher, caller, code, message)
   local record = caller.joined_to
+  record.joining.deadlines:remove(caller.entry or NO_ENTRY)
   Future.settle(caller, nil, errors.new(code, message))
   record.wanted = record.wanted - 1
   if record.wanted == 0 then batcher:cancel_record(record) end
@@ -121,8 +131,7 @@ end
 --- How a record's linger and deadline translate: when it is due at the latest.
 -- @param linger_us number  @param timeout_us number  0: none
 function M.due_us(linger_us, timeout_us, now_us)
-  local wait_us = timeout_us > 0 and math.min(linger_us, timeout_us / 2) or linger_us
-  return (now_us or clock.now_us()) + wait_us
+  return now_us + (timeout_us > 0 and math.min(linger_us, timeout_us / 2) or linger_us)
 end
 
 return M

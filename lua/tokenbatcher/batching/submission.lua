@@ -99,11 +99,13 @@ local function hand_to_core(self, record, cost_value, opts, flags, now, submitte
     C.tb_refuse(self._handle, 1)
     return nil, C.TB_EOVERSIZE
   end
+  local timeout_us, linger_us, priority = submit_options.timeout_us(opts), submit_options.linger_us(opts),
+    opts and opts.priority or 0
   local key, group = take_names(self, opts)
-  submission.key, submission.group = key, group
+  -- from here on nothing of a user's runs (opts may have a metatable): the struct is every batcher's
+  submission.key, submission.group, submission.priority = key, group, priority
   submission.cost, submission.flags, submission.submitted_us = cost_value, flags, submitted_us or 0
-  submission.timeout_us, submission.batch_timeout_us = submit_options.timeout_us(opts), submit_options.linger_us(opts)
-  submission.priority = opts and opts.priority or 0
+  submission.timeout_us, submission.batch_timeout_us = timeout_us, linger_us
   local id = C.tb_submit(self._handle, submission, now)
   if id < 0 then
     self._keys:give(key)
@@ -125,7 +127,12 @@ end
 
 -- Suspend until the record, which waits in line, is queued or settled.
 -- @return true, or nil and an err when it was turned away
-local function wait_in_line(future)
+local function wait_in_line(self, future)
+  -- a log function that was called meanwhile may have waited itself, and let the line go on
+  if C.tb_record_state(self._handle, future.id) ~= C.TB_RECORD_WAITING then
+    if future.refused then return Future.outcome(future) end
+    return true
+  end
   local waiter = tasks.waiter()
   future.admission = waiter
   tasks.suspend(waiter, "submit")
@@ -136,16 +143,23 @@ end
 
 -- --- joining (R8) ---------------------------------------------------------------
 
+-- How long the option lets a record linger.
+local function option_us(self) return tonumber(self._config.batch_timeout_us) end
+
+-- How long it lingers by its own options, or nil.
+local function own_linger_us(opts)
+  local linger_us = submit_options.linger_us(opts)
+  return linger_us ~= 0 and math.max(0, linger_us) or nil
+end
+
 -- When a record with these options would be due at the latest.
 local function due_us_of(self, opts, now)
-  local linger_us = submit_options.linger_us(opts)
-  if linger_us == 0 then linger_us = tonumber(self._config.batch_timeout_us) end
-  return joining.due_us(math.max(0, linger_us), submit_options.timeout_us(opts), now)
+  return joining.due_us(own_linger_us(opts) or option_us(self), submit_options.timeout_us(opts), now)
 end
 
 -- The future of one who joins a record that is on its way, or nil. @param text string  see joining.lua
 local function join(self, text, opts, now)
-  local record = self._joining:find(text, opts and opts.group, due_us_of(self, opts, now))
+  local record = self._joining:find(text, opts and opts.group, due_us_of(self, opts, now), option_us(self))
   if not record then return nil end
   self._joined = self._joined + 1
   local timeout_us = submit_options.timeout_us(opts)
@@ -155,7 +169,7 @@ end
 -- What its producer gets for a record that has entered: others may join it, unless it may expire.
 local function shared(self, future, text, opts, now)
   if not text or submit_options.timeout_us(opts) > 0 then return future end
-  return self._joining:open(future, self, text, opts and opts.group, due_us_of(self, opts, now))
+  return self._joining:open(future, self, text, opts and opts.group, own_linger_us(opts), now)
 end
 
 -- --- one record -----------------------------------------------------------------
@@ -190,8 +204,8 @@ function M.submit(self, record, opts)
   local future, code = hand_in(self, record, value, opts, waits and C.TB_MAY_WAIT or 0, now)
   if not future then return nil, refusal(self, code) end
   local given = text and shared(self, future, text, opts, now) or future
-  if waits and C.tb_waiting(self._handle) > 0 then
-    local ok, err = wait_in_line(future)
+  if waits then
+    local ok, err = wait_in_line(self, future)
     if not ok then return nil, err end
   end
   return given
@@ -271,7 +285,7 @@ local function split_by_join(self, records, n, opts)
     local text = self._join and joining.string_of(self._join, records[i])
     local group = opts[i] and opts[i].group
     local name = text and (group or "") .. "\0" .. text
-    if text and (seen[name] or self._joining:find(text, group, due_us)) then
+    if text and (seen[name] or self._joining:find(text, group, due_us, option_us(self))) then
       hoping[#hoping + 1] = i
     else
       entering[#entering + 1] = i
@@ -343,8 +357,8 @@ function M.submit_batch(self, records, opts)
   clock.notify()
   local futures, last = hand_in_all(self, records, values, n, own, flags)
   if not futures then return nil, refusal(self, last) end
-  if last and C.tb_waiting(self._handle) > 0 then
-    wait_in_line(last)
+  if last then
+    wait_in_line(self, last)
     local first = futures[1].joined_to or futures[1]
     if first.refused then return Future.outcome(first) end -- none has entered
   end

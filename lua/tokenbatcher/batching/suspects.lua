@@ -18,7 +18,7 @@ local ENOUGH = 8
 
 --- @param handle cdata  the core's batcher  @param keys table  of core/keys.lua
 function M.new(handle, keys)
-  -- a list of {name, number, until_us, answered, before, after} in the order of the last failures
+  -- a list of {name, number, failed_us, answered, before, after} in the order of the last failures
   return setmetatable({ handle = handle, keys = keys, by_name = {}, count = 0, first = nil, last = nil }, Suspects)
 end
 
@@ -41,8 +41,7 @@ local function forget(self, suspect, now_us)
 end
 
 --- A record of this key failed where another was answered; or one of a suspect failed again.
--- @param for_us number  how long it stays suspect, microseconds
-function Suspects:blame(name, for_us, now_us)
+function Suspects:blame(name, now_us)
   local suspect = self.by_name[name]
   if suspect then
     unlink(self, suspect)
@@ -52,7 +51,7 @@ function Suspects:blame(name, for_us, now_us)
     self.by_name[name], self.count = suspect, self.count + 1
     C.tb_key_alone(self.handle, suspect.number, 1, now_us)
   end
-  suspect.until_us, suspect.answered = now_us + for_us, 0
+  suspect.failed_us, suspect.answered = now_us, 0
   append(self, suspect)
 end
 
@@ -66,15 +65,20 @@ end
 
 function Suspects:has(name) return self.by_name[name] ~= nil end
 
---- Those whose time has passed are suspect no more.
-function Suspects:expire(now_us)
-  while self.first and self.first.until_us <= now_us do forget(self, self.first, now_us) end
+-- A failure that is yet to come was of another run, on another clock.
+local function is_over(suspect, for_us, now_us)
+  return suspect.failed_us + for_us <= now_us or suspect.failed_us > now_us
 end
 
---- When expire() is needed next, microseconds, or nil. (They are in the order of their failures;
--- after suspect_s was made shorter one may stay for as long as those before it.)
-function Suspects:next_us()
-  return self.first and self.first.until_us
+--- Those whose time has passed are suspect no more.
+-- @param for_us number  how long a key stays suspect after its last failure, microseconds
+function Suspects:expire(for_us, now_us)
+  while self.first and is_over(self.first, for_us, now_us) do forget(self, self.first, now_us) end
+end
+
+--- When expire() is needed next, microseconds, or nil.
+function Suspects:next_us(for_us)
+  return self.first and self.first.failed_us + for_us
 end
 
 return M

@@ -119,7 +119,7 @@ local function settle_blame(self, run, now)
     if key ~= "" and state == "failed" then
       local is_blamed = run.blamed and run.blamed[i] and run.answered > 0
         or suspects:has(key) and was_inference(run.futures[i])
-      if is_blamed then suspects:blame(key, self._suspect_us, now) end
+      if is_blamed then suspects:blame(key, now) end
     elseif key ~= "" and state == "done" then
       suspects:answered(key, now)
     end
@@ -128,7 +128,6 @@ end
 
 -- Tell the recording, and the policy and the estimator of then, how a batch went (X4).
 local function report(self, run, now)
-  settle_blame(self, run, now)
   if self._recording then self._recording:ended(run, now) end
   local usage, requests, limits = inference.totals(run)
   local decision, estimator = run.decision, run.estimator
@@ -146,15 +145,24 @@ local function report(self, run, now)
   end
 end
 
+local function abandoned_call_ended(self, run, ok, err)
+  self._adrift[run.id] = nil
+  C.tb_call_ended(self._handle, run.id, clock.now_us())
+  clock.notify()
+  if ok or errors.is_err(err) and err.code == "cancelled" then return end
+  self:_warn("an abandoned inference call raised: " .. errors.message_of(err))
+end
+
+--- The run ended: calls that were abandoned in it, and go on, never end by themselves.
+function M.forget_calls(self)
+  for id in pairs(self._adrift) do C.tb_call_ended(self._handle, id, clock.now_us()) end
+  self._adrift = {}
+end
+
 local function call_ended(task, ok, err)
   local run = task.run
   local self = run.batcher
-  if run.over then
-    C.tb_call_ended(self._handle, run.id, clock.now_us())
-    clock.notify()
-    if not ok then self:_warn("an abandoned inference call raised: " .. errors.message_of(err)) end
-    return
-  end
+  if run.over then return abandoned_call_ended(self, run, ok, err) end
   if not ok then -- memory ran out, at the least: nothing of the batch may be left unsettled
     for i = 1, run.size do
       settle(self, run.futures[i], nil, errors.new("inference_failed", errors.message_of(err), err, task.traceback))
@@ -164,6 +172,7 @@ local function call_ended(task, ok, err)
   run.over = true
   local now = clock.now_us()
   C.tb_batch_finish(self._handle, run.id, ok and C.TB_COMPLETED or C.TB_FAILED, now)
+  settle_blame(self, run, now)
   report(self, run, now)
 end
 
@@ -237,8 +246,11 @@ local function close_run(self, id, code, message)
   local run = self._runs[id]
   self._runs[id] = nil
   inference.close(run, code, message)
+  self._adrift[id] = true
   tasks.abandon(run.task)
-  if C.tb_state(self._handle) ~= C.TB_STOPPED then later(self, report, run, clock.now_us()) end
+  local now = clock.now_us()
+  settle_blame(self, run, now)
+  if C.tb_state(self._handle) ~= C.TB_STOPPED then later(self, report, run, now) end
 end
 
 local handlers = {
@@ -292,7 +304,7 @@ end
 -- coroutines, in the next turn.
 function M.turn(self, now)
   if self._may_have_unwanted then abandon_unwanted(self) end
-  self._suspects:expire(now)
+  self._suspects:expire(self._suspect_us, now)
   self._joining:expire(self, now)
   pull_events(self, now)
   local id = next_batch(self, now)

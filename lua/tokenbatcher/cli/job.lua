@@ -24,7 +24,7 @@ local function written_names(real)
   return { real, real .. ".journal", real .. ".job", real .. ".journal.new", real .. MERGED }
 end
 
---- @param path string  the output  @param others table  a list of {what, path, fd}
+--- @param path string  the output  @param others table  a list of {what, path, fd, is_output}
 -- @return true, or nil and a message
 function M.check(path, others)
   local real = output.real_path(path)
@@ -32,8 +32,9 @@ function M.check(path, others)
     local same = other.path and real and output.real_path(other.path)
     for i, name in ipairs(real and written_names(real) or {}) do
       if name == same or output.are_same(other.fd or other.path, name) then
-        return nil, ("the %s (%s) cannot be the output (%s), too"):format(other.what, other.shown or other.path,
-          i == 1 and path or name)
+        local shown = i == 1 and path or name
+        if other.is_output then return nil, ("the output cannot be the %s (%s), too"):format(other.what, shown) end
+        return nil, ("the %s (%s) cannot be the output (%s), too"):format(other.what, other.shown or other.path, shown)
       end
     end
   end

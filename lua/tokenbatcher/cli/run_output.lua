@@ -39,7 +39,7 @@ function M.check(job)
     { what = "input", fd = job.fd, shown = job.input.name, path = job.input_path },
     { what = "script", path = job.path },
   }
-  if record then others[#others + 1] = { what = "recording", path = record } end
+  if record then others[#others + 1] = { what = "recording", path = record, is_output = true } end
   return job_file.check(path, others)
 end
 

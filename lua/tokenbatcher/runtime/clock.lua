@@ -10,6 +10,8 @@ local M = {}
 M.pump = nil
 --- A turn of the loop is under way: it will see what is new by itself.
 M.is_turning = false
+--- Something has changed since batchers began to decide in this turn: those that have, look again.
+M.is_stale = false
 
 local outside
 
@@ -35,9 +37,14 @@ function M.now_us()
   return pump.now()
 end
 
---- Whoever owns the loop learns of work that came from outside a turn.
+--- Something has changed. Whoever owns the loop learns of work that came from outside a turn;
+-- within one, another turn follows (a log function may change any batcher).
 function M.notify()
-  if not M.is_turning and M.pump and M.pump.wake then M.pump.wake() end
+  if M.is_turning then
+    M.is_stale = true
+  elseif M.pump and M.pump.wake then
+    M.pump.wake()
+  end
 end
 
 return M

@@ -23,7 +23,7 @@ local is_driven_on = false -- coroutines or batchers that step() drives are not 
 
 --- A source belongs to the clock in use and takes part in its turns, before anything else:
 -- turn(now_us) wakes tasks; next_us() is when it must be called, microseconds, or nil;
--- is_busy() whether it may still wake anyone; close() at the end of the run.
+-- is_busy() whether it may still wake anyone; excuse(us) as of a member; close() at the end of the run.
 function M.add_source(source)
   local pump = clock.pump
   pump.sources = pump.sources or {}
@@ -61,10 +61,12 @@ local BLOCKED_US = 50000
 
 local armed_us -- when step() asked to be called again
 
--- Nobody could look for so long: that does not count against calls (R5).
+-- Nobody could look for so long: that does not count against calls, nor against their requests (R5).
 local function excuse(us)
   if us < BLOCKED_US then return end
   for i = 1, #members do members[i]:excuse(us) end
+  local sources = clock.pump.sources or NO_SOURCES
+  for i = 1, #sources do sources[i]:excuse(us) end
 end
 
 -- --- a turn ---------------------------------------------------------------------
@@ -93,6 +95,7 @@ end
 
 function steps.decide()
   local now = clock.pump.now()
+  clock.is_stale = false
   local i = 1
   while members[i] do
     local member = members[i]
@@ -119,7 +122,7 @@ end
 
 --- The earliest time at which something is to be done, microseconds, or nil.
 function M.next_us()
-  if host.has_ready() then return clock.pump.now() end
+  if clock.is_stale or host.has_ready() then return clock.pump.now() end
   local at = tasks.next_us()
   for i = 1, #members do
     local due = members[i]:next_us()
@@ -133,20 +136,27 @@ function M.next_us()
   return at
 end
 
--- Until when to wait. While a call runs that has a timeout, a wait is short: should the process be
--- stopped in it, it is seen when, to so much, and the rest does not count (R5).
+-- Does anything run that has a timeout which excuse() moves?
+local function is_timed()
+  for i = 1, #members do
+    if members[i]:has_timed_calls() then return true end
+  end
+  local sources = clock.pump.sources or NO_SOURCES
+  for i = 1, #sources do
+    if sources[i]:is_busy() then return true end
+  end
+  return false
+end
+
+-- Until when to wait. While a call or a request runs that has a timeout, a wait is short: should the
+-- process be stopped in it, it is seen when, to so much, and the rest does not count (R5).
 local WAIT_US = 250000
 
 local function wait_until()
   local at = M.next_us()
-  if clock.pump.is_virtual then return at end
-  for i = 1, #members do
-    if members[i]:has_timed_calls() then
-      local soon = clock.pump.now() + WAIT_US
-      return at and at < soon and at or soon
-    end
-  end
-  return at
+  if clock.pump.is_virtual or not is_timed() then return at end
+  local soon = clock.pump.now() + WAIT_US
+  return at and at < soon and at or soon
 end
 
 --- Is there anything that a turn may still have to do?
@@ -259,7 +269,7 @@ end
 
 host.drive {
   turn = function(is_leaving, late_us) host.turn(steps, late_us, is_leaving) end,
-  is_busy = M.is_busy, next_us = M.next_us, abandon = M.abandon,
+  is_busy = M.is_busy, next_us = wait_until, abandon = M.abandon,
 }
 
 return M

@@ -95,11 +95,30 @@ function M.start(fn, arguments, on_end, owner)
   return task
 end
 
+-- Owners of tasks that were abandoned: at the end of the run those that have not ended never will.
+local owners = setmetatable({}, { __mode = "k" })
+
 --- Nobody wants any more what a task is computing. If it waits for something that can be
 -- called off, that is called off; otherwise it goes on, and its answer is ignored.
 function M.abandon(task)
-  task.is_abandoned = true
+  task.is_abandoned, owners[task.owner] = true, true
   if task.on_abandon then task:on_abandon() end
+end
+
+--- To be called by the running task before it begins what could be called off: if nobody wants
+-- its answer, it learns so by `cancelled`, once. Should it begin something all the same (it retries
+-- for ever, say), it ends there and is never resumed.
+function M.require_wanted(what)
+  local task = M.waiter()
+  if not (task.is_abandoned or task.is_unwanted) then return end
+  if task.was_told then host.drop() end
+  M.raise_cancelled(task, what)
+end
+
+--- What it waited for was called off: it is told so.
+function M.raise_cancelled(task, what)
+  task.was_told = true
+  error(errors.new("cancelled", ("nobody waits for this %s any more"):format(what)), 0)
 end
 
 --- Nobody wants the answer any more, but the call keeps its slot until it ends: only what can
@@ -146,6 +165,10 @@ function M.timed() return timers.size + await_timers.size end
 function M.clear()
   timers, await_timers = Timers.new(), Timers.new()
   host.clear()
+  for owner in pairs(owners) do
+    owners[owner] = nil
+    owner:forget_calls()
+  end
 end
 
 return M

@@ -92,8 +92,8 @@ Engine.__index = Engine
 local function new_engine(batcher, made)
   local self = setmetatable({
     batcher = batcher, decode = made.decode, encode = made.encode, submit_options = made.submit_options,
-    is_stopped = false, fd = loop.outside().fd(), live = {}, records = {}, finished = {}, first = 1, last = 0, opts = {},
-    ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
+    is_stopped = false, fd = loop.outside().fd(), live = {}, records = {}, finished = {}, first = 1, last = 0,
+    opts = {}, ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
   }, Engine)
   self.on_settled = function(future)
     self.last = self.last + 1

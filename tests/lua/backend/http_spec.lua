@@ -355,6 +355,38 @@ describe("http:", function()
     batcher:stop()
   end))
 
+  it("R5: a call that goes on asking has ended: it counts no more, and its slot is free", really(function()
+    local batcher = tb.TokenBatcher { batch_timeout_s = 0, max_batch_size = 1, max_abandoned_calls = 0,
+      inference_fn = function(records)
+        while records[1] ~= "fine" do pcall(get, "/hang") end
+        return records
+      end }
+    batcher:start()
+    local before = W.stats(server).stats.requests
+    local future = batcher:submit "cancelled"
+    W.stats_once(server, "requests", before + 1)
+    future:cancel()
+    assert.equal("fine", (batcher:submit("fine"):await(30)))
+    batcher:set { inference_timeout_s = 0.03 }
+    assert.equal("inference_timeout", select(2, batcher:submit("times out"):await()).code)
+    assert.equal("fine", (batcher:submit("fine"):await(30)))
+    assert.equal(0, batcher.stats.abandoned_calls)
+    assert.is_true(H.is_conserved(batcher.stats))
+    batcher:stop()
+  end))
+
+  it("R5: time in which the loop was blocked does not count against a request's timeout_s", really(function()
+    local asked = tb.spawn(function() return get("/slow-1000", { timeout_s = 0.7 }) end)
+    tb.sleep(0.01)
+    local until_s = tb.now() + 0.6
+    while tb.now() < until_s do end -- luacheck: ignore
+    local response, err = asked:await()
+    assert.equal(200, response and response.status, tostring(err))
+    local began = tb.now()
+    assert.equal("http_timeout", select(2, get("/hang", { timeout_s = 0.1 })).code)
+    assert.is_true(tb.now() - began < 1)
+  end))
+
   it("the end of a run cancels what is in flight", function()
     local before
     H.run(function() before = W.stats(server).stats end, "real")

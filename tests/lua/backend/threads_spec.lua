@@ -329,6 +329,41 @@ describe("tb.backend.threads", function()
     end)
   end)
 
+  it("R5: a call that is given up counts until its thread ends it, and no longer", function()
+    local gate = semaphore()
+    local path = script "if r ~= 0 then ffi.C.sem_wait(at(r)) end return 'done'"
+    local ended
+    with({ script = path, threads = 1, inference_timeout_s = 0.05, max_abandoned_calls = 0 }, function(batcher, backend)
+      batcher:set { inference_fn = function(...)
+        local ok, value = pcall(backend, ...)
+        if not ok then ended = value.code end -- it may clean up
+        return value
+      end }
+      assert.equal("inference_timeout", code_of(batcher:submit(address(gate))))
+      assert.equal(1, batcher.stats.abandoned_calls)
+      assert.is_nil(ended)
+      ffi.C.sem_post(gate)
+      wait_for(function() return batcher.stats.abandoned_calls == 0 end)
+      assert.equal("cancelled", ended)
+      batcher:set { inference_timeout_s = GUARD_S }
+      assert.equal("done", (batcher:submit(0):await()))
+    end)
+  end)
+
+  it("R5: a call that is given up while it waits for a thread has ended", function()
+    local gate = semaphore()
+    local path = script "if r ~= 0 then ffi.C.sem_wait(at(r)) end return 'done'"
+    with({ script = path, threads = 1, max_concurrent_batches = 2 }, function(batcher, backend)
+      local runs = batcher:submit(address(gate))
+      wait_for(function() return backend:stats().busy == 1 end)
+      batcher:set { inference_timeout_s = 0.05 }
+      assert.equal("inference_timeout", code_of(batcher:submit(0)))
+      wait_for(function() return batcher.stats.abandoned_calls == 0 end)
+      ffi.C.sem_post(gate)
+      assert.equal("done", (runs:await()))
+    end)
+  end)
+
   it("does not abandon a thread for a batch that still waited for one", function()
     local gate = semaphore()
     local path = script "if r ~= 0 then ffi.C.sem_wait(at(r)) end return 'done'"

@@ -76,6 +76,26 @@ describe("R5: abandoned calls", function()
     assert.equal(1, tb.now())
   end))
 
+  it("that a run leaves behind do not count in the next one", function()
+    local batcher = tb.TokenBatcher { batch_timeout_s = 0, inference_timeout_s = 1, max_abandoned_calls = 1,
+      inference_fn = function(records)
+        if records[1] == "hang" then tb.sleep(1e6) end
+        return records
+      end }
+    for _ = 1, 2 do
+      H.run(function()
+        batcher:start()
+        assert.equal(0, batcher.stats.abandoned_calls)
+        batcher:submit("hang"):await()
+        assert.equal(1, batcher.stats.abandoned_calls)
+        assert.equal("x", (batcher:submit("x"):await()))
+        assert.equal(1, tb.now())
+        batcher:stop()
+      end)
+      assert.equal(0, batcher.stats.abandoned_calls)
+    end
+  end)
+
   it("the ages of the oldest show a queue that is stuck", virtually(function()
     local batcher = start({}, 1e6)
     batcher:submit "a"

@@ -184,4 +184,36 @@ describe("R8: join", function()
     assert.is_true(H.is_conserved(batcher.stats))
     batcher:stop()
   end))
+
+  it("a record that runs is due no more: anybody may join it", virtually(function()
+    local batcher, calls = start { batch_timeout_s = 10, takes = 1 }
+    batcher:submit "a"
+    batcher:flush()
+    tb.sleep(0.5)
+    batcher:submit("a", { batch_timeout_s = 0.1 }):await()
+    assert.equal(1, #calls)
+    batcher:stop()
+  end))
+
+  it("when a record is due follows set{batch_timeout_s}", virtually(function()
+    local batcher = start { batch_timeout_s = 1 }
+    batcher:submit "a"
+    batcher:set { batch_timeout_s = 100 }
+    batcher:submit("a", { batch_timeout_s = 2 }):await()
+    assert.equal(2, tb.now())
+    assert.equal(0, batcher.stats.total_joined)
+    batcher:stop { timeout_s = 0 }
+  end))
+
+  it("callers whose record has settled leave no deadlines behind", virtually(function()
+    local batcher = start { batch_timeout_s = 0, takes = 1 }
+    for _ = 1, 10 do
+      local first, second = batcher:submit "a", batcher:submit("a", { timeout_s = 1e6 })
+      batcher:submit("a", { timeout_s = 1e6 }):cancel()
+      tb.gather { first, second }
+    end
+    assert.equal(20, batcher.stats.total_joined)
+    assert.equal(0, batcher._joining.deadlines.size)
+    batcher:stop()
+  end))
 end)

@@ -187,8 +187,8 @@ describe("SIGHUP to tokenbatcher run", function()
       end }]]
 
   it("reloads 100 times under load: every line has its answer, in order, and each script answered", function()
-    local own = cli.root .. "/examples/policies/shortest_first.lua"
-    local policies = { "fifo", "length_bucketed", own, "fair", "eager" }
+    local file = cli.root .. "/examples/policies/shortest_first.lua"
+    local policies = { "fifo", "length_bucketed", file, "fair", "eager" }
     local s = cli.start(SCRIPT:format("fifo", 3, 0), { "--set", "default_cost=2" })
     local sent, read, versions = 0, 0, {}
     local function send(n)

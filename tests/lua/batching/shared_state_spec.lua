@@ -87,4 +87,40 @@ describe("batchers share nothing:", function()
     assert.matches("await", H.message(future.await))
     batcher:stop()
   end))
+
+  it("X4, F2: a log that changes a batcher while it decides: what is full now goes at once", virtually(function()
+    local second = H.start { batch_timeout_s = 100 }
+    local future = second:submit "a"
+    tb.sleep(0)
+    local first = H.start { batch_timeout_s = 0, inference_timeout_s = 1,
+      token_estimator = setmetatable({ observe = function() error "broken" end }, { __call = function() return 1 end }),
+      inference_fn = function(_, info)
+        info.usage = { total_tokens = 1 }
+        tb.sleep(10)
+      end,
+      log = function() second:set { max_batch_size = 1 } end }
+    first:submit "z"
+    future:await()
+    assert.equal(1, tb.now())
+    first:stop()
+    second:stop()
+  end))
+
+  it("options with a metatable that hands in a record meanwhile are those of their own record", virtually(function()
+    local seen = {}
+    local other = H.start { batch_timeout_s = 0 }
+    local batcher = H.start { batch_timeout_s = 0, inference_fn = function(records, info)
+      seen = { info.keys[1], info.group, info.cost }
+      return records
+    end }
+    local opts = setmetatable({ key = "a", estimated_cost = 7 }, { __index = function(_, name)
+      other:submit("x", { key = "b", group = "h", estimated_cost = 3, timeout_s = 5, batch_timeout_s = 9 })
+      if name == "group" then return "g" end
+    end })
+    batcher:submit("r", opts):await()
+    assert.same({ "a", "g", 7 }, seen)
+    assert.equal(0, batcher.stats.total_expired)
+    batcher:stop()
+    other:stop()
+  end))
 end)

@@ -183,4 +183,53 @@ describe("R7: a suspect", function()
     assert.is_nil(H.broken(batcher))
     batcher:stop()
   end))
+
+  it("stays one for as long as suspect_s is now, after set: none is, once it is 0", virtually(function()
+    for _, case in ipairs { { 1, 2 }, { 0, 0 } } do
+      local batcher, calls = start { batch_timeout_s = 0.01, suspect_s = 1000 }
+      batcher:submit("good", { key = "g" })
+      batcher:submit("bad", { key = "b" }):await()
+      batcher:set { suspect_s = case[1] }
+      tb.sleep(case[2])
+      batcher:submit("x", { key = "b" })
+      batcher:submit("y", { key = "g" }):await()
+      assert.equal("x y", calls[#calls])
+      batcher:stop()
+    end
+  end))
+
+  it("of a run that is over is none in the next one, whose clock begins anew", function()
+    local batcher, calls
+    H.run(function()
+      batcher, calls = start { batch_timeout_s = 0.01 }
+      tb.sleep(1e6)
+      batcher:submit("good", { key = "g" })
+      batcher:submit("bad", { key = "b" }):await()
+      batcher:stop()
+    end)
+    H.run(function()
+      batcher:start()
+      batcher:submit("x", { key = "b" })
+      batcher:submit("y", { key = "g" }):await()
+      batcher:stop()
+    end)
+    assert.equal("x y", calls[#calls])
+  end)
+
+  it("goes at once when the blame is found by a batch that then times out", virtually(function()
+    local batcher = start { batch_timeout_s = 100, inference_timeout_s = 1, max_batch_size = 4,
+      inference_fn = function(records)
+        local text = table.concat(records, " ")
+        if text:find "hang" and #records < 3 then tb.sleep(100) end
+        if text:find "bad" or text:find "hang" then error "one of these is bad" end
+        return records
+      end, log = function() end }
+    for _, record in ipairs { "good", "bad", "hang", "x" } do batcher:submit(record, { key = record }) end
+    tb.sleep(0.5)
+    local again = batcher:submit("bad again", { key = "bad" })
+    batcher:submit("other", { key = "good" })
+    again:await()
+    assert.equal(1, tb.now())
+    batcher:stop { timeout_s = 0 }
+  end))
 end)

@@ -145,13 +145,13 @@ describe("A job", function()
       end
       cli.file("rec.jsonl", "recorded\n")
       os.execute(("ln -f %s %s"):format(cli.path "rec.jsonl", cli.path "rec2.jsonl"))
-      refused(job.run(path, { "--record", OUT() }), "cannot be the output")
+      refused(job.run(path, { "--record", OUT() }), "cannot be the recording")
       assert.is_false(exists "out.jsonl")
       refused(cli.command { "run", path, "--input", cli.path "in.jsonl", "--output", cli.path "rec.jsonl", "--record",
-        cli.path "rec2.jsonl", "--overwrite" }, "cannot be the output")
+        cli.path "rec2.jsonl", "--overwrite" }, "cannot be the recording")
       assert.equal("recorded\n", cli.read(cli.path "rec.jsonl"))
       refused(cli.command { "run", path, "--input", cli.path "in.jsonl", "--output",
-        cli.path "a", "--set", "record=" .. cli.path "a.journal" }, "cannot be the output")
+        cli.path "a", "--set", "record=" .. cli.path "a.journal" }, "cannot be the recording")
       assert.same(before, { cli.read(cli.path "in.jsonl"), cli.read(path) })
     end)
 

@@ -4,8 +4,8 @@ local progress = require "tokenbatcher.cli.progress"
 
 local function job(more)
   local made = {
-    answers = { written = 60, failed = 3, failures = { deadline = 1, inference_failed = 2 } }, earlier = 40, ordinal = 150,
-    has_read_all = true, batcher = { stats = { total_batch_cost = 1200 } }, status = function() return nil end,
+    answers = { written = 60, failed = 3, failures = { deadline = 1, inference_failed = 2 } }, earlier = 40,
+    ordinal = 150, has_read_all = true, batcher = { stats = { total_batch_cost = 1200 } }, status = function() return nil end,
   }
   for name, value in pairs(more or {}) do made[name] = value end
   return made
@@ -24,7 +24,9 @@ describe("Progress of a run", function()
   end)
 
   it("counts tokens as the server does, and its retries", function()
-    local text = text_of { status = function() return { retries = 7, usage = { total_tokens = 6000 }, state = "closed" } end }
+    local text = text_of { status = function()
+      return { retries = 7, usage = { total_tokens = 6000 }, state = "closed" }
+    end }
     assert.truthy(text:find(", 1000 tokens/s, 7 retries, 5 s left", 1, true), text)
   end)
 

@@ -311,6 +311,23 @@ describe("in an nginx worker:", function()
     end)
   end)
 
+  test("R5: time in which the worker was blocked does not count against calls", function()
+    with_server({ http = worker "batch_timeout_s = 0, inference_timeout_s = 1" }, function(server)
+      assert.equal("a", server:eval [[
+        b:set { inference_fn = function(records)
+          tb.sleep(0.3) -- two steps, so that one turn does not bring it to its end
+          tb.sleep(0.3)
+          return records
+        end }
+        local future = b:submit "a"
+        ngx.sleep(0.1)
+        os.execute "sleep 2"
+        local answer, err = future:await()
+        return answer or err.code
+      ]])
+    end)
+  end)
+
   test("spawn and gather work, and an error that nobody awaits is in the log", function()
     with_server({ http = worker "" }, function(server)
       assert.equal("3 coroutine_failed", server:eval [[

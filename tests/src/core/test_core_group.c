@@ -201,6 +201,33 @@ static void the_aged_are_of_one_group(void **state)
     rig_end(r);
 }
 
+static void set_to_a_script_keeps_the_order_of_those_that_were_cut(void **state)
+{
+    (void)state;
+    tb_config config = small_config();
+    config.prefetch_batches = 2;
+    rig *r = rig_start(&config);
+    tb_id busy = occupy(r);
+    tb_id a = submit_group(r, 1, 1);
+    submit_group(r, 2, 1);
+    tb_id c = submit_group(r, 1, 1);
+    turn(r);
+    assert_true(stats(r).prefetched_records == 2);
+    config.policy = TB_POLICY_SCRIPT;
+    set(r, &config);
+    assert_string_equal(tb_verify(r->b) ? tb_verify(r->b) : "whole", "whole");
+    finish(r, busy);
+    tb_queue queue;
+    assert_int_equal(tb_choose(r->b, &queue, r->now_us), TB_OK);
+    uint32_t first = tb_group_first(r->b, 1);
+    assert_int_equal(first, 1);
+    assert_int_equal(tb_group_next(r->b, first), 3);
+    assert_int_equal(tb_choose_add(r->b, first), TB_ADD_IN);
+    assert_int_equal(tb_choose_add(r->b, 3), TB_ADD_IN);
+    assert_batch(r, tb_choose_end(r->b), a, c, 0.0);
+    rig_end(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -217,6 +244,8 @@ int main(void)
         TEST("X2: records that waited max_wait_s and may not share the oldest one's batch are passed over",
              the_aged_are_of_one_group),
         TEST("R7: a key stays marked until it is not, whoever has come and gone", a_mark_outlives_its_records),
+        TEST("F1, X4: a scripted policy finds the records of a group in order, those that were cut, too",
+             set_to_a_script_keeps_the_order_of_those_that_were_cut),
     };
     return cmocka_run_group_tests_name("group", tests, NULL, NULL);
 }

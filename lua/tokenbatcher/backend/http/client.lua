@@ -3,11 +3,10 @@
 --
 -- When nobody waits for a task any more (its inference call timed out, say), its request is
 -- cancelled, its connection closed, and in the task the call raises `cancelled`, so that
--- it can clean up. A task that then makes another request is never resumed: retrying for
--- ever, it would keep the loop busy for nobody.
+-- it can clean up. A task that then makes another request ends there (tasks.require_wanted):
+-- retrying for ever, it would keep the loop busy for nobody.
 
 local clock = require "tokenbatcher.runtime.clock"
-local errors = require "tokenbatcher.base.errors"
 local http_ffi = require "tokenbatcher.backend.http.http_ffi"
 local loop = require "tokenbatcher.runtime.loop"
 local tasks = require "tokenbatcher.runtime.tasks"
@@ -49,6 +48,11 @@ function Client:next_us()
   return at >= 0 and at or nil
 end
 
+--- Nobody could look for so long: that does not count against the requests.
+function Client:excuse(us)
+  C.tb_http_excuse(self.handle, math.floor(us))
+end
+
 function Client:is_busy()
   return self.in_flight > 0
 end
@@ -61,17 +65,6 @@ end
 -- A task's on_abandon and on_unwanted while its request is in flight.
 local function call_off(task)
   tasks.wake(task, false)
-end
-
-local function raise_cancelled()
-  error(errors.new("cancelled", "nobody waits for this request any more"), 0)
-end
-
--- A task that nobody waits for: its first request tells it so, any other ends it.
-local function refuse_abandoned(task)
-  if task.was_told then tasks.suspend(task, "http, abandoned") end
-  task.was_told = true
-  raise_cancelled()
 end
 
 local function read(handle, id)
@@ -88,7 +81,7 @@ end
 -- why it was not started (of tb_http_refusal). Raises `cancelled`.
 function Client:perform(request)
   local task = tasks.waiter()
-  if task.is_abandoned or task.is_unwanted then refuse_abandoned(task) end
+  tasks.require_wanted "request"
   local id = C.tb_http_start(self.handle, request)
   if id < 0 then return nil, id end
   self.tasks[id], self.in_flight = task, self.in_flight + 1
@@ -99,8 +92,7 @@ function Client:perform(request)
   local result = is_finished and read(self.handle, id)
   C.tb_http_release(self.handle, id)
   if result then return result end
-  task.was_told = true
-  raise_cancelled()
+  tasks.raise_cancelled(task, "request")
 end
 
 return M

@@ -4,7 +4,7 @@
 local ffi = require "ffi"
 local tbffi = require "tokenbatcher.core.ffi"
 
-local LIBRARY, ABI = "libtokenbatcher_http.so", 1
+local LIBRARY, ABI = "libtokenbatcher_http.so", 2
 
 local lib, path = tbffi.load_library(LIBRARY,
   "HTTP needs libcurl 4, Debian's package libcurl4, and the library that make builds where libcurl4-openssl-dev is")

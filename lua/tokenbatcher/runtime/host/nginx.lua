@@ -158,7 +158,7 @@ function M.turn(steps, late_us, is_leaving)
   clock.is_turning = false -- true only if the last turn raised
   wake_sleepers(steps) -- they are some only if the last turn was broken off
   local now = pump.now()
-  steps.waited(now, now - late_us)
+  steps.away(late_us)
   local first = steps.first_timer()
   if first and first <= now and worker.has_unstarted() then pump.let_run() end
   if steps.timers(now) then pump.let_run() end

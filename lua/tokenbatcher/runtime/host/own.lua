@@ -49,6 +49,12 @@ function M.suspend(task, what)
   return value
 end
 
+--- The running task ends here: it is never resumed.
+function M.drop()
+  M.task.waiting, M.task.is_dropped = true, true
+  yield()
+end
+
 --- A timer of this instant is served in the next turn anyway.
 function M.rests() return false end
 
@@ -79,9 +85,18 @@ local function returned(task, ok, ...)
   task.on_end(task, ok, ...)
 end
 
+-- It waits for nothing, and never goes on.
+local function drop_task(task)
+  task.waiting = false
+  task.on_end(task, false, errors.new("cancelled", "it went on although it had been called off"))
+end
+
 local function resumed(task, again, ok, ...)
   M.task, M.context = nil, nil
-  if ok and task.waiting then return end
+  if ok and task.waiting then
+    if task.is_dropped then drop_task(task) end
+    return
+  end
   if ok and status(task.co) == "suspended" then
     -- a bare coroutine.yield() in a user's code: its turn comes again
     task.waiting = true

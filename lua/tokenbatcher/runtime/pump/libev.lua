@@ -23,7 +23,8 @@ end
 -- note(fd, fn, code): the driver has answered with this code.
 local function add_watches(pump, ev, note)
   --- Call fn(fd) once, when fd is readable. @return true, or nil and a message
-  function pump.watch(fd, fn) return note(fd, fn, C.tb_ev_watch(ev, fd)) end
+  -- @param is_wanted function|nil  may that still wake anyone who waits? (always)
+  function pump.watch(fd, fn, is_wanted) return note(fd, fn, C.tb_ev_watch(ev, fd), is_wanted) end
 
   --- Call fn(fd) once, when fd takes bytes: not one that is watched for reading.
   function pump.watch_write(fd, fn) return note(fd, fn, C.tb_ev_watch_write(ev, fd)) end
@@ -35,7 +36,7 @@ end
 function M.new()
   local ev = tbffi.driver(INBOX)
   local events = tbffi.new("tb_ev_event[?]", EVENTS)
-  local ready, on_signal = {}, {} -- fd -> fn, signal number -> fn
+  local ready, wanted, on_signal = {}, {}, {} -- fd -> fn, fd -> fn or nil, signal number -> fn
   local watching, poking = 0, false
 
   local function dispatch()
@@ -54,9 +55,9 @@ function M.new()
     until n < EVENTS
   end
 
-  local function note_watch(fd, fn, code)
+  local function note_watch(fd, fn, code, is_wanted)
     if code ~= 0 then return nil, tbffi.text(C.tb_error_text(code)) end
-    ready[fd], watching = fn, watching + 1
+    ready[fd], wanted[fd], watching = fn, is_wanted, watching + 1
     return true
   end
 
@@ -88,7 +89,12 @@ function M.new()
   --- Gives the descriptors back; nothing may be called any more.
   function pump.close() tbffi.close_driver(ev) end
 
-  function pump.external() return watching > 0 end
+  function pump.external()
+    for fd in pairs(ready) do
+      if not wanted[fd] or wanted[fd]() then return true end
+    end
+    return false
+  end
 
   --- Call fn(signum) at each such signal from now on.
   function pump.signal(signum, fn)
