@@ -42,7 +42,7 @@ local BACKEND = [[
 local tb = require "tokenbatcher"
 return { %s
   inference_fn = tb.backend.openai { base_url = %q, model = "m", endpoint = %q, api_key_env = nil,
-    backoff_s = 0.01, max_backoff_s = 0.1, probe_s = 0.05, max_probe_s = 0.1, ignore = { "n" }, %s } }
+    pause_after = 1, backoff_s = 0.01, max_backoff_s = 0.1, probe_s = 0.05, max_probe_s = 0.1, ignore = { "n" }, %s } }
 ]]
 
 --- A script of a job against a provider. @param provider table  @param endpoint string

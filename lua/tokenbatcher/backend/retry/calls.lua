@@ -71,7 +71,6 @@ function Calls:run(try, until_us)
   local held, n, tried, own, last, since_us = self.circuit, 0, 0, 0, nil, nil
   while true do
     local role = held and held:enter(until_us) or not held and "call"
-    if tried > 0 and n == 0 and until_us and clock.now_us() >= until_us then role = nil end
     if not role then return nil, last, limit .. " came before the server was back" end
     n, tried = n + 1, tried + 1
     if n == 1 then since_us = clock.now_us() end
@@ -90,6 +89,11 @@ function Calls:run(try, until_us)
       n = 0
     end
   end
+end
+
+--- The server has answered before, in another process: if it is away, it is away for now.
+function Calls:was_there()
+  if self.circuit then self.circuit:was_there() end
 end
 
 --- What it is about, for progress and summaries: a new table.

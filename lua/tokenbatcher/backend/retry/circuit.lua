@@ -2,18 +2,13 @@
 -- failures in a row, each of a whole call with its attempts; then calls wait, and one at a time probes. An
 -- answer closes it, and all go on.
 --
-<<<<<<< HEAD
--- A call has failed for good once as many of its failures are its own as it has attempts. Not its own are those of a
--- server that was there before, and is merely away: it takes no connections, or says 429, 502, 503, 504, 529; or it
--- took the request and was not heard of again (reset, timed out), and nobody else was answered since that call had
--- failed before. Then the call waits on, until outage_s after the circuit opened, and no record is lost; in
--- silence SILENCE_S at most, since the call may be what the server fails of.
-=======
--- A call that probes in vain has failed, so that whoever counts failures, or waits for the end, sees
--- some. But where the server was there before, and is merely away (it takes no connections, or says 429, 502, 503, 504,
--- 529), no record is at fault: once the circuit is open a call that fails so waits on, until outage_s after it opened.
+-- A call that probes in vain has failed, so that whoever counts failures, or waits for the end, sees some. But once the
+-- circuit is open a call waits on, until outage_s after it opened, as long as it is not at fault: where a server that
+-- was there before is merely away (it takes no connections, or says 429, 502, 503, 504, 529); and until as many of a
+-- call's failures are its own as it has attempts. Not its own is an outage, and that the server took the request
+-- and was not heard of again (reset, timed out), if nobody else was answered since that call had failed before:
+-- so it waits SILENCE_S at most, since the call may be what the server fails of.
 -- So an outage costs pause_after - 1 calls, and with pause_after = 1 none.
->>>>>>> main
 --
 -- It is one of a server, shared by all calls to it. Waiting is bounded by each call's own deadline.
 
@@ -99,6 +94,11 @@ function Circuit:is_there()
   if self.state ~= "closed" then close(self) end
 end
 
+--- It was there, as one knows from before.
+function Circuit:was_there()
+  self.has_answered, self.heard_us = true, self.heard_us or clock.now_us()
+end
+
 --- An attempt was answered.
 function Circuit:succeeded()
   self.has_answered = true
@@ -123,8 +123,9 @@ end
 
 -- How long calls that fail so wait for the server, in seconds from when the circuit opened; 0: not at all.
 local function patience_s(self, failure)
-  if not self.has_answered or failure.is_final then return 0 end
-  return failure.is_away and self.p.outage_s or math.min(SILENCE_S, self.p.outage_s)
+  if not self.has_answered then return 0 end
+  if failure.is_away then return self.p.outage_s end
+  return failure.is_final and 0 or math.min(SILENCE_S, self.p.outage_s)
 end
 
 --- The attempts of a call are used up, or it was a probe.
@@ -141,13 +142,7 @@ function Circuit:failed(role, failure)
     open(self, failure.why, now)
     put_off(self, now, failure.asked_s)
   end
-<<<<<<< HEAD
-  local patient_us = patience_s(self, failure) * 1e6
-  return patient_us > 0 and (self.state == "closed" or now - self.opened_us < patient_us)
-=======
-  local may_wait = self.state ~= "closed" and failure.is_away and self.has_answered
-  return may_wait and now - self.opened_us < self.p.outage_s * 1e6
->>>>>>> main
+  return self.state ~= "closed" and now - self.opened_us < 1e6 * patience_s(self, failure)
 end
 
 --- An attempt has told nothing of the server: it was called off, say.
