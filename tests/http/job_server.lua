@@ -12,8 +12,8 @@
 -- number, an embedding {number, 0.5}.
 --
 -- The control port takes part in no outage: GET /ledger tells what was paid, /stats what was seen, /wait/N/NAME the
--- same once the statistic NAME is at least N, /pay settles the bill (see quota_every), /kill/PID/N kills that process
--- with -9 once N inputs are paid for, before the answer to the last is sent.
+-- same once the statistic NAME is at least N, /pay settles the bill (see quota_every), /outage begins
+-- one, /kill/PID/N kills that process with -9 once N inputs are paid for, before the answer to the last is sent.
 
 local cjson = require "cjson"
 local uv = require "luv"
@@ -355,6 +355,7 @@ local function control(connection, path)
   local pid, at = path:match "^/kill/(%d+)/(%d+)$"
   if pid then victim = { pid = tonumber(pid), at = tonumber(at) } end
   if path == "/pay" then is_settled = true end
+  if path == "/outage" then outage() end
   stats.now_s = uv.hrtime() / 1e9
   local body = path == "/ledger" and { paid = ledger.paid, distinct = ledger.distinct, most = ledger.most,
     twice = ledger.paid - ledger.distinct } or stats

@@ -22,8 +22,8 @@ getmetatable(KEPT).__gc = function()
   end
 end
 return { max_batch_size = %d, max_concurrent_batches = %d, batch_timeout_s = 0.01,
-  inference_fn = tb.backend.openai { base_url = %q, model = "m", pause_after = 1, backoff_s = 0.05, max_backoff_s = 2, probe_s = 0.2,
-    max_probe_s = 2, ignore = { "n" } } }
+  inference_fn = tb.backend.openai { base_url = %q, model = "m", pause_after = 1, backoff_s = 0.05,
+    max_backoff_s = 2, probe_s = 0.2, max_probe_s = 2, ignore = { "n" } } }
 ]]
 
 local function output_of(command)

@@ -119,6 +119,7 @@ function M.watch(job)
     end,
     next_us = function() return nil end,
     is_busy = function() return false end,
+    excuse = function() end,
     close = function()
       clock.pump.detach(fd)
       tbffi.close(fd)

@@ -28,10 +28,14 @@ describe("A job against a provider", function()
     provider = P.provider(options)
   end
 
-  -- Every line is answered, each input was paid for, and none twice but those whose answer was cut.
-  local function assert_paid_once(r, lines)
+  local function assert_answered(r, lines)
     assert.equal(0, r.status, r.err)
     assert.is_nil(P.flaw(cli.path(OUT), lines, true))
+  end
+
+  -- Every line is answered, each input was paid for, and none twice but those whose answer was cut.
+  local function assert_paid_once(r, lines)
+    assert_answered(r, lines)
     local paid, seen = provider.ask "/ledger", provider.ask "/stats"
     assert.equal(lines, paid.distinct)
     assert.equal(seen.cut, paid.twice)
@@ -83,6 +87,15 @@ describe("A job against a provider", function()
     end)
   end
 
+  it("waits, too, when it is gone on with while the server is away", function()
+    begin(800, { "outage_every=200", "outage_s=0.4", "delay_ms=1" })
+    local script = P.script(provider, "chat", "", "retries = 1")
+    assert.equal(137, P.run_until(provider, script, {}, 190))
+    provider.ask "/outage"
+    assert_answered(job.run(script, { "--resume" }), 800)
+    assert.is_true(provider.ask("/ledger").twice <= 16)
+  end)
+
   it("keeps to a server's bucket of requests: what it says is left is what goes out", function()
     begin(300, { "requests=40", "requests_per_s=400", "delay_ms=1" })
     local r = job.run(P.script(provider, "chat", "max_concurrent_batches = 16,"), { "--requests-per-minute", "100000" })
@@ -93,7 +106,8 @@ describe("A job against a provider", function()
 
   it("keeps to a server's bucket of tokens", function()
     begin(600, { "tokens=400", "tokens_per_s=6000", "delay_ms=1" })
-    local more = "max_batch_size = 8, max_concurrent_batches = 8, token_estimator = function(r) return #r.text / 4 + 1 end,"
+    local more = "max_batch_size = 8, max_concurrent_batches = 8, "
+      .. "token_estimator = function(r) return #r.text / 4 + 1 end,"
     local r = job.run(P.script(provider, "embeddings", more), { "--tokens-per-minute", "10000000" })
     local seen = assert_paid_once(r, 600)
     assert.is_true(seen.limited <= 8, seen.limited .. " were refused")
@@ -168,7 +182,8 @@ describe("A job against a provider that is killed with -9", function()
           assert.is_nil(P.flaw(cli.path(OUT), LINES, #args == 0))
           local paid, seen = provider.ask "/ledger", provider.ask "/stats"
           assert.equal(LINES, paid.distinct)
-          assert.is_true(paid.twice - seen.cut <= KILLS * kind.in_flight, paid.twice .. " paid twice, " .. seen.cut .. " cut")
+          local told = paid.twice .. " paid twice, " .. seen.cut .. " cut"
+          assert.is_true(paid.twice - seen.cut <= KILLS * kind.in_flight, told)
         end)
     end
   end
