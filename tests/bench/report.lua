@@ -106,6 +106,12 @@ local ROWS = {
   { "python_us_per_line", "JSON: Python's json, decode + encode of it", "%.2f", "us", optional = true },
   { "json_to_jq", "JSON: decode + encode of a line, against jq -c .", "%.2f", "x", 1.5, optional = true },
   { "json_job_to_jq", "JSON: the whole job, against jq -c .", "%.2f", "x", 1.5, optional = true },
+  { "chat_job_lines_per_s", "chat job, 64 slots, 5 ms: lines a second", "%.0f", "", optional = true },
+  { "chat_job_us_per_line", "chat job: processor time per line", "%.0f", "us", optional = true },
+  { "chat_python_lines_per_s", "chat job: asyncio client in Python, lines a second", "%.0f", "", optional = true },
+  { "chat_python_us_per_line", "chat job: asyncio client, processor time", "%.0f", "us", optional = true },
+  { "chat_job_to_python", "chat job: lines a second, against Python", "%.2f", "x", optional = true },
+  { "chat_job_to_python_cpu", "chat job: processor time, against Python", "%.2f", "x", 1, optional = true },
   { "curl_request_us_p50", "HTTP: libcurl alone, one by one: a request, p50", "%.0f", "us" },
   { "http_request_us_p50", "HTTP: the same through tb.http, one by one, p50", "%.0f", "us" },
   { "curl_requests_per_s", "HTTP: libcurl alone, one by one", "%.0f", "/s" },
@@ -136,6 +142,7 @@ for _ = 1, RUNS do
   read(LUAJIT .. " tests/bench/bench_sim.lua")
   read(LUAJIT .. " tests/bench/bench_json.lua")
   read(LUAJIT .. " tests/bench/bench_http.lua")
+  read(LUAJIT .. " tests/bench/bench_job.lua")
 end
 
 print("machine: " .. machine())

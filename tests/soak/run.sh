@@ -25,6 +25,9 @@ sh tests/soak/lines.sh
 echo "== a job of a million lines, an outage a minute, kill -9 ten times"
 $LUAJIT tests/soak/job.lua "${SOAK_LINES:-1000000}"
 
+echo "== the same over HTTP: outages, overload and broken connections, every payment in a ledger, memory flat"
+$LUAJIT tests/soak/jobs.lua "${SOAK_LINES:-1000000}"
+
 echo "== HTTP requests: every answer checked, memory and descriptors flat"
 $LUAJIT tests/soak/http.lua "${SOAK_REQUESTS:-100000}"
 

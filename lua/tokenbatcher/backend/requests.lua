@@ -68,6 +68,7 @@ return function(given)
   local p = options.read(WHO, given)
   local self = { requests = requests.new(WHO, p), has_path = p.base_url:find "^%w+://[^/?#]*/+[^/?#]" ~= nil }
   local backend = { name = WHO, max_records = 1, status = function() return self.requests.calls:status() end,
+    was_there = function() self.requests.calls:was_there() end,
     defaults = { max_batch_size = 1, max_concurrent_batches = CONCURRENCY } }
   return setmetatable(backend, { __call = function(_, records, info) return run(self, records, info) end })
 end

@@ -105,6 +105,10 @@ return function(given)
   policy.safe_to_repeat = true
   local self = { fn = fn, retry_if = p.retry_if, calls = calls.new(retry.new(WHO, policy), p) }
   local backend = { status = function() return self.calls:status() end }
+  function backend.was_there()
+    self.calls:was_there()
+    if type(fn) == "table" and fn.was_there then fn:was_there() end
+  end
   if type(fn) == "table" then
     for _, name in ipairs(HANDED_ON) do backend[name] = fn[name] end
     if fn.on_stop then backend.on_stop = function() return fn:on_stop() end end

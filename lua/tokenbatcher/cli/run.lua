@@ -190,6 +190,12 @@ local function write_all(job)
   error(err, 0) -- whatever still runs ends now
 end
 
+-- What a backend says or is told: calls its method `name`, if it has that.
+local function ask_backend(batcher, name)
+  local fn = batcher:option "inference_fn" or batcher:option "process_fn"
+  return type(fn) == "table" and errors.is_callable(fn[name]) and fn[name](fn) or nil
+end
+
 local function work(job)
   local ok, message = pcall(job.batcher.start, job.batcher) -- makes the policy, which may raise
   if ok then
@@ -201,6 +207,7 @@ local function work(job)
     job.batcher:stop()
     return
   end
+  if job.state and job.earlier > job.state.failed then ask_backend(job.batcher, "was_there") end
   job.report:start()
   run_output.watch(job)
   tb.spawn(feed, job)
@@ -228,11 +235,7 @@ local function new_job(definition, args, made, batcher)
     process = process,
     current = { decode = made.decode, encode = made.encode, submit_options = made.submit_options },
     recording = made.options.record, has_read_all = false,
-    status = function()
-      local fn = batcher:option "inference_fn" or batcher:option "process_fn"
-      local has_status = type(fn) == "table" and errors.is_callable(fn.status)
-      return has_status and fn:status() or nil
-    end,
+    status = function() return ask_backend(batcher, "status") end,
   }
 end
 

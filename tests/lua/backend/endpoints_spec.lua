@@ -183,6 +183,15 @@ describe("endpoints:", function()
     end
   end))
 
+  it("what is named in `ignore` is left out, though the endpoint knows it", really(function()
+    local fn = openai("chat", { ignore = { "n", "temperature" } })
+    local results, _, sent = call(fn, { { text = "x", n = 7, temperature = 1, seed = 3 } })
+    assert.equal("re:x", results[1])
+    assert.is_nil(sent[1].n)
+    assert.is_nil(sent[1].temperature)
+    assert.equal(3, sent[1].seed)
+  end))
+
   it("what cannot be sent fails alone, before any request", really(function()
     for record, said in pairs {
       [{ text = "x", stream = true }] = "'stream' is true",

@@ -284,6 +284,58 @@ describe("retry: calls and their circuit", function()
     assert.is_near(5, tb.now() - before, 0.001)
   end))
 
+  local reset = { err = { code = "http_broken", was_sent = true } }
+  local SAFE = { attempts = 2, backoff_s = 0.1, max_backoff_s = 0.1, safe_to_repeat = true }
+
+  it("an outage in which connections are taken and reset loses no call either", virtually(function()
+    local made, _, ask = server({ { 1, 100 } }, SAFE, nil, reset)
+    assert.equal("answer", (ask()))
+    tb.sleep(2)
+    local futures = {}
+    for i = 1, 50 do futures[i] = tb.spawn(ask) end
+    for i = 1, 50 do assert.equal("answer", (futures[i]:await())) end
+    assert.equal(1, made:status().opened)
+  end))
+
+  it("a call that is reset while others are answered fails once its attempts are used up", virtually(function()
+    local made = calls.new(retry.new("test", SAFE), CIRCUIT)
+    local tried = 0
+    local victim = tb.spawn(function()
+      return made:run(function()
+        tried = tried + 1
+        tb.sleep(0.01)
+        return nil, reset
+      end)
+    end)
+    for _ = 1, 1000 do
+      assert.equal("answer", (made:run(function() return "answer" end)))
+      tb.sleep(0.001)
+    end
+    local value, failed = victim:await()
+    assert.is_nil(value)
+    assert.equal(reset, failed)
+    assert.equal(2, tried)
+  end))
+
+  it("a call that resets the server, alone with it, fails after ten minutes", virtually(function()
+    local made = calls.new(retry.new("test", SAFE), CIRCUIT)
+    made:run(function() return "answer" end)
+    tb.sleep(1)
+    local began = tb.now()
+    assert.is_nil((made:run(function() return nil, reset end)))
+    assert.near(600, tb.now() - began, 20)
+  end))
+
+  it("what an outage has taken of a call's attempts is given back", virtually(function()
+    local made = calls.new(retry.new("test", SAFE), CIRCUIT)
+    made:run(function() return "answer" end)
+    local plan = { response(503), response(500) } -- one of the two attempts met the outage
+    assert.equal("answer", (made:run(function()
+      local failed = table.remove(plan, 1)
+      return not failed and "answer" or nil, failed
+    end)))
+  end))
+
   it("pause_after = 0: there is no circuit", virtually(function()
     local made = calls.new(retry.new("test", { attempts = 1 }), { pause_after = 0 })
     for _ = 1, 20 do made:run(function() return nil, response(503) end) end

@@ -145,6 +145,15 @@ describe("Output of tokenbatcher run", function()
     assert.is_true(is_whole(r.lines, 100))
   end)
 
+  it("R5: is written though a call blocks the loop for a while", function()
+    job.input(3)
+    job.no_output()
+    local block = "local began = os.clock() while os.clock() - began < 0.1 do end"
+    local r = job.run(cli.file("script.lua", job.paid("max_batch_size = 1,", block)))
+    assert.equal(0, r.status, r.err)
+    assert.is_nil(job.flaw(cli.path "out.jsonl", 3, true))
+  end)
+
   it("is written to its disk now and then, and at the end, where --sync says so", function()
     if os.execute "strace -o /dev/null true 2>/dev/null" ~= 0 then return pending "skipped: no strace(1)" end
     job.input(10)

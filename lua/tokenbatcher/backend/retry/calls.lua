@@ -32,16 +32,23 @@ local function limit_of(self, until_us)
   return until_us, "the deadline"
 end
 
--- What the circuit makes of a failure. @return boolean  does the call go on?
-local function tell_circuit(self, role, failed)
+-- What the circuit makes of a failure. @param own number  how many failures were the call's own
+-- @return boolean  does the call go on?
+local function tell_circuit(self, role, failed, own)
   local held = self.circuit
   if not held then return false end
   if self.policy:may_repeat(failed) then
-    return held:failed(role, { is_away = retry.is_away(failed), why = retry.in_short(failed),
-      asked_s = retry.asked_s(failed) })
+    return held:failed(role, { is_away = retry.is_away(failed), is_final = own >= self.policy.attempts,
+      why = retry.in_short(failed), asked_s = retry.asked_s(failed) })
   end
   if failed.response then held:is_there() else held:give_back(role) end
   return false
+end
+
+-- Is it the call that is at fault, as far as one can tell? @param since_us number  when it had failed before
+local function is_own(self, failed, since_us)
+  if retry.is_away(failed) then return false end
+  return not (self.circuit and retry.is_silent(failed) and self.circuit:is_silent_since(since_us))
 end
 
 -- After a failed attempt: wait. @return true, or nil and why there is no other one
@@ -61,11 +68,12 @@ end
 function Calls:run(try, until_us)
   local limit
   until_us, limit = limit_of(self, until_us)
-  local held, n, tried, last = self.circuit, 0, 0, nil
+  local held, n, tried, own, last, since_us = self.circuit, 0, 0, 0, nil, nil
   while true do
     local role = held and held:enter(until_us) or not held and "call"
     if not role then return nil, last, limit .. " came before the server was back" end
     n, tried = n + 1, tried + 1
+    if n == 1 then since_us = clock.now_us() end
     if tried > 1 then self.retries = self.retries + 1 end
     local value, failed = attempt(self, try, role)
     if not failed then
@@ -73,12 +81,19 @@ function Calls:run(try, until_us)
       return value
     end
     last = failed
+    if is_own(self, failed, since_us) then own = own + 1 end
+    since_us = clock.now_us()
     local goes_on, why = wait(self, role, failed, n, until_us, limit)
     if not goes_on then
-      if not tell_circuit(self, role, failed) then return nil, failed, why end
+      if not tell_circuit(self, role, failed, own) then return nil, failed, why end
       n = 0
     end
   end
+end
+
+--- The server has answered before, in another process: if it is away, it is away for now.
+function Calls:was_there()
+  if self.circuit then self.circuit:was_there() end
 end
 
 --- What it is about, for progress and summaries: a new table.

@@ -2,9 +2,12 @@
 -- failures in a row, each of a whole call with its attempts; then calls wait, and one at a time probes. An
 -- answer closes it, and all go on.
 --
--- A call that probes in vain has failed, so that whoever counts failures, or waits for the end, sees
--- some. But where the server was there before, and is merely away (it takes no connections, or says 429, 502, 503, 504,
--- 529), no record is at fault: once the circuit is open a call that fails so waits on, until outage_s after it opened.
+-- A call that probes in vain has failed, so that whoever counts failures, or waits for the end, sees some. But once the
+-- circuit is open a call waits on, until outage_s after it opened, as long as it is not at fault: where a server that
+-- was there before is merely away (it takes no connections, or says 429, 502, 503, 504, 529); and until as many of a
+-- call's failures are its own as it has attempts. Not its own is an outage, and that the server took the request
+-- and was not heard of again (reset, timed out), if nobody else was answered since that call had failed before:
+-- so it waits SILENCE_S at most, since the call may be what the server fails of.
 -- So an outage costs pause_after - 1 calls, and with pause_after = 1 none.
 --
 -- It is one of a server, shared by all calls to it. Waiting is bounded by each call's own deadline.
@@ -17,6 +20,7 @@ local Circuit = {}
 Circuit.__index = Circuit
 
 local DAY_S = 86400
+local SILENCE_S = 600
 local LEASE_US = 600 * 1e6 -- a probe that has not come back by then is another's to make
 
 --- What a backend may be given for its circuit.
@@ -86,8 +90,13 @@ end
 
 --- An answer came, if only that the call itself is wrong.
 function Circuit:is_there()
-  self.failures = 0
+  self.failures, self.heard_us = 0, clock.now_us()
   if self.state ~= "closed" then close(self) end
+end
+
+--- It was there, as one knows from before.
+function Circuit:was_there()
+  self.has_answered, self.heard_us = true, self.heard_us or clock.now_us()
 end
 
 --- An attempt was answered.
@@ -107,9 +116,21 @@ local function put_off(self, now, asked_s)
   change(self, "open")
 end
 
---- A whole call failed, or a probe.
+--- Was nobody answered since then?
+function Circuit:is_silent_since(us)
+  return self.has_answered and self.heard_us < us
+end
+
+-- How long calls that fail so wait for the server, in seconds from when the circuit opened; 0: not at all.
+local function patience_s(self, failure)
+  if not self.has_answered then return 0 end
+  if failure.is_away then return self.p.outage_s end
+  return failure.is_final and 0 or math.min(SILENCE_S, self.p.outage_s)
+end
+
+--- The attempts of a call are used up, or it was a probe.
 -- @param role string  what enter() said before its last attempt
--- @param failure table  {is_away, why, asked_s}
+-- @param failure table  {is_away, is_final (it has failed for good), why, asked_s}
 -- @return boolean  is it to go on all the same: wait for the circuit and try anew?
 function Circuit:failed(role, failure)
   local now = clock.now_us()
@@ -121,8 +142,7 @@ function Circuit:failed(role, failure)
     open(self, failure.why, now)
     put_off(self, now, failure.asked_s)
   end
-  local may_wait = self.state ~= "closed" and failure.is_away and self.has_answered
-  return may_wait and now - self.opened_us < self.p.outage_s * 1e6
+  return self.state ~= "closed" and now - self.opened_us < 1e6 * patience_s(self, failure)
 end
 
 --- An attempt has told nothing of the server: it was called off, say.

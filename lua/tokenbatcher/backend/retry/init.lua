@@ -98,6 +98,14 @@ function M.is_away(failed)
   return failed.err.was_sent == false
 end
 
+-- The server took the request and was not heard of again.
+local SILENT = { http_broken = true, http_timeout = true }
+
+--- May it be the server that is away? Others know: see circuit.lua.
+function M.is_silent(failed)
+  return not failed.response and SILENT[failed.err.code] == true
+end
+
 --- In a word or two, which quote nobody: "status 503", "http_connect".
 function M.in_short(failed)
   return failed.response and "status " .. failed.response.status or tostring(failed.err.code)

@@ -109,7 +109,8 @@ function M.new(name, p, given)
   local self = { p = p, url = given.url, endpoint = endpoint, raw = p.raw,
     records = records.new(p, endpoint, given.base), requests = requests.new(name, p),
     answered = { groups = {}, n = 0 } }
-  local backend = { name = name, status = function() return self.requests.calls:status() end }
+  local backend = { name = name, status = function() return self.requests.calls:status() end,
+    was_there = function() self.requests.calls:was_there() end }
   if endpoint.has_lists then
     backend.group = function(_, record) return self.records:group(record) end
   else

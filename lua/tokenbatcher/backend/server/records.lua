@@ -75,10 +75,11 @@ local REFUSED = {
 -- What is wrong with a field; false: it goes out; nil: it does not.
 local function verdict(self, name, value)
   if type(name) ~= "string" then return "the record has a field whose name is no text" end
+  if self.ignore[name] then return nil end
   local problem = REFUSED[name] and self.endpoint.known[name] and REFUSED[name](value)
   if problem then return "the record's field " .. problem end
   if self.send[name] or self.endpoint.known[name] or self.beside[name] then return false end
-  if self.ignore[name] or self.ignore["*"] then return nil end
+  if self.ignore["*"] then return nil end
   if self.send["*"] then return false end
   return ("the record's field '%s' is none that the endpoint '%s' knows: name it in `send`, to send it, or in `ignore`")
     :format(name:sub(1, 40), self.endpoint.path)
