@@ -170,6 +170,8 @@ end
 -- What info.keys is where no record ever had a key: "" at every position.
 local NO_KEYS = setmetatable({}, { __index = function() return "" end })
 
+local NO_INFO = {} -- of a run that has not been called
+
 -- The keys of records that go, which are queued no more.
 local function names_of_keys(self, futures, n)
   local names = {}
@@ -209,15 +211,16 @@ local function read_run(self, id)
     deadline = deadline >= 0 and deadline / 1e6 or nil,
     tokens = batch.sum, padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
     records = run_records, futures = run_futures, ids = run_ids, costs = run_costs, keys = keys, group = group,
-    info = {}, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
+    info = NO_INFO, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
     decision = self._decision, estimator = self._cost_source.estimator, observe = self._observe,
-    timeout_s = tonumber(self._config.inference_timeout_us) / 1e6,
+    timeout_s = self._call_timeout_s,
   }
 end
 
 local function dispatch(self, id)
   local run = read_run(self, id)
   self._runs[id] = run
+  if run.timeout_s > 0 then self._is_timed = true end
   local task = tasks.start(inference.body, { n = 1, run }, call_ended, self)
   task.run, run.task = run, task
 end

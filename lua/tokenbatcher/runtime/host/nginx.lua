@@ -158,7 +158,7 @@ function M.turn(steps, late_us, is_leaving)
   clock.is_turning = false -- true only if the last turn raised
   wake_sleepers(steps) -- they are some only if the last turn was broken off
   local now = pump.now()
-  steps.waited(now, now - late_us)
+  steps.waited(now, now - late_us, now - late_us)
   local first = steps.first_timer()
   if first and first <= now and worker.has_unstarted() then pump.let_run() end
   if steps.timers(now) then pump.let_run() end
@@ -167,7 +167,7 @@ function M.turn(steps, late_us, is_leaving)
   clock.is_turning = true
   if is_leaving then steps.flush() end
   sleepers, after_turn = after_turn, {}
-  steps.decide()
+  steps.decide(pump.now())
   clock.is_turning = false
   if sleepers[1] and worker.has_unstarted() then pump.let_run() end
   wake_sleepers(steps)
