@@ -49,7 +49,6 @@
 #include <assert.h>
 #include <stdbool.h>
 
-#define TB_COST_MAX 1e12
 #define TB_ID_LIMIT 9007199254740992.0 /* 2^53 */
 #define TB_SLOTS_MAX (1u << TB_SLOT_BITS)
 #define TB_NIL UINT32_MAX

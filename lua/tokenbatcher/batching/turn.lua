@@ -209,7 +209,7 @@ local function read_run(self, id)
   return {
     batcher = self, id = id, size = n, cost = batch.cost, reason = REASONS[batch.reason + 1],
     deadline = deadline >= 0 and deadline / 1e6 or nil,
-    tokens = batch.sum, padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
+    tokens = batch.sum, padded = batch.padded, started_us = tonumber(batch.started_us), failed = 0,
     records = run_records, futures = run_futures, ids = run_ids, costs = run_costs, keys = keys, group = group,
     info = NO_INFO, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
     decision = self._decision, estimator = self._cost_source.estimator, observe = self._observe,

@@ -161,7 +161,7 @@ end
 
 -- When a batch that starts now is over: like the virtual clock, at the first whole microsecond.
 local function end_of_service(self, output, largest_output)
-  local seconds = self.seconds(batch.sum, batch.size * batch.largest, batch.size, batch.largest, output, largest_output)
+  local seconds = self.seconds(batch.sum, batch.padded, batch.size, batch.largest, output, largest_output)
   if type(seconds) ~= "number" or not (seconds >= 0 and seconds <= SECONDS_MAX) then
     error(("the service time of a batch must be a number of seconds from 0 to 1e9; %s gave %s for %d records, "
       .. "%.0f tokens"):format(self.service.text, tostring(seconds), batch.size, batch.sum), 0)
@@ -214,7 +214,7 @@ local function dispatch(self, id)
   end
   self.fairness:dispatched()
   self.queued = self.queued - n
-  run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, n * batch.largest, batch.cost
+  run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, batch.padded, batch.cost
   run.started_us, run.end_us = now, end_of_service(self, output, largest_output)
   run.reason, run.failed = batch.reason, self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
   if run.end_us < self.next_end_us then self.next_end_us = run.end_us end
