@@ -2,8 +2,8 @@
 -- every future, bisect if asked to. It never pairs by anything but position, and a
 -- record that has settled meanwhile (cancelled, timed out) is simply passed over.
 --
--- A run is {batcher, id, records, futures, ids, costs, size, reason, started, over,
--- fn, on_error}; `over` is set when the core has closed the batch (timeout, stop).
+-- A run is what turn.lua has read of a batch (see read_run there); `over` is set when the core has closed it
+-- (timeout, stop) or it has ended.
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
@@ -14,7 +14,6 @@ local C = tbffi.lib
 local M = {}
 
 local COMPLETED, FAILED, EXPIRED = tonumber(C.TB_COMPLETED), tonumber(C.TB_FAILED), tonumber(C.TB_EXPIRED)
-local DEADLINE = "the record's deadline passed before it was handed to inference_fn"
 
 local described = tbffi.new "tb_batch" -- a further call, as the core describes it
 
@@ -28,6 +27,11 @@ function M.failure(reason, opts)
     errors.misuse("failure: options must be a table, got a " .. type(opts))
   end
   return setmetatable({ reason = reason, refused = opts and opts.refused == true or nil }, Failure)
+end
+
+--- The err of a record whose deadline has passed.
+function M.expired()
+  return errors.new("deadline", "the record's deadline passed before it was handed to inference_fn")
 end
 
 function M.is_failure(value)
@@ -181,7 +185,7 @@ local function still_wanted(run, positions, first, last)
       local deadline = tonumber(C.tb_record_deadline(run.batcher._handle, run.ids[at]))
       if deadline >= 0 and deadline <= now then
         C.tb_settle(run.batcher._handle, run.ids[at], EXPIRED, now)
-        run.batcher:settle(future, nil, errors.new("deadline", DEADLINE))
+        run.batcher:settle(future, nil, M.expired())
       else
         wanted[#wanted + 1] = at
       end

@@ -236,7 +236,7 @@ function M.try_submit(self, record, opts)
   return enter(self, record, opts, 0, 0)
 end
 
---- For a program that hands in records from outside of all coroutines (engine.lua): never
+--- For a program that hands in records from outside of all coroutines (script/engine.lua): never
 -- suspends, but a record that another thread has handed in may take a place in the line.
 -- @param submitted_us number  when the producer called; 0: now
 -- @return future, or nil, err and the core's code. Raises bad_cost, not_running.

@@ -9,7 +9,7 @@ local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
-local inference = require "tokenbatcher.batching.run"
+local runs = require "tokenbatcher.batching.run"
 local joining = require "tokenbatcher.batching.joining"
 local loop = require "tokenbatcher.runtime.loop"
 local REASONS = require("tokenbatcher.core.stats").REASONS
@@ -130,7 +130,7 @@ end
 local function report(self, run, now)
   settle_blame(self, run, now)
   if self._recording then self._recording:ended(run, now) end
-  local usage, requests, limits = inference.totals(run)
+  local usage, requests, limits = runs.totals(run)
   local decision, estimator = run.decision, run.estimator
   if decision and decision.on_complete then
     decision:complete {
@@ -221,7 +221,7 @@ local function dispatch(self, id)
   local run = read_run(self, id)
   self._runs[id] = run
   if run.timeout_s > 0 then self._is_timed = true end
-  local task = tasks.start(inference.body, { n = 1, run }, call_ended, self)
+  local task = tasks.start(runs.body, { n = 1, run }, call_ended, self)
   task.run, run.task = run, task
 end
 
@@ -230,7 +230,7 @@ local function abandon_unwanted(self)
   self._may_have_unwanted = false
   local unwanted = {}
   for id, run in pairs(self._runs) do
-    if inference.is_unwanted(run) then unwanted[#unwanted + 1] = id end
+    if runs.is_unwanted(run) then unwanted[#unwanted + 1] = id end
   end
   table.sort(unwanted)
   for _, id in ipairs(unwanted) do tasks.call_off(self._runs[id].task) end
@@ -239,7 +239,7 @@ end
 local function close_run(self, id, code, message)
   local run = self._runs[id]
   self._runs[id] = nil
-  inference.close(run, code, message)
+  runs.close(run, code, message)
   tasks.abandon(run.task)
   if C.tb_state(self._handle) ~= C.TB_STOPPED then later(self, report, run, clock.now_us()) end
 end
@@ -250,8 +250,7 @@ local handlers = {
     if future.admission then tasks.wake(future.admission, true) end
   end,
   [tonumber(C.TB_EVENT_EXPIRED)] = function(self, id)
-    settle(self, forget(self, id), nil,
-      errors.new("deadline", "the record's deadline passed before it was handed to inference_fn"))
+    settle(self, forget(self, id), nil, runs.expired())
   end,
   [tonumber(C.TB_EVENT_STOPPED)] = function(self, id)
     settle(self, forget(self, id), nil, errors.new("stopped", tostring(self) .. " was stopped"))

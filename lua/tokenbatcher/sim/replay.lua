@@ -22,8 +22,8 @@ local C, SLOTS = tbffi.lib, tbffi.SLOTS
 local ceil, huge, min = math.ceil, math.huge, math.min
 
 local M = {}
-local Engine = {}
-Engine.__index = Engine
+local Replay = {}
+Replay.__index = Replay
 
 -- Of the core's clock: a submission at 0 would mean "now".
 local ORIGIN_US = 1e6
@@ -102,7 +102,7 @@ function M.new(spec)
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false,
     records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
     fairness = Fairness.new(),
-  }, Engine)
+  }, Replay)
   for at = 0, BATCH_SLOTS - 1 do self.runs[at] = false end
   self.slot_count = spec.config.max_concurrent_batches
   if spec.policy.in_core then return self end
@@ -333,7 +333,7 @@ end
 
 --- The whole run. Raises what the source raises, and a bad service time.
 -- @param progress function|nil  (records so far), told now and then
-function Engine:run(progress)
+function Replay:run(progress)
   C.tb_start(self.handle, self.now)
   local tell_at = progress and 0 or huge
   while not self.is_ended do
@@ -351,7 +351,7 @@ function Engine:run(progress)
 end
 
 --- Seconds from the first arrival to the last answer.
-function Engine:span_s()
+function Replay:span_s()
   return (self.last_us - ORIGIN_US) / 1e6
 end
 
