@@ -241,7 +241,7 @@ end
 -- @param submitted_us number  when the producer called; 0: now
 -- @return future, or nil, err and the core's code. Raises bad_cost, not_running.
 function M.enter(self, record, opts, submitted_us)
-  require_accepting(self)
+  if C.tb_state(self._handle) ~= RUNNING or host.context then require_accepting(self) end
   local flags = submitted_us > 0 and self._may_wait and MAY_WAIT or 0
   return enter(self, record, opts, flags, submitted_us)
 end
