@@ -10,8 +10,7 @@
  *
  * THE SPECIAL PROBLEM OF TIME. Every call that depends on time takes `now_us`
  * last: int64 microseconds on a monotonic clock whose origin the caller picks,
- * above 0 and below 2^61. A `now_us` below an earlier one counts as the earlier
- * one. One question, tb_next(), replaces all timers. Durations are microseconds,
+ * 0 to 2^61. A `now_us` below an earlier one counts as the earlier one. One question, tb_next(), replaces all timers. Durations are microseconds,
  * too; those above 2^60 count as 2^60.
  *
  * THE SPECIAL PROBLEM OF WHO RUNS THE LOOP. A pump does, and a turn of it is:
@@ -36,8 +35,8 @@
  *     traffic. On a refusal nothing has changed but the clock and, where said, a
  *     counter.
  *   - Misuse aborts, by assert(): a null pointer where none is allowed, an outcome, a
- *     view or a histogram that is none, a negative aging time. Built with NDEBUG,
- *     misuse is undefined.
+ *     view or a histogram that is none, a time that is none, a queue that changes while a
+ *     policy chooses. Built with NDEBUG, misuse is undefined.
  *   - A bug of the core shows in tb_verify(), or aborts likewise.
  *
  * THREADS. A batcher belongs to one thread at a time. Separate batchers share
@@ -330,15 +329,20 @@ enum tb_submit_flags { TB_MAY_WAIT = 1, TB_MORE = 2 };
 /* In tb_submission.batch_timeout_us: the record makes the queue due at once. */
 enum { TB_AT_ONCE = -1 };
 
+#ifndef TB_CDEF
+/* The largest cost of a record. (Lua knows it as the bound of the option default_cost.) */
+#define TB_COST_MAX 1e12
+#endif
+
 /* One record. A field that is 0 is as if it were not there, so that a caller sets what it
  * knows of.
  *
- *   cost          finite, 0 to 1e12; rounded up to a whole number
+ *   cost          finite, 0 to TB_COST_MAX; rounded up to a whole number
  *   priority      higher first; for policies that look at it
  *   timeout_us    0: no deadline; else it expires, if it has not been dispatched, at the call
  *                 of its producer + this. Half of it makes the queue due.
  *   submitted_us  when the producer called; 0, or later than now: now. Never counts as
- *                 earlier than the record ahead of it.
+ *                 earlier than the record ahead of it. Negative is misuse.
  *   key           a small number that the caller gave to who submits, 0 to 2^24 - 1; 0: nobody.
  *                 With a view by key memory grows with the largest in use.
  *   flags         enum tb_submit_flags
@@ -518,6 +522,7 @@ tb_id tb_form(tb_batcher *b, int64_t now_us);
  *   cost         by the cost model that held when it was formed
  *   sum          of the records' costs
  *   largest      of the records' costs
+ *   padded       their number x the largest, whatever the cost model
  *   started_us   when it was formed
  *   deadline_us  the earliest deadline of its records, or TB_NEVER_US
  *   size         its records
@@ -525,13 +530,13 @@ tb_id tb_form(tb_batcher *b, int64_t now_us);
  *   group        that of its records
  */
 struct tb_batch {
-    double cost, sum, largest;
+    double cost, sum, largest, padded;
     int64_t started_us, deadline_us;
     uint32_t size, reason, group;
 };
 typedef struct tb_batch tb_batch;
 
-/* Describe a batch: cost, sum, largest and deadline as it was formed, size as it runs now. And
+/* Describe a batch: cost, sum, largest, padded and deadline as it was formed, size as it runs now. And
  * copy the ids and costs of its running records, in order, into arrays of the caller's
  * of at least `capacity` (either may be NULL); never more than `capacity`.
  * TB_ENOENT: it is over. O(records copied). */
@@ -556,8 +561,8 @@ int tb_batch_finish(tb_batcher *b, tb_id batch, int outcome, int64_t now_us);
 int tb_batch_retry(tb_batcher *b, tb_id batch, int64_t now_us);
 
 /* tb_batch_retry() for `n` of its running records, each named once; `ids` may be NULL if n is
- * 0. *out describes them: size, cost (by the cost model of the batch), sum, largest,
- * earliest deadline; started_us and reason are the batch's.
+ * 0. *out describes them: size, cost (by the cost model of the batch), sum, largest, padded,
+ * earliest deadline; started_us, reason and group are the batch's.
  * TB_ENOENT: the batch is over, or one of the ids is not of a record that runs in it; then
  * nothing has changed, *out included. O(n). */
 int tb_batch_half(tb_batcher *b, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *out,
@@ -592,8 +597,8 @@ int tb_call_ended(tb_batcher *b, tb_id batch, int64_t now_us);
  * and, when the policy failed or said nothing while the queue is due,
  * tb_choose_abandon() and tb_form_default(). Positions and views are valid from
  * tb_choose() to its end (tb_choose_end, tb_choose_abandon); of all other functions only
- * those that take a const batcher may be called meanwhile. Positions come from policies: one
- * that is none is answered, never misuse.
+ * those that take a const batcher may be called meanwhile: another choice, and what changes the
+ * queue or its views, aborts. Positions come from policies: one that is none is answered, never misuse.
  */
 
 /* 1 if the policy is to be asked now: a slot is idle, something is queued that is enough
@@ -644,7 +649,7 @@ int tb_choose_add(tb_batcher *b, double position);
  * higher than an earlier one, or no number, changes nothing. */
 void tb_choose_limit(tb_batcher *b, double tokens);
 
-/* cost, sum, largest and size of what is chosen so far; the other fields are 0. */
+/* cost, sum, largest, padded and size of what is chosen so far; the other fields are 0. */
 void tb_choose_read(const tb_batcher *b, tb_batch *out);
 
 /* The budget of this choice: target_batch_cost, or a lower limit. */
@@ -779,7 +784,7 @@ struct tb_stats {
     double prefetched_batches, prefetched_records, running_batches, running_records;
     double busy_us, idle_us;
     double padded_cost, sum_cost;
-    double dispatched[5];
+    double dispatched[TB_REASONS];
     tb_summary wait_us, service_us, latency_us, batch_size, batch_cost;
     double oldest_queued_us, oldest_running_us, abandoned_calls;
 };

@@ -17,7 +17,7 @@ local errors = require "tokenbatcher.base.errors"
 local estimators = require "tokenbatcher.estimator"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
-local inference = require "tokenbatcher.batching.run"
+local runs = require "tokenbatcher.batching.run"
 local loop = require "tokenbatcher.runtime.loop"
 local options = require "tokenbatcher.core.options"
 local policies = require "tokenbatcher.policy"
@@ -30,7 +30,7 @@ local M = {
   TokenBatcher = batcher.TokenBatcher,
   DynamicBatcher = batcher.DynamicBatcher,
   Prompt = require "tokenbatcher.batching.prompt",
-  failure = inference.failure,
+  failure = runs.failure,
   gather = Future.gather,
 }
 
@@ -74,7 +74,7 @@ end
 
 --- Suspend the running coroutine. @param s number  seconds, >= 0; 0: until the next turn
 function M.sleep(s)
-  if type(s) ~= "number" or not (s >= 0 and s < 1e9) then
+  if type(s) ~= "number" or not (s >= 0 and s < clock.LONGEST_S) then
     errors.misuse("sleep: a number of seconds >= 0 is needed, got " .. errors.show(s))
   end
   tasks.require_suspend "sleep"
@@ -134,7 +134,7 @@ end
 -- time what is left fails (`stopped`), so that no worker stays for ever.
 -- @param s number  seconds
 function M.exit_timeout(s)
-  if type(s) ~= "number" or not (s >= 0 and s < 1e9) then
+  if type(s) ~= "number" or not (s >= 0 and s < clock.LONGEST_S) then
     errors.misuse("exit_timeout: a number of seconds >= 0 is needed, got " .. errors.show(s))
   end
   host.set_exit_timeout(s)

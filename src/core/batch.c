@@ -70,7 +70,7 @@ static void count_batch(tb_batcher *b, const tb_running *batch)
     b->batch_records_total += batch->load.size;
     b->cost_total += (double)batch->cost;
     b->sum_total += (double)batch->load.sum;
-    b->padded_total += (double)batch->load.size * (double)batch->load.largest;
+    b->padded_total += (double)tb__load_padded(&batch->load);
     b->dispatched[batch->reason]++;
     if (batch->cost > b->budget) b->oversize++;
     tb__histogram_add(&b->batch_size, batch->load.size);
@@ -214,6 +214,7 @@ int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
         .cost = (double)found->cost,
         .sum = (double)found->load.sum,
         .largest = (double)found->load.largest,
+        .padded = (double)tb__load_padded(&found->load),
         .started_us = found->started_us,
         .deadline_us = shown_us(found->deadline_us),
         .size = found->records.size,
@@ -259,9 +260,10 @@ int tb_batch_half(tb_batcher *b, tb_id batch, const tb_id *ids, uint32_t n, tb_b
     if (!found || !half_load(b, at, ids, n, &load, &deadline_us)) return TB_ENOENT;
     start_call(found, b->now_us);
     *out = (tb_batch){
-        .cost = tb__double(found->is_padded ? load.size * load.largest : load.sum),
+        .cost = tb__double(found->is_padded ? tb__load_padded(&load) : load.sum),
         .sum = tb__double(load.sum),
         .largest = tb__double(load.largest),
+        .padded = tb__double(tb__load_padded(&load)),
         .started_us = found->started_us,
         .deadline_us = shown_us(deadline_us),
         .size = load.size,

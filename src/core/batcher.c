@@ -80,6 +80,8 @@ int tb_state(const tb_batcher *b)
 int tb_start(tb_batcher *b, int64_t now_us)
 {
     assert(b != NULL);
+    assert(now_us >= 0);
+    assert(now_us < TB_TIME_MAX);
     if (b->state != TB_STOPPED) return TB_ERUNNING;
     b->now_us = b->accounted_us = now_us;
     b->stop_at_us = TB_TIME_MAX;
@@ -112,6 +114,7 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
 {
     assert(b != NULL);
     assert(config != NULL);
+    assert(b->choice.size == 0);
     int error = tb_config_check(config);
     if (error) return error;
     bool is_scripted = config->policy == TB_POLICY_SCRIPT;

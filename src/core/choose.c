@@ -73,6 +73,7 @@ int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
 {
     assert(b != NULL);
     assert(out != NULL);
+    assert(b->choice.size == 0);
     tb__advance(b, now_us);
     if (!tb__order_open(b)) return TB_ENOMEM;
     tb_choice *c = &b->choice;
@@ -164,6 +165,7 @@ void tb_choose_read(const tb_batcher *b, tb_batch *out)
         .cost = tb__double(tb__load_cost(b, &c->load)),
         .sum = tb__double(c->load.sum),
         .largest = tb__double(c->load.largest),
+        .padded = tb__double(tb__load_padded(&c->load)),
         .size = c->load.size,
     };
 }

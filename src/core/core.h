@@ -23,7 +23,8 @@
  * What may share a batch is a mark (hot.h): a record's group, and whether its key is one
  * whose records run alone. A load has the mark of its members.
  *
- * Files, each of which calls only those above it (tests/lint/rooms_c.sh proves it):
+ * Order, a file knows those before it: error options slots stats heap order lanes linger view pending
+ * batch calls form choose look queue batcher verify_views verify
  *
  *     error.c     names and sentences of refusals       options.c  the one table of options
  *     slots.c     allocation of slots, ids, list links  stats.c    counters, histograms, slot-time
@@ -49,7 +50,6 @@
 #include <assert.h>
 #include <stdbool.h>
 
-#define TB_COST_MAX 1e12
 #define TB_ID_LIMIT 9007199254740992.0 /* 2^53 */
 #define TB_SLOTS_MAX (1u << TB_SLOT_BITS)
 #define TB_NIL UINT32_MAX

@@ -4,7 +4,9 @@
 
 static inline void tb__advance(tb_batcher *b, int64_t now_us)
 {
-    if (now_us > b->now_us) b->now_us = now_us;
+    if (now_us <= b->now_us) return;
+    assert(now_us < TB_TIME_MAX);
+    b->now_us = now_us;
 }
 
 /* Signed on the way: the conversion is one instruction then. Values are below 2^63. */
@@ -57,9 +59,15 @@ static inline void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at)
 
 /* --- loads: what a batch costs and what still fits ----------------------- */
 
+/* At most 10^6 records of 10^12 each. */
+static inline uint64_t tb__load_padded(const tb_load *load)
+{
+    return load->size * load->largest;
+}
+
 static inline uint64_t tb__load_cost(const tb_batcher *b, const tb_load *load)
 {
-    return b->config.cost_model == TB_COST_PADDED ? load->size * load->largest : load->sum;
+    return b->config.cost_model == TB_COST_PADDED ? tb__load_padded(load) : load->sum;
 }
 
 static inline void tb__load_add(tb_load *load, uint64_t cost, uint32_t mark)

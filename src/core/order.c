@@ -58,6 +58,7 @@ static void order_rewind(tb_choice *c)
 
 void tb__order_add(tb_batcher *b, uint32_t at)
 {
+    assert(b->choice.size == 0); /* nobody comes or goes while a policy chooses */
     assert(at < b->choice.capacity);
     tb_choice *c = &b->choice;
     if (c->used == 2 * c->capacity) order_rewind(c);
@@ -69,6 +70,7 @@ void tb__order_add(tb_batcher *b, uint32_t at)
 /* A record that leaves at the head leaves no hole. */
 void tb__order_remove(tb_batcher *b, uint32_t at)
 {
+    assert(b->choice.size == 0);
     assert(at < b->choice.capacity);
     tb_choice *c = &b->choice;
     uint32_t i = (c->position[at] & ~TB_CHOSEN) - 1;

@@ -48,6 +48,7 @@ static int64_t time_of_call(const tb_batcher *b, const tb_submission *record)
 {
     int64_t at = record->submitted_us;
     if (at == 0) return b->now_us;
+    assert(at > 0);
     const tb_list *ahead = b->waiting.size ? &b->waiting : &b->pending;
     if (ahead->size && b->slot[ahead->last].submitted_us > at)
         at = b->slot[ahead->last].submitted_us;

@@ -265,6 +265,7 @@ int tb_view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
 void tb_views_close(tb_batcher *b)
 {
     assert(b != NULL);
+    assert(b->choice.size == 0);
     tb__views_close(b, b->group && b->config.policy == TB_POLICY_SCRIPT);
 }
 

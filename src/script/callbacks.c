@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double COST_MAX = 1e12;
-
 bool tb__callbacks_open(struct tb__callbacks *callbacks)
 {
     tb__slots_open(&callbacks->waiting, sizeof(struct tb__callback), TB_SLOT_BITS);
@@ -48,7 +46,7 @@ int tb__options_read(const tb_submit_options *given, tb_submit_options *out)
     }
     memcpy(out, given, size);
     out->size = sizeof *out;
-    if (!(out->estimated_tokens >= 0 && out->estimated_tokens <= COST_MAX)) return TB_ECOST;
+    if (!(out->estimated_tokens >= 0 && out->estimated_tokens <= TB_COST_MAX)) return TB_ECOST;
     if (!(out->timeout_s >= 0 && out->batch_timeout_s >= 0)) return TB_ETIMEOUT;
     return out->priority == out->priority ? TB_OK : TB_ERECORD;
 }

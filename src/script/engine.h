@@ -159,7 +159,7 @@ struct tb__input {
  * so. */
 int tb__bridge_submit(tb_engine *engine, const struct tb__input *record);
 
-/* One turn of the scheduler; the number of answers to take. */
+/* One turn of the loop; the number of answers to take. */
 uint32_t tb__bridge_turn(tb_engine *engine);
 
 /* Up to `max` answers: their number. Then answer `i`, from 0, valid until the next take. */

@@ -1,25 +1,24 @@
 #!/bin/sh
-# In src, a file calls only those before it: rooms have an order, and so have the files of a room.
+# In src, a file calls only those before it: rooms have an order, and so have the files of a room, which the
+# room's first file states (" * Order, a file knows those before it: a b c", up to an empty line).
 # Every symbol that an object needs is defined by an object of the same room that is named earlier,
-# or by one of a room on an earlier line. Prints each breach, and each source that no order names;
+# or by one of an earlier room. Prints each breach, and each source that no order names;
 # exit 1 if there are any. It goes by the sources that there are: an object without one is old, and a
 # room of which nothing is built (the HTTP client, without libcurl) is passed over.
 # usage: rooms_c.sh [SOURCES [OBJECTS]]   folders with ROOM/NAME.c (src) and ROOM/NAME.o (build/src)
 
-# One line a room: its files in order. src/base is not among them: it is headers alone.
-orders() {
-  cat <<'END'
-core error options slots stats heap order lanes linger view pending batch calls form choose look queue batcher verify_views verify
-ev file libev timer wake inbox sources loop
-http transfer multi request client
-json text number write shapes decode encode module
-script state worker jobs threads watchers callbacks protect bridge engine
-host sync main
-END
-}
+# src/base is not among them: it is headers alone.
+ROOMS='core ev http json script host'
 
 sources=${1:-src}
 objects=${2:-build/src}
+
+# One line a room: its files in order.
+orders() {
+  for room in $ROOMS; do
+    echo "$room" $(cat "$sources/$room"/*.[ch] | sed -n '/^ \* Order.*: /,/^ \*$/ {s/^ \*//; s/^ Order.*: //; p}')
+  done
+}
 
 orders=$(orders)
 list=$(echo "$orders" | while read -r room names; do for name in $names; do echo "$room/$name"; done; done)

@@ -1,9 +1,9 @@
 --- Error objects. A failure that a program should handle is returned as `nil, err`;
 -- misuse is raised. An `err` is a table:
 --
---   code       string, stable: queue_full, oversize, deadline, cancelled, inference_failed,
---              inference_timeout, stopped, await_timeout, coroutine_failed; raised:
---              bad_cost, not_running, deadlock
+--   code       string, stable: queue_full, oversize, batch_too_large, deadline, cancelled,
+--              inference_failed, inference_timeout, stopped, await_timeout, coroutine_failed; raised:
+--              bad_cost, bad_join, bad_group, not_running, deadlock
 --   message    string, for people
 --   cause      what was raised or given, where known
 --   traceback  string, where known

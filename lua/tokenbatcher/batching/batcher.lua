@@ -66,16 +66,18 @@ function Batcher:_now()
   return is_stopped(self) and 0 or clock.now_us()
 end
 
--- Functions and the like, in fields of their own for the hot paths.
+-- Functions and the like, in fields of their own for the hot paths; `false` where there is none, since a field
+-- that is nil is asked of the metatable each time.
 local function apply(self, config, values, estimator_name)
   self._config, self._values = config, values
   self._fn = values.inference_fn or values.process_fn
   local estimator = values.cost_estimator
   self._cost_source = { estimator = estimator, name = estimator_name, default = values.default_cost,
     knows_tokens = self._class == "TokenBatcher" }
-  self._observe = type(estimator) == "table" and estimator.observe or nil
-  self._join = values.join
-  self._grouper = grouping.grouper(self._fn)
+  self._observe = type(estimator) == "table" and estimator.observe or false
+  self._join = values.join or false
+  self._grouper = grouping.grouper(self._fn) or false
+  self._call_timeout_s = tonumber(config.inference_timeout_us) / 1e6
   self._suspect_us = (values.suspect_s or 0) * 1e6
   self._may_wait = config.on_full == C.TB_FULL_WAIT
   self._log = values.log
@@ -131,7 +133,8 @@ local function new(class, given)
     _records = {}, _futures = {}, _runs = {}, _adrift = {}, _later = {}, _is_pulling = false,
     _drained = false, unsettled = 0,
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
-    _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false,
+    _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false, _is_timed = false,
+    _is_keyed = false, _is_grouped = false, _may_have_unwanted = false,
   }, meta)
   self._port = port_of(self)
   self._suspects = suspects.new(handle, self._keys)
@@ -344,12 +347,11 @@ end
 Batcher.settle, Batcher.cancel_record, Batcher.cancel_queued = turn.settle, turn.cancel_record, turn.cancel_queued
 Batcher.turn, Batcher.abandon, Batcher.forget_calls = turn.turn, turn.abandon, turn.forget_calls
 
---- Does a call run that has a timeout? (Its own: the option may have changed since.)
+--- Does a call run that has a timeout? (It may be that one did when one of those that run began: a running
+-- batch keeps its timeout, whatever set() says.)
 function Batcher:has_timed_calls()
-  for _, run in pairs(self._runs) do
-    if run.timeout_s > 0 then return true end
-  end
-  return false
+  if self._is_timed and next(self._runs) == nil then self._is_timed = false end
+  return self._is_timed
 end
 
 --- Nobody could look for `us` microseconds: that does not count against running calls.

@@ -3,10 +3,12 @@
 local errors = require "tokenbatcher.base.errors"
 local options = require "tokenbatcher.core.options"
 local tasks = require "tokenbatcher.runtime.tasks"
+local tbffi = require "tokenbatcher.core.ffi"
 
 local M = {}
 
 local MAX = options.MAX_COST
+local COST_IS = tbffi.text(tbffi.lib.tb_error_text(tbffi.lib.TB_ECOST))
 
 -- Of a whole list, which one: the name of the culprit.
 local function named(source, i)
@@ -18,7 +20,7 @@ local function complain(source, value)
   if type(value) == "number" then what = errors.text(value)
   elseif type(value) == "string" then what = "the string " .. errors.show(value)
   else what = value == nil and "nil" or "a " .. type(value) end
-  errors.raise("bad_cost", ("%s is %s; a cost is a finite number from 0 to 1e12"):format(source, what))
+  errors.raise("bad_cost", ("%s is %s; %s"):format(source, what, COST_IS))
 end
 
 --- Raise bad_cost at the caller's line unless value is a cost.

@@ -3,12 +3,13 @@
 --
 -- A batcher with a scripted policy owns one Decision. It reaches the batcher through a port of
 -- a few functions, so that the simulator can be one, too:
---   record(slot), key_name(number), key_number(string)   see core/view.lua
+--   record(slot), key_name(number) and the others that core/view.lua names
 --   count(what)   one more "errors", "overruled" or "disabled"
 --   warn(text)
 
 local errors = require "tokenbatcher.base.errors"
 local no_suspend = require "tokenbatcher.base.no_suspend"
+local policies = require "tokenbatcher.batching.policies"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 local view = require "tokenbatcher.core.view"
@@ -17,7 +18,7 @@ local C = tbffi.lib
 
 local M = {}
 
-local ERRORS_IN_A_ROW = 10
+local ERRORS_IN_A_ROW = policies.ERRORS_IN_A_ROW
 local SLOW_US = 500000
 
 local Decision = {}

@@ -6,6 +6,7 @@
 
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
+local runs = require "tokenbatcher.batching.run"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 local Timers = require "tokenbatcher.runtime.timers"
@@ -15,8 +16,6 @@ local C = tbffi.lib
 local M = {}
 local Joining = {}
 Joining.__index = Joining
-
-local DEADLINE = "the record's deadline passed before it was handed to inference_fn"
 
 --- @param handle cdata  the core's batcher
 function M.new(handle)
@@ -99,17 +98,17 @@ function Joining:find(text, group, due_us, option_us)
 end
 
 -- One caller's future settles alone; the record goes with the last of them.
-local function leave(batcher, caller, code, message)
+local function leave(batcher, caller, err)
   local record = caller.joined_to
   record.joining.deadlines:remove(caller.entry or NO_ENTRY)
-  Future.settle(caller, nil, errors.new(code, message))
+  Future.settle(caller, nil, err)
   record.wanted = record.wanted - 1
   if record.wanted == 0 then batcher:cancel_record(record) end
 end
 
 --- Called by future:cancel().
 function M.cancel(batcher, caller)
-  leave(batcher, caller, "cancelled", "the record was cancelled")
+  leave(batcher, caller, errors.new("cancelled", "the record was cancelled"))
   return true
 end
 
@@ -118,7 +117,7 @@ function Joining:expire(batcher, now_us)
   local caller = self.deadlines:pop(now_us)
   while caller do
     local is_waiting = C.tb_record_state(self.handle, caller.joined_to.id) ~= C.TB_RECORD_RUNNING
-    if not caller.state and is_waiting then leave(batcher, caller, "deadline", DEADLINE) end
+    if not caller.state and is_waiting then leave(batcher, caller, runs.expired()) end
     caller = self.deadlines:pop(now_us)
   end
 end

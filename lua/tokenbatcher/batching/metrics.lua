@@ -4,6 +4,7 @@
 local batcher_class = require "tokenbatcher.batching.batcher"
 local errors = require "tokenbatcher.base.errors"
 local tbffi = require "tokenbatcher.core.ffi"
+local REASONS = require("tokenbatcher.core.stats").REASONS
 local utf8 = require "tokenbatcher.base.utf8"
 
 local C = tbffi.lib
@@ -89,7 +90,7 @@ end
 local function dispatched(out, sources)
   head(out, "dispatched_total", "counter", "Batches by why they went.")
   for _, source in ipairs(sources) do
-    for _, reason in ipairs { "full", "timeout", "idle", "drain", "policy" } do
+    for _, reason in ipairs(REASONS) do
       sample(out, "dispatched_total", source.label .. ',reason="' .. reason .. '"', source.stats.dispatched[reason])
     end
   end

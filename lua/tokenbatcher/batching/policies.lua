@@ -235,7 +235,8 @@ function M.parse(text)
   return known(resolved)
 end
 
-local ERRORS_IN_A_ROW = 10
+--- A policy, or an inner one, that fails so often in a row is disabled (X1).
+M.ERRORS_IN_A_ROW = 10
 
 local function is_later(at, now)
   return type(at) == "number" and at > now and at < math.huge
@@ -255,7 +256,7 @@ function M.inner(value, former, report)
   local policy, made = resolved:make(former, report)
   local form, on_complete, admit = policy.form, policy.on_complete, made.module and policy.admit
   local fifo, in_a_row = M.module("fifo").new(), { form = 0, on_complete = 0 }
-  local function is_disabled() return in_a_row.form + in_a_row.on_complete >= ERRORS_IN_A_ROW end
+  local function is_disabled() return in_a_row.form + in_a_row.on_complete >= M.ERRORS_IN_A_ROW end
   local function failed(what, err)
     in_a_row[what] = in_a_row[what] + 1
     if report then report(err, is_disabled()) end

@@ -187,7 +187,7 @@ function Recording:refused(now_us, costs, n, opts, group)
   for i = 0, n - 1 do self:arrival(now_us, costs[i], opts, group) end
 end
 
---- A batch is over. @param run table  see inference.lua
+--- A batch is over. @param run table  see run.lua
 function Recording:ended(run, now_us)
   if not self.file then return end
   self.last_us = now_us

@@ -2,8 +2,8 @@
 -- every future, bisect if asked to. It never pairs by anything but position, and a
 -- record that has settled meanwhile (cancelled, timed out) is simply passed over.
 --
--- A run is {batcher, id, records, futures, ids, costs, size, reason, started, over,
--- fn, on_error}; `over` is set when the core has closed the batch (timeout, stop).
+-- A run is what turn.lua has read of a batch (see read_run there); `over` is set when the core has closed it
+-- (timeout, stop) or it has ended.
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
@@ -14,7 +14,6 @@ local C = tbffi.lib
 local M = {}
 
 local COMPLETED, FAILED, EXPIRED = tonumber(C.TB_COMPLETED), tonumber(C.TB_FAILED), tonumber(C.TB_EXPIRED)
-local DEADLINE = "the record's deadline passed before it was handed to inference_fn"
 
 local described = tbffi.new "tb_batch" -- a further call, as the core describes it
 
@@ -28,6 +27,11 @@ function M.failure(reason, opts)
     errors.misuse("failure: options must be a table, got a " .. type(opts))
   end
   return setmetatable({ reason = reason, refused = opts and opts.refused == true or nil }, Failure)
+end
+
+--- The err of a record whose deadline has passed.
+function M.expired()
+  return errors.new("deadline", "the record's deadline passed before it was handed to inference_fn")
 end
 
 function M.is_failure(value)
@@ -73,14 +77,15 @@ end
 
 --- What is wrong with the results of a batch of n records. nil: nothing.
 local function complaint(results, second, n)
+  local is_table = type(results) == "table" and getmetatable(results) ~= Failure
+  if is_table and is_list_of(results, n) then return nil end
   local batch = (" for a batch of %d record%s"):format(n, n == 1 and "" or "s")
-  if type(results) ~= "table" or getmetatable(results) == Failure then
+  if not is_table then
     local what = results == nil and "nil" or "a " .. type(results)
     if getmetatable(results) == Failure then what = "a single failure" end
     local why = second ~= nil and ": " .. errors.message_of(second) or " (a list of results is expected)"
     return "inference_fn returned " .. what .. batch .. why
   end
-  if is_list_of(results, n) then return nil end
   local count, hole = count_of(results, n)
   if count then return ("inference_fn returned %d results"):format(count) .. batch end
   return ("inference_fn returned a list with a hole at position %d"):format(hole) .. batch
@@ -105,39 +110,40 @@ local function blame(run, at)
   run.blamed[at] = true
 end
 
--- Where a whole batch succeeds, the core completes what is left in one call
--- (tb_batch_finish); a half of it (`partial`) is told record by record.
-local function settle_one(run, at, future, id, result, now)
-  local handle = run.batcher._handle
-  if getmetatable(result) == Failure then
-    C.tb_settle(handle, id, FAILED, now)
-    run.failed = run.failed + 1
-    if result.refused then blame(run, at) end
-    run.batcher:settle(future, nil, failure_err(result))
-  else
-    run.batcher:settle(future, result, nil)
-    run.answered = run.answered + 1
-    if run.partial then C.tb_settle(handle, id, COMPLETED, now) end
-  end
+-- A failure fails its record alone.
+local function settle_failure(run, at, future, failure, now)
+  C.tb_settle(run.batcher._handle, run.ids[at], FAILED, now)
+  run.failed = run.failed + 1
+  if failure.refused then blame(run, at) end
+  run.batcher:settle(future, nil, failure_err(failure))
 end
 
--- positions[i] is the place in the run of results[i]; nil: i itself.
+-- positions[i] is the place in the run of results[i]; nil: i itself. Where a whole batch succeeds, the core
+-- completes what is left in one call (tb_batch_finish); a half of it (`partial`) is told record by record.
 local function settle_results(run, positions, results, n)
-  local now, futures, ids = clock.now_us(), run.futures, run.ids
+  local now, futures, batcher, answered = clock.now_us(), run.futures, run.batcher, 0
+  local settle = batcher.settle
   for i = 1, n do
-    local at = positions and positions[i] or i
+    local at, result = positions and positions[i] or i, results[i]
     local future = futures[at]
-    if not future.state then settle_one(run, at, future, ids[at], results[i], now) end
+    if not future.state and getmetatable(result) == Failure then
+      settle_failure(run, at, future, result, now)
+    elseif not future.state then
+      settle(batcher, future, result, nil)
+      answered = answered + 1
+      if run.partial then C.tb_settle(batcher._handle, run.ids[at], COMPLETED, now) end
+    end
   end
+  run.answered = run.answered + answered
 end
 
 local function make_info(run, attempt, records, costs, cost, deadline, keys)
-  local info = run.info
-  info.keys, info.group = keys, run.group
-  info.id, info.size, info.cost, info.costs = run.id, #records, cost, costs
-  info.reason, info.attempt, info.deadline = run.reason, attempt, deadline
-  info.timeout_at = run.timeout_s > 0 and clock.now_us() / 1e6 + run.timeout_s or nil
-  return info
+  run.info = {
+    id = run.id, size = #records, cost = cost, costs = costs, keys = keys, group = run.group, reason = run.reason,
+    attempt = attempt, deadline = deadline,
+    timeout_at = run.timeout_s > 0 and clock.now_us() / 1e6 + run.timeout_s or nil,
+  }
+  return run.info
 end
 
 -- xpcall's handler: what was raised, and the traceback of where.
@@ -179,7 +185,7 @@ local function still_wanted(run, positions, first, last)
       local deadline = tonumber(C.tb_record_deadline(run.batcher._handle, run.ids[at]))
       if deadline >= 0 and deadline <= now then
         C.tb_settle(run.batcher._handle, run.ids[at], EXPIRED, now)
-        run.batcher:settle(future, nil, errors.new("deadline", DEADLINE))
+        run.batcher:settle(future, nil, M.expired())
       else
         wanted[#wanted + 1] = at
       end
@@ -202,7 +208,6 @@ local function remember_info(run)
   local before = run.info
   run.earlier_requests = (run.earlier_requests or 0) + (tonumber(rawget(before, "requests")) or 1)
   run.earlier_usage = add_usage(run.earlier_usage, rawget(before, "usage"))
-  run.info = {}
 end
 
 --- What the backend reported of the whole batch. @return usage or nil, requests or nil, limits (the last) or nil

@@ -14,7 +14,7 @@ local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
-local RUNNING = C.TB_RUNNING
+local RUNNING, MAY_WAIT, MORE = tonumber(C.TB_RUNNING), tonumber(C.TB_MAY_WAIT), tonumber(C.TB_MORE)
 
 local M = {}
 
@@ -50,7 +50,7 @@ local function require_accepting(self, name)
   host.check(name)
   if host.context == "policy" then errors.misuse(tostring(self) .. ": submit cannot be called inside a policy") end
   local state = C.tb_state(self._handle)
-  if state == C.TB_RUNNING then return end
+  if state == RUNNING then return end
   errors.raise("not_running", ("%s is %s: call start() before submit()"):format(tostring(self),
     state == C.TB_DRAINING and "stopping" or "stopped"))
 end
@@ -87,25 +87,48 @@ local function enlist(self, record, id)
   return future
 end
 
--- The numbers of a record's key and group; 0: none.
-local function take_names(self, opts)
-  if not opts then return 0, 0 end
-  return opts.key and self._keys:take(opts.key) or 0, opts.group and self._groups:take(opts.group) or 0
+-- What most records leave at 0 is written into `submission` only where it is wanted, or was: where no trace runs,
+-- each field costs as much as a call.
+local was_plain, submitted_before = true, 0
+
+local function is_plain(opts)
+  return not (opts and (opts.key or opts.group or opts.priority or opts.timeout_s or opts.batch_timeout_s))
 end
 
--- Hand one record to the core; `flags` may let it wait in line.
+local function clear_options()
+  if was_plain then return end
+  was_plain = true
+  submission.key, submission.group, submission.priority = 0, 0, 0
+  submission.timeout_us, submission.batch_timeout_us = 0, 0
+end
+
+-- @return the numbers of the record's key and group; 0: none
+local function fill_options(self, opts)
+  if is_plain(opts) then
+    clear_options()
+    return 0, 0
+  end
+  -- All is read first, since opts may have a metatable that does anything: the struct is every batcher's.
+  local key, group, priority = opts.key, opts.group, opts.priority or 0
+  local timeout_us, linger_us = submit_options.timeout_us(opts), submit_options.linger_us(opts)
+  key, group = key and self._keys:take(key) or 0, group and self._groups:take(group) or 0
+  was_plain = false
+  submission.key, submission.group, submission.priority = key, group, priority
+  submission.timeout_us, submission.batch_timeout_us = timeout_us, linger_us
+  return key, group
+end
+
+-- Hand one record to the core; `flags` may let it wait in line. @param submitted_us number  0: now
 local function hand_to_core(self, record, cost_value, opts, flags, now, submitted_us)
   if cost_value > self._max_record_cost then
     C.tb_refuse(self._handle, 1)
     return nil, C.TB_EOVERSIZE
   end
-  local timeout_us, linger_us, priority = submit_options.timeout_us(opts), submit_options.linger_us(opts),
-    opts and opts.priority or 0
-  local key, group = take_names(self, opts)
-  -- from here on nothing of a user's runs (opts may have a metatable): the struct is every batcher's
-  submission.key, submission.group, submission.priority = key, group, priority
-  submission.cost, submission.flags, submission.submitted_us = cost_value, flags, submitted_us or 0
-  submission.timeout_us, submission.batch_timeout_us = timeout_us, linger_us
+  local key, group = fill_options(self, opts)
+  submission.cost, submission.flags = cost_value, flags
+  if submitted_us ~= submitted_before then
+    submission.submitted_us, submitted_before = submitted_us, submitted_us
+  end
   local id = C.tb_submit(self._handle, submission, now)
   if id < 0 then
     self._keys:give(key)
@@ -201,7 +224,7 @@ function M.submit(self, record, opts)
   local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
   local now = clock.now_us()
   if not host.task then clock.notify() end
-  local future, code = hand_in(self, record, value, opts, waits and C.TB_MAY_WAIT or 0, now)
+  local future, code = hand_in(self, record, value, opts, waits and MAY_WAIT or 0, now, 0)
   if not future then return nil, refusal(self, code) end
   local given = text and shared(self, future, text, opts, now) or future
   if waits then
@@ -233,13 +256,13 @@ function M.try_submit(self, record, opts)
   return enter(self, record, opts, 0, 0)
 end
 
---- For a program that hands in records from outside of all coroutines (engine.lua): never
+--- For a program that hands in records from outside of all coroutines (script/engine.lua): never
 -- suspends, but a record that another thread has handed in may take a place in the line.
 -- @param submitted_us number  when the producer called; 0: now
 -- @return future, or nil, err and the core's code. Raises bad_cost, not_running.
 function M.enter(self, record, opts, submitted_us)
-  require_accepting(self)
-  local flags = submitted_us > 0 and self._may_wait and C.TB_MAY_WAIT or 0
+  if C.tb_state(self._handle) ~= RUNNING or host.context then require_accepting(self) end
+  local flags = submitted_us > 0 and self._may_wait and MAY_WAIT or 0
   return enter(self, record, opts, flags, submitted_us)
 end
 
@@ -302,7 +325,7 @@ local function hand_in_all(self, records, values, n, opts, flags)
   local entering, hoping, texts = split_by_join(self, records, n, opts)
   local futures, now, last = {}, clock.now_us(), nil
   local function take(i, more)
-    local future, code = hand_in(self, records[i], values[i - 1], opts[i], flags + more, now)
+    local future, code = hand_in(self, records[i], values[i - 1], opts[i], flags + more, now, 0)
     if not future then -- memory ran out half-way: take back what is in
       for _, given in pairs(futures) do given:cancel() end
       return code
@@ -310,7 +333,7 @@ local function hand_in_all(self, records, values, n, opts, flags)
     futures[i], last = shared(self, future, texts[i], opts[i], now), future
   end
   for k, i in ipairs(entering) do
-    local code = take(i, k < #entering and C.TB_MORE or 0)
+    local code = take(i, k < #entering and MORE or 0)
     if code then return nil, code end
   end
   for _, i in ipairs(hoping) do
@@ -347,7 +370,7 @@ function M.submit_batch(self, records, opts)
   local values, n = batch_costs(self, records, opts)
   if n == 0 then return {} end
   local own = grouping.options_of_each(self._grouper, records, opts)
-  local flags = may_wait(self) and tonumber(C.TB_MAY_WAIT) or 0
+  local flags = may_wait(self) and MAY_WAIT or 0
   local code, at_fault = check_batch(self, values, n, flags)
   if code ~= 0 then
     local err = code == C.TB_ETOOLARGE and too_large(self, values, n) or refusal(self, code, at_fault)

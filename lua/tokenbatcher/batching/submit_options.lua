@@ -1,6 +1,7 @@
 --- The options of a call of submit: which there are, whether what is given is of their kind, and
 -- what its times are for the core.
 
+local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -18,8 +19,8 @@ for class, names in pairs(OPTIONS) do
   for _, name in ipairs(names) do IS_OPTION[class][name] = true end
 end
 
--- Times of this many seconds and more mean for ever.
-local LONGEST_S = 1e9
+-- Longer ones mean for ever.
+local LONGEST_S = clock.LONGEST_S
 
 local function bad_option(class, name)
   local known = OPTIONS[class]

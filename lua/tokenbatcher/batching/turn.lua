@@ -9,7 +9,7 @@ local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
-local inference = require "tokenbatcher.batching.run"
+local runs = require "tokenbatcher.batching.run"
 local joining = require "tokenbatcher.batching.joining"
 local loop = require "tokenbatcher.runtime.loop"
 local REASONS = require("tokenbatcher.core.stats").REASONS
@@ -129,7 +129,7 @@ end
 -- Tell the recording, and the policy and the estimator of then, how a batch went (X4).
 local function report(self, run, now)
   if self._recording then self._recording:ended(run, now) end
-  local usage, requests, limits = inference.totals(run)
+  local usage, requests, limits = runs.totals(run)
   local decision, estimator = run.decision, run.estimator
   if decision and decision.on_complete then
     decision:complete {
@@ -179,6 +179,8 @@ end
 -- What info.keys is where no record ever had a key: "" at every position.
 local NO_KEYS = setmetatable({}, { __index = function() return "" end })
 
+local NO_INFO = {} -- of a run that has not been called
+
 -- The keys of records that go, which are queued no more.
 local function names_of_keys(self, futures, n)
   local names = {}
@@ -216,18 +218,19 @@ local function read_run(self, id)
   return {
     batcher = self, id = id, size = n, cost = batch.cost, reason = REASONS[batch.reason + 1],
     deadline = deadline >= 0 and deadline / 1e6 or nil,
-    tokens = batch.sum, padded = n * batch.largest, started_us = tonumber(batch.started_us), failed = 0,
+    tokens = batch.sum, padded = batch.padded, started_us = tonumber(batch.started_us), failed = 0,
     records = run_records, futures = run_futures, ids = run_ids, costs = run_costs, keys = keys, group = group,
-    info = {}, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
+    info = NO_INFO, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
     decision = self._decision, estimator = self._cost_source.estimator, observe = self._observe,
-    timeout_s = tonumber(self._config.inference_timeout_us) / 1e6,
+    timeout_s = self._call_timeout_s,
   }
 end
 
 local function dispatch(self, id)
   local run = read_run(self, id)
   self._runs[id] = run
-  local task = tasks.start(inference.body, { n = 1, run }, call_ended, self)
+  if run.timeout_s > 0 then self._is_timed = true end
+  local task = tasks.start(runs.body, { n = 1, run }, call_ended, self)
   task.run, run.task = run, task
 end
 
@@ -236,7 +239,7 @@ local function abandon_unwanted(self)
   self._may_have_unwanted = false
   local unwanted = {}
   for id, run in pairs(self._runs) do
-    if inference.is_unwanted(run) then unwanted[#unwanted + 1] = id end
+    if runs.is_unwanted(run) then unwanted[#unwanted + 1] = id end
   end
   table.sort(unwanted)
   for _, id in ipairs(unwanted) do tasks.call_off(self._runs[id].task) end
@@ -245,7 +248,7 @@ end
 local function close_run(self, id, code, message)
   local run = self._runs[id]
   self._runs[id] = nil
-  inference.close(run, code, message)
+  runs.close(run, code, message)
   self._adrift[id] = true
   tasks.abandon(run.task)
   local now = clock.now_us()
@@ -259,8 +262,7 @@ local handlers = {
     if future.admission then tasks.wake(future.admission, true) end
   end,
   [tonumber(C.TB_EVENT_EXPIRED)] = function(self, id)
-    settle(self, forget(self, id), nil,
-      errors.new("deadline", "the record's deadline passed before it was handed to inference_fn"))
+    settle(self, forget(self, id), nil, runs.expired())
   end,
   [tonumber(C.TB_EVENT_STOPPED)] = function(self, id)
     settle(self, forget(self, id), nil, errors.new("stopped", tostring(self) .. " was stopped"))

@@ -6,6 +6,9 @@
 
 local M = {}
 
+--- The longest time that people may name, seconds: more would leave what a clock of ours can hold.
+M.LONGEST_S = 1e9
+
 --- The pump in use; nil before the first run() or step().
 M.pump = nil
 --- A turn of the loop is under way: it will see what is new by itself.

@@ -16,8 +16,8 @@ Future.__index = Future
 --             afterwards the value or the err
 --   _batcher  whom to ask to cancel the record; false for a coroutine's
 --   id        the record's id
--- and, where it is wanted, `tag`: whatever its one user would find there again (script/engine.lua).
--- Records with a deadline and producers in line add fields of their own (submission.lua).
+-- and what its users add, each where it is wanted: `tag`, whatever script/engine.lua would find there again;
+-- in batching, the numbers of a record's key and group, what a producer in line waits with, who has joined.
 
 --- @param batcher table|false  @param id number|false
 function M.new(batcher, id)
@@ -82,8 +82,7 @@ function M.on_settled(future, fn)
   if future.state then fn(future) else add_waiter(future, fn) end
 end
 
--- Longer times would leave what a clock of ours can hold.
-local LONGEST_S = 1e9
+local LONGEST_S = clock.LONGEST_S
 
 local function await_until(future, timeout_s)
   local waiter, timer = tasks.waiter(), nil

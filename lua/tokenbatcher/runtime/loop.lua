@@ -82,19 +82,19 @@ function steps.away(us) excuse(us) end
 
 function steps.wake(task) tasks.wake(task, false) end
 
-function steps.sources()
-  local sources = clock.pump.sources or NO_SOURCES
-  if #sources == 0 then return end
-  local now = clock.pump.now()
+--- @return number  the clock, read anew if there were any
+function steps.sources(now)
+  local sources = clock.pump.sources
+  if not sources then return now end
   for i = 1, #sources do sources[i]:turn(now) end
+  return clock.pump.now()
 end
 
 function steps.flush()
   for i = 1, #members do members[i]:flush() end
 end
 
-function steps.decide()
-  local now = clock.pump.now()
+function steps.decide(now)
   clock.is_stale = false
   local i = 1
   while members[i] do
@@ -104,10 +104,10 @@ function steps.decide()
   end
 end
 
---- A turn begins. A wait has just ended that began at `began` and should have ended at `due` (nil:
--- no time).
-function steps.waited(began, due)
-  if due then excuse(clock.pump.now() - math.max(due, began)) end
+--- A turn begins. A wait has just ended, at `now`, that began at `began` and should have ended at `due`
+-- (nil: no time).
+function steps.waited(now, began, due)
+  if due then excuse(now - math.max(due, began)) end
 end
 
 -- May something but time still wake a task?

@@ -89,11 +89,16 @@ end
 local Engine = {}
 Engine.__index = Engine
 
+-- With a place for each: a table that is full is made anew for every field that is set to nil.
+local function no_options()
+  return { estimated_tokens = 0, priority = 0, timeout_s = 0, batch_timeout_s = 0, key = "", group = "" }
+end
+
 local function new_engine(batcher, made)
   local self = setmetatable({
     batcher = batcher, decode = made.decode, encode = made.encode, submit_options = made.submit_options,
     is_stopped = false, fd = loop.outside().fd(), live = {}, records = {}, finished = {}, first = 1, last = 0,
-    opts = {}, ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
+    opts = no_options(), ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
   }, Engine)
   self.on_settled = function(future)
     self.last = self.last + 1

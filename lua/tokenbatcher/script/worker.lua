@@ -7,7 +7,7 @@
 local buffer = require "string.buffer"
 local errors = require "tokenbatcher.base.errors"
 local exact = require "tokenbatcher.base.exact_ffi"
-local inference = require "tokenbatcher.batching.run"
+local runs = require "tokenbatcher.batching.run"
 local script = require "tokenbatcher.script.load"
 
 local M = {}
@@ -37,15 +37,15 @@ end
 -- A failure is no plain value: its reason travels beside the list. Only what is a failure is
 -- replaced; a copy, since the list may be the script's own.
 local function split_failures(results)
-  if type(results) ~= "table" or inference.is_failure(results) then return results end
+  if type(results) ~= "table" or runs.is_failure(results) then return results end
   local plain, failures = results, nil
   for i = 1, #results do
-    if inference.is_failure(results[i]) then
+    if runs.is_failure(results[i]) then
       if not failures then
         plain, failures = {}, {}
         for key, value in pairs(results) do plain[key] = value end
       end
-      plain[i], failures[i] = false, { reason = inference.reason_of(results[i]) }
+      plain[i], failures[i] = false, { reason = runs.reason_of(results[i]) }
     end
   end
   return plain, failures
@@ -69,8 +69,8 @@ local function answer_of(fn, batch)
   end
   local answer = { ok = true, usage = info.usage, requests = info.requests }
   if second ~= nil then answer.second = errors.message_of(second) end
-  if inference.is_failure(results) then
-    answer.failure = { reason = inference.reason_of(results) }
+  if runs.is_failure(results) then
+    answer.failure = { reason = runs.reason_of(results) }
   else
     answer.results, answer.failures = split_failures(results)
   end

@@ -3,7 +3,7 @@
 
 local arrivals = require "tokenbatcher.sim.arrivals"
 local cost = require "tokenbatcher.batching.cost"
-local Engine = require "tokenbatcher.sim.replay"
+local Replay = require "tokenbatcher.sim.replay"
 local errors = require "tokenbatcher.base.errors"
 local measure = require "tokenbatcher.sim.measure"
 local options = require "tokenbatcher.core.options"
@@ -151,15 +151,15 @@ function M.run(job, variant, how)
   local config, values, speedup = configure(job, variant)
   if not config then return nil, values end
   math.randomseed(job.seed) -- for policies that draw lots
-  local ok, engine = pcall(function()
-    return Engine.new({
+  local ok, replayed = pcall(function()
+    return Replay.new({
       config = config, policy = values.resolved_policy, source = new_source(job, speedup, how.part),
       service = job.service, slo_s = job.slo_s, seed = job.seed, fail_rate = job.fail_rate,
       straggle = job.straggle, timeline = how.timeline, warn = how.warn or ignore,
     }):run(how.progress)
   end)
-  if not ok then return nil, errors.message_of(engine) end
-  return measure.row(engine, variant.policy_text or values.resolved_policy.name, settings_list(variant))
+  if not ok then return nil, errors.message_of(replayed) end
+  return measure.row(replayed, variant.policy_text or values.resolved_policy.name, settings_list(variant))
 end
 
 --- Is an option swept twice, by whichever of its names? @return true, or nil and a message

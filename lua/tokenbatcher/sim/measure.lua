@@ -29,24 +29,24 @@ local function ratio(a, b)
   return b > 0 and a / b or 0
 end
 
---- @param engine table  after its run
+--- @param replay table  after its run
 -- @param policy string  as people wrote it
 -- @param settings table  a list of {name, text}
-function M.row(engine, policy, settings)
+function M.row(replay, policy, settings)
   local s, dispatched = tbffi.new "tb_stats", {}
-  C.tb_stats_read(engine.handle, s, engine.now)
+  C.tb_stats_read(replay.handle, s, replay.now)
   for i, name in ipairs(REASONS) do dispatched[name] = s.dispatched[i - 1] end
   return {
-    policy = policy, settings = settings, records = engine.records, completed = s.total_completed,
+    policy = policy, settings = settings, records = replay.records, completed = s.total_completed,
     failed = s.total_failed, rejected = s.total_rejected, expired = s.total_expired, batches = s.total_batches,
-    throughput = ratio(s.total_completed, engine:span_s()), goodput = ratio(engine.good, engine.records),
-    latency_s = of_histogram(engine.latency), wait_s = of_histogram(engine.wait),
+    throughput = ratio(s.total_completed, replay:span_s()), goodput = ratio(replay.good, replay.records),
+    latency_s = of_histogram(replay.latency), wait_s = of_histogram(replay.wait),
     utilization = ratio(s.busy_us, s.busy_us + s.idle_us), batch_size = of_summary(s.batch_size),
     batch_cost = of_summary(s.batch_cost), padding_ratio = ratio(s.padded_cost, s.sum_cost),
-    fairness = engine.fairness:index(), dispatched = dispatched,
-    policy_errors = engine.policy.errors, policy_overruled = engine.policy.overruled,
-    good_per_s = ratio(engine.good, engine:span_s()), policy_disabled = engine.policy.disabled > 0,
-    latency_curve = engine.latency:curve(200),
+    fairness = replay.fairness:index(), dispatched = dispatched,
+    policy_errors = replay.policy.errors, policy_overruled = replay.policy.overruled,
+    good_per_s = ratio(replay.good, replay:span_s()), policy_disabled = replay.policy.disabled > 0,
+    latency_curve = replay.latency:curve(200),
   }
 end
 

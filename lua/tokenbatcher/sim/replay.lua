@@ -22,8 +22,8 @@ local C, SLOTS = tbffi.lib, tbffi.SLOTS
 local ceil, huge, min = math.ceil, math.huge, math.min
 
 local M = {}
-local Engine = {}
-Engine.__index = Engine
+local Replay = {}
+Replay.__index = Replay
 
 -- Of the core's clock: a submission at 0 would mean "now".
 local ORIGIN_US = 1e6
@@ -102,7 +102,7 @@ function M.new(spec)
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false,
     records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
     fairness = Fairness.new(),
-  }, Engine)
+  }, Replay)
   for at = 0, BATCH_SLOTS - 1 do self.runs[at] = false end
   self.slot_count = spec.config.max_concurrent_batches
   if spec.policy.in_core then return self end
@@ -161,7 +161,7 @@ end
 
 -- When a batch that starts now is over: like the virtual clock, at the first whole microsecond.
 local function end_of_service(self, output, largest_output)
-  local seconds = self.seconds(batch.sum, batch.size * batch.largest, batch.size, batch.largest, output, largest_output)
+  local seconds = self.seconds(batch.sum, batch.padded, batch.size, batch.largest, output, largest_output)
   if type(seconds) ~= "number" or not (seconds >= 0 and seconds <= SECONDS_MAX) then
     error(("the service time of a batch must be a number of seconds from 0 to 1e9; %s gave %s for %d records, "
       .. "%.0f tokens"):format(self.service.text, tostring(seconds), batch.size, batch.sum), 0)
@@ -214,7 +214,7 @@ local function dispatch(self, id)
   end
   self.fairness:dispatched()
   self.queued = self.queued - n
-  run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, n * batch.largest, batch.cost
+  run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, batch.padded, batch.cost
   run.started_us, run.end_us = now, end_of_service(self, output, largest_output)
   run.reason, run.failed = batch.reason, self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
   if run.end_us < self.next_end_us then self.next_end_us = run.end_us end
@@ -333,7 +333,7 @@ end
 
 --- The whole run. Raises what the source raises, and a bad service time.
 -- @param progress function|nil  (records so far), told now and then
-function Engine:run(progress)
+function Replay:run(progress)
   C.tb_start(self.handle, self.now)
   local tell_at = progress and 0 or huge
   while not self.is_ended do
@@ -351,7 +351,7 @@ function Engine:run(progress)
 end
 
 --- Seconds from the first arrival to the last answer.
-function Engine:span_s()
+function Replay:span_s()
   return (self.last_us - ORIGIN_US) / 1e6
 end
 

@@ -139,12 +139,18 @@ local function bad_row(reader, what)
   if trace.note and trace.bad <= NAMED_BAD_ROWS then trace.note(text .. "; the row is left out") end
 end
 
+-- With a place for every field: a table that is full is made anew for one that is set to nil, in each row.
+local function new_row()
+  return { at_s = 0, cost = 0, output = 0, record = false, key = false, group = false, priority = 0, timeout_us = 0,
+    batch_timeout_us = 0, slo_us = 0 }
+end
+
 local function new_reader(trace)
   local lines, message = open_lines(trace.path)
   if not lines then error("cannot open the trace: " .. message, 0) end
   if trace.format.has_header then next_text(lines) end
   local parse = trace.format.new(trace.estimate)
-  return { trace = trace, lines = lines, parse = parse, row = {}, rows = 0, first_s = nil, last_s = 0 }
+  return { trace = trace, lines = lines, parse = parse, row = new_row(), rows = 0, first_s = nil, last_s = 0 }
 end
 
 -- The next good row into reader.row; false at the end.

@@ -66,3 +66,27 @@ describe("R5: a process that was stopped", function()
     assert.equal("x", answered, tostring(err))
   end)
 end)
+
+describe("R5, X4: waits are short while a call runs that began with a timeout", function()
+  it("whatever the batcher's timeout has become meanwhile", function()
+    H.run(function()
+      local batcher = tb.TokenBatcher { policy = "eager", inference_timeout_s = 10, inference_fn = function(records)
+        tb.sleep(1)
+        return records
+      end }
+      batcher:start()
+      local first = batcher:submit "x"
+      tb.sleep(0.5)
+      batcher:set { inference_timeout_s = false }
+      assert.is_true(batcher:has_timed_calls())
+      first:await()
+      tb.sleep(0)
+      assert.is_false(batcher:has_timed_calls())
+      local second = batcher:submit "y"
+      tb.sleep(0.5)
+      assert.is_false(batcher:has_timed_calls())
+      second:await()
+      batcher:stop()
+    end)
+  end)
+end)

@@ -3,7 +3,7 @@
 
 local nginx = dofile "tests/nginx/server.lua"
 
-local FILES = { "batching/cancel", "batching/abandoned", "batching/estimator", "batching/forming",
+local FILES = { "batching/cancel", "batching/abandoned", "estimator/estimator", "batching/forming",
   "batching/group", "batching/guards", "batching/join", "batching/linger", "batching/suspects",
   "batching/lifecycle", "batching/metrics", "batching/original", "policy/policy", "policy/policy_guard",
   "batching/random", "batching/reload", "batching/results", "policy/shipped_policies", "batching/stop",

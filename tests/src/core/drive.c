@@ -223,7 +223,8 @@ static void do_half(drive *d)
     drive_note(d, "batch_half(%.0f, %u records, %lld) = %d", batch, n, (long long)now_us, got);
     DRIVE_CHECK(d, got == expected, "the answer must be %d", expected);
     DRIVE_CHECK(d,
-                out.cost == must.cost && out.sum == must.sum && out.largest == must.largest && out.size == must.size &&
+                out.cost == must.cost && out.sum == must.sum && out.largest == must.largest &&
+                out.padded == must.padded && out.size == must.size &&
                     out.started_us == must.started_us && out.deadline_us == must.deadline_us,
                 "the half is described wrongly");
 }

@@ -157,6 +157,7 @@ void drive_check_batch(drive *d, tb_id batch, uint32_t size, uint32_t reason)
     same(d, "batch.cost", read.cost, expected.cost);
     same(d, "batch.sum", read.sum, expected.sum);
     same(d, "batch.largest", read.largest, expected.largest);
+    same(d, "batch.padded", read.padded, expected.padded);
     same(d, "batch.started_us", (double)read.started_us, (double)expected.started_us);
     same(d, "batch.group", read.group, expected.group);
     same(d, "batch.deadline_us", (double)read.deadline_us, (double)expected.deadline_us);

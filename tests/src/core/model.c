@@ -233,7 +233,8 @@ int model_half(model *m, tb_id batch, const tb_id *ids, uint32_t n, tb_batch *ou
         if (r->timeout_us && (half.deadline_us == TB_NEVER_US || r->deadline_us < half.deadline_us))
             half.deadline_us = r->deadline_us;
     }
-    half.cost = m->batches[at].cost_model == TB_COST_PADDED ? n * half.largest : half.sum;
+    half.padded = n * half.largest;
+    half.cost = m->batches[at].cost_model == TB_COST_PADDED ? half.padded : half.sum;
     *out = half;
     return model_retry(m, batch, now_us);
 }
@@ -258,6 +259,7 @@ void model_dispatch(model *m, uint32_t size, uint32_t reason, tb_id id, tb_batch
     out->started_us = m->now_us;
     out->deadline_us = deadline_us == model_forever ? TB_NEVER_US : deadline_us;
     out->cost = model_batch_cost(m, size, out->sum, out->largest);
+    out->padded = size * out->largest;
     out->group = m->records[from].group;
     m->batches[m->batch_count++] = (model_batch){id, m->now_us, timeout_us, times_out_us, m->config.cost_model};
     m->was_refused = 0;
@@ -267,7 +269,7 @@ void model_dispatch(model *m, uint32_t size, uint32_t reason, tb_id id, tb_batch
     m->stats.total_batches++;
     m->stats.total_batch_records += size;
     m->stats.total_batch_cost += out->cost;
-    m->stats.padded_cost += size * out->largest;
+    m->stats.padded_cost += out->padded;
     m->stats.sum_cost += out->sum;
     m->stats.dispatched[reason]++;
     m->stats.total_oversize += size == 1 && out->cost > m->config.target_batch_cost;

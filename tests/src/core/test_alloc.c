@@ -199,6 +199,38 @@ static void every_allocation_may_fail(void **state)
 }
 
 /* A refusal for want of memory is not a refusal of the record. */
+/* One batch runs, two are cut ahead; new settings need memory in several places. */
+static uint64_t set_over_cuts(uint64_t k)
+{
+    int64_t now_us = 10000LL * 1000000;
+    tb_config config = small_config();
+    config.prefetch_batches = 2;
+    tb_batcher *b = new_in_spite(&config);
+    start_in_spite(b, now_us);
+    tb_submission record = {.cost = 1, .group = 7};
+    for (int i = 0; i < 20; i++) submit_in_spite(b, &record, now_us);
+    assert_true(tb_form(b, now_us) > 0 && tb_form(b, now_us) == 0);
+    assert_true(look(b, now_us).stats.prefetched_batches == 2);
+    config.policy = TB_POLICY_SCRIPT;
+    config.prefetch_batches = 300;
+    config.max_concurrent_batches = 100;
+    asked = failed = 0;
+    fail_at = k;
+    set_in_spite(b, &config, now_us);
+    fail_at = NEVER;
+    uint64_t refused = failed;
+    tb_free(b);
+    return refused;
+}
+
+static void a_refused_set_keeps_the_cuts(void **state)
+{
+    (void)state;
+    uint64_t k = 1;
+    while (set_over_cuts(k) > 0) k++;
+    assert_true(k > 3);
+}
+
 static void without_memory_for_long(void **state)
 {
     (void)state;
@@ -285,6 +317,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST("memory: whichever allocation fails, nothing has changed and work goes on",
              every_allocation_may_fail),
+        TEST("memory: settings that are refused leave the batches that are cut ahead", a_refused_set_keeps_the_cuts),
         TEST("memory: without memory for long, what is queued is still served",
              without_memory_for_long),
         TEST("memory: in steady state 10^5 records allocate nothing",

@@ -104,7 +104,7 @@ static void padded_cost(void **state)
     assert_int_equal(turn(r), 1); /* a fourth would make it 4 x 33 at least */
     assert_batch(r, r->batches[0], a, b, c, 0.0);
     tb_batch read = batch_of(r, r->batches[0]);
-    assert_true(read.cost == 99 && read.sum == 48 && read.largest == 33);
+    assert_true(read.cost == 99 && read.sum == 48 && read.largest == 33 && read.padded == 99);
     finish(r, r->batches[0]);
     tb_id e = submit_cost(r, 51);
     turn(r);

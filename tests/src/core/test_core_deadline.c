@@ -221,7 +221,7 @@ static void half_a_batch(uint32_t cost_model, double cost)
     assert_int_equal(tb_batch_half(r->b, batch, wrong, 2, &half, r->now_us), TB_ENOENT);
     assert_true(half.size == 77 && tb_next(r->b) == start_us + 400); /* nothing has changed */
     assert_int_equal(tb_batch_half(r->b, batch, wanted, 2, &half, r->now_us), TB_OK);
-    assert_true(half.size == 2 && half.sum == 15 && half.largest == 10 && half.cost == cost);
+    assert_true(half.size == 2 && half.sum == 15 && half.largest == 10 && half.padded == 20 && half.cost == cost);
     assert_true(half.deadline_us == start_us + 800 && half.started_us == start_us);
     assert_true(tb_next(r->b) == start_us + 700); /* the timeout runs anew */
     assert_int_equal(tb_settle(r->b, ids[0], TB_COMPLETED, r->now_us), TB_OK);

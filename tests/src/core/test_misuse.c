@@ -118,6 +118,35 @@ MISUSE(sum_no_such, tb_stats_sum(r->b, 77))
 MISUSE(verify, tb_verify(NULL))
 MISUSE(memory, tb_memory(NULL))
 
+MISUSE(start_before_time, tb_start(tb_new(&config), -1))
+MISUSE(start_after_time, tb_start(tb_new(&config), INT64_C(1) << 61))
+MISUSE(later_than_time, tb_poll(r->b, NULL, 0, INT64_C(1) << 61))
+
+static void submitted_before_time(void)
+{
+    tb_submission early = {.cost = 1, .submitted_us = -1};
+    tb_submit(r->b, &early, r->now_us);
+}
+
+/* A policy chooses from a queue of two; the first of these. */
+static tb_id choosing(void)
+{
+    tb_config scripted = config;
+    scripted.policy = TB_POLICY_SCRIPT;
+    tb_set(r->b, &scripted, r->now_us);
+    tb_id first = tb_submit(r->b, &record, r->now_us);
+    tb_submit(r->b, &record, r->now_us);
+    if (tb_choose(r->b, &queue, r->now_us) != TB_OK || queue.size != 2 || tb_choose_add(r->b, 1) != TB_ADD_IN) _exit(3);
+    return first;
+}
+
+MISUSE(choose_while_choosing, (choosing(), tb_choose(r->b, &queue, r->now_us)))
+MISUSE(submit_while_choosing, (choosing(), tb_submit(r->b, &record, r->now_us)))
+MISUSE(cancel_while_choosing, tb_cancel(r->b, choosing(), r->now_us))
+MISUSE(set_while_choosing, (choosing(), tb_set(r->b, &config, r->now_us)))
+MISUSE(close_while_choosing, (choosing(), tb_views_close(r->b)))
+MISUSE(form_while_choosing, (choosing(), tb_stop(r->b, -1, r->now_us), tb_form_default(r->b, r->now_us)))
+
 #define IS(name)    \
     {               \
         #name, name \
@@ -137,7 +166,10 @@ static const misuse MISUSES[] = {
     IS(group_next), IS(group_full), IS(group_due), IS(key_alone_none), IS(key_alone_nobody),
     IS(key_alone_too_large), IS(call_ended), IS(never_full), IS(excuse_none), IS(excuse_nothing), IS(view_next_no_such), IS(view_previous_no_such), IS(view_alike), IS(views_close),
     IS(keys_first), IS(keys_next), IS(key_first), IS(key_next), IS(stats_none), IS(stats_nowhere),
-    IS(at_most_none), IS(at_most_no_such), IS(sum_no_such), IS(verify), IS(memory),
+    IS(at_most_none), IS(at_most_no_such), IS(sum_no_such), IS(verify), IS(memory), IS(start_before_time),
+    IS(start_after_time), IS(later_than_time), IS(submitted_before_time), IS(choose_while_choosing),
+    IS(submit_while_choosing), IS(cancel_while_choosing), IS(set_while_choosing), IS(close_while_choosing),
+    IS(form_while_choosing),
 };
 
 /* How a child that commits this ends: its status, as wait() tells it. */
@@ -192,7 +224,9 @@ static void what_is_allowed_does_not(void **state_)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST("misuse: null pointers, outcomes, views and histograms that are none abort", misuse_aborts),
+        TEST("misuse: null pointers, outcomes, views, histograms and times that are none, and a queue that changes "
+             "while a policy chooses, abort",
+             misuse_aborts),
         TEST("misuse: an id that is none, no room for events, freeing nothing are not misuse",
              what_is_allowed_does_not),
     };

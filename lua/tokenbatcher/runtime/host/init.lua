@@ -15,7 +15,9 @@
 --   can_start(is_driven), check(name), refuse(name)   misuse of a place
 --   log(level, text)   is there a log of the host? a line in it
 --   drive(port)     the loop is there: turn it, if the host does that; see pump.drive in pump/nginx.lua
+--   remember_traceback(value, traceback)   an error that is about to be raised again was raised there
 --   set_exit_timeout(s)   for a host whose worker exits
+--   describe_waiting(), clear()   for run(), which a host that refuses it is not asked for
 
 local ngx = rawget(_G, "ngx")
 

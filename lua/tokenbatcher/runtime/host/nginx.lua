@@ -167,7 +167,7 @@ function M.turn(steps, late_us, is_leaving)
   clock.is_turning = true
   if is_leaving then steps.flush() end
   sleepers, after_turn = after_turn, {}
-  steps.decide()
+  steps.decide(pump.now())
   clock.is_turning = false
   if sleepers[1] and worker.has_unstarted() then pump.let_run() end
   wake_sleepers(steps)

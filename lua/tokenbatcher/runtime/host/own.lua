@@ -138,9 +138,9 @@ local function take_arrivals(steps, deadline)
   local pump = clock.pump
   local began = pump.now()
   pump.wait(deadline)
-  steps.waited(began, deadline)
-  steps.sources()
   local now = pump.now()
+  steps.waited(now, began, deadline)
+  now = steps.sources(now)
   steps.timers(now)
   run_ready(steps.again)
   steps.awaits(now)
@@ -154,14 +154,15 @@ end
 -- serves its timeouts.
 function M.turn(steps, deadline)
   clock.is_turning = true
+  local now
   for _ = 1, MOST_LOOKS do
     local looked_us = take_arrivals(steps, deadline)
-    local away_us = clock.pump.now() - looked_us
-    if away_us <= AWAY_US then break end
-    steps.away(away_us)
+    now = clock.pump.now()
+    if now - looked_us <= AWAY_US then break end
+    steps.away(now - looked_us)
     deadline = 0
   end
-  steps.decide()
+  steps.decide(now)
   clock.is_turning = false
 end
 
