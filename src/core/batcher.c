@@ -118,10 +118,15 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
     int error = tb_config_check(config);
     if (error) return error;
     bool is_scripted = config->policy == TB_POLICY_SCRIPT;
-    if (!tb__batches_reserve(b, config->max_concurrent_batches) || !cuts_reserve(b, config->prefetch_batches))
+    bool opens_groups = is_scripted && b->group;
+    if (!tb__batches_reserve(b, config->max_concurrent_batches) ||
+        (opens_groups && !tb__view_reserve(b, TB_VIEW_GROUPS)) ||
+        !cuts_reserve(b, config->prefetch_batches)) /* last: it dissolves the cuts */
         return TB_ENOMEM;
-    tb__cuts_dissolve(b); /* first: a view that is opened takes them in their order */
-    if (is_scripted && b->group && !tb__view_open(b, TB_VIEW_GROUPS, 0)) return TB_ENOMEM;
+    tb__cuts_dissolve(b); /* a view that is opened takes them in their order */
+    bool is_open = !opens_groups || tb__view_open(b, TB_VIEW_GROUPS, 0);
+    assert(is_open);
+    (void)is_open;
     tb__advance(b, now_us);
     tb__account(b);
     adopt(b, config);

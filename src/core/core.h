@@ -314,6 +314,7 @@ void tb__plain_find(tb_batcher *b);
 
 /* view.c */
 bool tb__views_reserve(tb_batcher *b, uint32_t key, uint32_t group);
+bool tb__view_reserve(tb_batcher *b, uint32_t view);
 bool tb__view_open(tb_batcher *b, uint32_t view, int64_t aging_us);
 void tb__views_add(tb_batcher *b, uint32_t at);
 void tb__views_remove(tb_batcher *b, uint32_t at);

@@ -233,16 +233,22 @@ static void enter_view(tb_batcher *b, uint32_t view, uint32_t at)
     else tree_add(b, view, at);
 }
 
-bool tb__view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
+/* All the memory that opening a view needs. */
+bool tb__view_reserve(tb_batcher *b, uint32_t view)
 {
-    if (tb__is_open(b, view) && (view != TB_VIEW_PRIORITY || aging_us == b->aging_us)) return true;
     uint32_t in_use = b->views_in_use, key, group;
     largest(b, &key, &group);
     b->views_in_use |= 1u << view;
-    if (!tb__views_reserve(b, key, group)) {
-        b->views_in_use = in_use;
-        return false;
-    }
+    bool has_room = tb__views_reserve(b, key, group);
+    b->views_in_use = in_use;
+    return has_room;
+}
+
+bool tb__view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
+{
+    if (tb__is_open(b, view) && (view != TB_VIEW_PRIORITY || aging_us == b->aging_us)) return true;
+    if (!tb__view_reserve(b, view)) return false;
+    b->views_in_use |= 1u << view;
     if (view < TB_VIEW_KEYS) {
         b->view[view].root = TB_NIL;
         b->view[view].seed = 2463534242u;
