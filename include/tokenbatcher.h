@@ -689,8 +689,8 @@ double tb_look_cost(const tb_batcher *b, double position);
  */
 enum tb_view_kind { TB_VIEW_COST, TB_VIEW_DEADLINE, TB_VIEW_PRIORITY, TB_VIEW_KEYS, TB_VIEW_GROUPS };
 
-/* Keep a view from now on, until tb_views_close() or tb_set(). `view` is an enum
- * tb_view_kind and `aging_us` >= 0 (it matters to TB_VIEW_PRIORITY only); others are
+/* Keep a view from now on, until tb_views_close(), or tb_set() to a policy of the core's own. The
+ * policy is TB_POLICY_SCRIPT (otherwise misuse). `view` is an enum tb_view_kind and `aging_us` >= 0 (it matters to TB_VIEW_PRIORITY only); others are
  * misuse. May be called within a choice. TB_ENOMEM: the view is not open. First use, or
  * another aging: O(n log n); afterwards O(1), and every record that comes or goes costs
  * O(log n). 16 bytes a slot, 8 for keys or groups. The core itself keeps the view by group
