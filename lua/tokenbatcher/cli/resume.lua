@@ -33,8 +33,9 @@ local IDS = { '^{"index":%d+,"[^"\\]*":"[^"\\]*","(%a+)":', '^{"index":%d+,"[^"\
 
 --- @return number index, string|nil code of an error line; nil: it is no line of ours
 function M.answer_on(line)
-  local index, kind, at = line:match '^{"index":(%d+),"(%a+)":()'
+  local index = line:match '^{"index":(%d+),"'
   if not index or line:byte(-1) ~= 125 then return nil end
+  local kind, at = line:match '^{"index":%d+,"(%a+)":()' -- an id's name may have other characters
   if kind == "result" then return tonumber(index) end
   if kind ~= "error" then
     for _, pattern in ipairs(IDS) do
