@@ -12,7 +12,7 @@ local GUARD_MS = 30000
 -- called step(). Returns what it returns when it is done.
 local function on_luv(fn)
   local steps, main = 0, nil
-  local poll, guard = uv.new_poll(tb.fd()), uv.new_timer()
+  local poll, guard = assert(uv.new_poll(tb.fd())), uv.new_timer()
   local problem
   local function close()
     poll:close()
