@@ -10,8 +10,8 @@
  *
  * THE SPECIAL PROBLEM OF TIME. Every call that depends on time takes `now_us`
  * last: int64 microseconds on a monotonic clock whose origin the caller picks,
- * 0 to 2^61. A `now_us` below an earlier one counts as the earlier one. One question, tb_next(), replaces all timers. Durations are microseconds,
- * too; those above 2^60 count as 2^60.
+ * 0 to 2^61. A `now_us` below an earlier one counts as the earlier one. One question,
+ * tb_next(), replaces all timers. Durations are microseconds, too; those above 2^60 count as 2^60.
  *
  * THE SPECIAL PROBLEM OF WHO RUNS THE LOOP. A pump does, and a turn of it is:
  *
@@ -690,11 +690,11 @@ double tb_look_cost(const tb_batcher *b, double position);
 enum tb_view_kind { TB_VIEW_COST, TB_VIEW_DEADLINE, TB_VIEW_PRIORITY, TB_VIEW_KEYS, TB_VIEW_GROUPS };
 
 /* Keep a view from now on, until tb_views_close(), or tb_set() to a policy of the core's own. The
- * policy is TB_POLICY_SCRIPT (otherwise misuse). `view` is an enum tb_view_kind and `aging_us` >= 0 (it matters to TB_VIEW_PRIORITY only); others are
- * misuse. May be called within a choice. TB_ENOMEM: the view is not open. First use, or
- * another aging: O(n log n); afterwards O(1), and every record that comes or goes costs
- * O(log n). 16 bytes a slot, 8 for keys or groups. The core itself keeps the view by group
- * while a script decides over records that have groups. */
+ * policy is TB_POLICY_SCRIPT (otherwise misuse). `view` is an enum tb_view_kind and `aging_us` >= 0
+ * (it matters to TB_VIEW_PRIORITY only); others are misuse. May be called within a choice.
+ * TB_ENOMEM: the view is not open. First use, or another aging: O(n log n); afterwards O(1), and
+ * every record that comes or goes costs O(log n). 16 bytes a slot, 8 for keys or groups. The core
+ * itself keeps the view by group while a script decides over records that have groups. */
 int tb_view_open(tb_batcher *b, uint32_t view, int64_t aging_us);
 
 /* Forget all views, and their memory. Not within a choice. */

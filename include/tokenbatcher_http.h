@@ -205,8 +205,8 @@ void tb_http_excuse(tb_http *http, int64_t us);
 int tb_http_read(tb_http *http, double id, tb_http_response *response);
 
 /* Forget a request in any state, also one of which nothing has come; from anywhere but a
- * signal handler, between any two other calls here, any number of times; the pointers of its response die. One in flight is
- * cancelled and its connection closed, and it will not be reported.
+ * signal handler, between any two other calls here, any number of times; the pointers of its
+ * response die. One in flight is cancelled and its connection closed, and it will not be reported.
  * 1; or 0: there is no such request (any more). */
 int tb_http_release(tb_http *http, double id);
 

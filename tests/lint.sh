@@ -42,6 +42,7 @@ refuse "files over 400 lines, functions over 70" "$(LUAJIT="$LUAJIT" sh tests/li
 
 # --- text -----------------------------------------------------------------------
 refuse "debts" "$(git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.cpp' '*.h' '*.lua' '*.sh' Makefile README.md ':!tests/lint.sh')"
+refuse "lines of more than 120 characters" "$(git grep -nE '.{121,}' -- '*.c' '*.cpp' '*.h')"
 refuse "trailing white space" "$(git grep -nIE '[[:space:]]$' -- '*.c' '*.cpp' '*.h' '*.lua' '*.sh' Makefile '*.mk')"
 
 # --- the README's generated parts are what the code says ------------------------

@@ -65,7 +65,8 @@ static const char *verify_pending(const tb_batcher *b)
     CHECK(cost == b->queued_cost, "queue_cost is the sum of the queued costs");
     CHECK(overdue == b->overdue, "the overdue records are counted");
     CHECK(own == b->own, "the records with a linger of their own are counted");
-    CHECK(!tb__is_open(b, TB_VIEW_LINGER) || plain == b->plain, "the oldest record without a linger of its own is known");
+    CHECK(!tb__is_open(b, TB_VIEW_LINGER) || plain == b->plain,
+          "the oldest record without a linger of its own is known");
     return NULL;
 }
 

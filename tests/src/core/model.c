@@ -326,7 +326,8 @@ static const char *stopped(model *m, const tb_event *event)
 const char *model_event(model *m, const tb_event *event, int64_t now_us)
 {
     model_clock(m, now_us);
-    uint32_t record = model_find_record(m, event->id), batch = model_find_batch(m, event->id), pending = model_pending(m);
+    uint32_t record = model_find_record(m, event->id), batch = model_find_batch(m, event->id);
+    uint32_t pending = model_pending(m);
     if (pending == TB_EVENT_STOPPED) return stopped(m, event);
     if (event->kind != pending) return "this kind of event is not what is due first";
     if (pending == TB_EVENT_BATCH_TIMED_OUT || pending == TB_EVENT_BATCH_STOPPED) {

@@ -142,8 +142,10 @@ static void refusals_change_nothing_and_no_callback_follows(void **state)
     tb_engine *engine = engine_on(rig->loop, ECHO
         "max_queue_size = 1, batch_timeout_s = 60, target_batch_tokens = 100, on_oversize = 'reject',"
         "token_estimator = function(s) if s == 'odd' then return 'many' end return 1 end");
-    tb_submit_options cost = {.size = sizeof cost, .estimated_tokens = -1}, time = {.size = sizeof time, .timeout_s = -1},
-                      priority = {.size = sizeof priority, .priority = 0.0 / 0.0}, big = {.size = sizeof big, .estimated_tokens = 101};
+    tb_submit_options cost = {.size = sizeof cost, .estimated_tokens = -1};
+    tb_submit_options time = {.size = sizeof time, .timeout_s = -1};
+    tb_submit_options priority = {.size = sizeof priority, .priority = 0.0 / 0.0};
+    tb_submit_options big = {.size = sizeof big, .estimated_tokens = 101};
     assert_int_equal(submit(engine, "a", &cost, &rig->notes), TB_ECOST);
     cost.estimated_tokens = 0.0 / 0.0;
     assert_int_equal(submit(engine, "a", &cost, &rig->notes), TB_ECOST);
