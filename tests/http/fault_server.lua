@@ -323,6 +323,12 @@ function steps.blab(c, request) -- fails, and repeats all that it got
   return c:respond(500, refusal("crashed over " .. texts_in(request)))
 end
 
+function steps.codes(c, request) -- the same, where a word for the kind of failure stands
+  local problem = refusal "crashed"
+  problem.error.code = table.concat(inputs_of(request), ":")
+  return c:respond(500, problem)
+end
+
 function steps.escape(c, request) -- fails, and repeats all that it got as JSON of its own kind, ASCII alone
   local text = cjson.encode { detail = { { input = inputs_of(request) } } }
   return c:respond(500, (text:gsub("[\194-\244][\128-\191]+", "\\u00e9")))

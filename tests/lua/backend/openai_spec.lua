@@ -369,6 +369,17 @@ describe("the openai backend:", function()
     assert.matches("cannot take poison of mine$", results[2])
   end))
 
+  it("nor does its code, which is a word", really(function()
+    local function code_of(texts)
+      local _, err = pcall(backend("codes", { retries = 0 }), texts, { costs = { 1, 1 } })
+      return err.said_code, err.said_type
+    end
+    assert.same({ nil, "invalid_request_error" }, { code_of { "hunter2", "swordfish" } })
+    assert.same({ "model_loading", "invalid_request_error" }, { code_of { "model_loading" } })
+    assert.same({ nil, "invalid_request_error" }, { code_of { "two words" } })
+    assert.same({ nil, "invalid_request_error" }, { code_of { ("x"):rep(101) } })
+  end))
+
   it("nor an answer of another record", really(function()
     local texts = { "the secret of Alice", "Bob's password", "Carol" }
     for _, result in ipairs((call(backend("tale~a", { endpoint = "completions" }), texts))) do

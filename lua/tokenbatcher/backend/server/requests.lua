@@ -33,8 +33,10 @@ end
 
 local SHORT = 100 -- bytes of a server's code or type
 
-local function short(value)
-  return type(value) == "string" and #value <= SHORT and value or nil
+-- A code is a word, and nobody's: neither a secret nor a part of one of several texts.
+local function code_of(self, value, texts)
+  if type(value) ~= "string" or #value > SHORT or not value:find "^[%w_.:/+=-]+$" then return nil end
+  return self.words:excerpt(value, texts) == value and value or nil
 end
 
 -- The sentence of an error body {"error": {"message": ...}}, or its beginning; its code and type.
@@ -43,7 +45,8 @@ local function complaint(self, body, texts)
   local problem = type(answer) == "table" and (answer.error or answer.message or answer.detail)
   local code, kind
   if type(problem) == "table" then
-    code, kind, problem = short(problem.code), short(problem.type), problem.message
+    code, kind = code_of(self, problem.code, texts), code_of(self, problem.type, texts)
+    problem = problem.message
   end
   return self.words:excerpt(type(problem) == "string" and problem or body, texts), code, kind
 end
@@ -62,7 +65,7 @@ local function status_err(self, url, response, texts, why)
   local err = self:err(url, "http_status", ("status %d%s%s"):format(response.status,
     text ~= "" and ": " .. text or "", why and " (not tried again: " .. why .. ")" or ""))
   err.status, err.said, err.said_code, err.said_type = response.status, said, code, kind
-  err.request_id = short(response.headers["x-request-id"])
+  err.request_id = code_of(self, response.headers["x-request-id"], texts)
   return err
 end
 
