@@ -1,6 +1,7 @@
 # TokenBatcher. `make help` lists the targets; settings come first.
 
 PREFIX   ?= /usr/local
+LIBDIR   ?= $(PREFIX)/lib
 DESTDIR  ?=
 ifeq ($(origin CC),default)
 CC        = gcc
@@ -48,12 +49,12 @@ LUA_SRC  = $(shell find lua -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test lint bench bench-gateway rock install-rock soak fuzz sanitize install clean help
+.PHONY: all deps run test lint bench bench-gateway rock install-rock soak fuzz sanitize install uninstall clean help
 .DELETE_ON_ERROR:
 
 # The HTTP client is a library of its own: without libcurl's headers all the rest is built.
 # Asked when everything else is there, since `make deps all` may have just installed them.
-all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/libtokenbatcher_json.so $B/tokenbatcher ## build the libraries and the executable
+all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/libtokenbatcher_script.a $B/libtokenbatcher_json.so $B/tokenbatcher ## build the libraries and the executable
 	@if pkg-config --exists libcurl; then $(MAKE) --no-print-directory -s $B/libtokenbatcher_http.so; \
 	else echo "no libcurl (make deps installs libcurl4-openssl-dev): the HTTP client is not built"; fi
 
@@ -70,6 +71,33 @@ deps: ## install what the other targets of this command line need (Debian packag
 	else echo "deps: nothing is missing"; fi
 
 # --- the libraries ---------------------------------------------------------
+
+# A shared library is built as NAME.so.0, which is its SONAME, with NAME.so as a link to it. It
+# exports what its headers name, and the function that hands out their text to Lua.
+SOVERSION = 0
+SO_FLAGS  = -shared $(CFLAGS) -Wl,-soname,$(@F).$(SOVERSION) -Wl,--version-script,$(filter %.map,$^) -o $@.$(SOVERSION)
+SO_LINK   = ln -sf $(@F).$(SOVERSION) $@
+
+# $(call map,EXTRA SYMBOLS,HEADERS)
+define map
+	@mkdir -p $(@D)
+	{ echo 'TOKENBATCHER_$(SOVERSION) {'; echo '  global:'; for name in $(1) \
+	  $$($(CC) -E -P -Iinclude $(2) | grep -oE '\btb_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u); do \
+	  echo "    $$name;"; done; echo '  local: *;'; echo '};'; } > $@
+endef
+
+$B/gen/core.map: $(HEADERS)
+	$(call map,tb_cdef,include/tokenbatcher_ev.h)
+
+$B/gen/http.map: include/tokenbatcher_http.h
+	$(call map,tb_http_cdef,$<)
+
+$B/gen/script.map: include/tokenbatcher_engine.h src/script/threads.h $(HEADERS)
+	$(call map,tb_script_cdef,include/tokenbatcher_engine.h src/script/threads.h)
+
+$B/gen/json.map: $(MAKEFILE_LIST)
+	@mkdir -p $(@D)
+	echo '{ global: luaopen_tokenbatcher_json; local: *; };' > $@
 
 $B/src/core/%.o: src/core/%.c $(wildcard src/core/*.h) include/tokenbatcher.h
 	@mkdir -p $(@D)
@@ -118,15 +146,18 @@ $B/libcore.a: $(CORE_OBJ)
 $B/libtokenbatcher.a: $(LIB_OBJ)
 	rm -f $@ && ar rc $@ $^
 
-$B/libtokenbatcher.so: $(LIB_OBJ)
-	$(CC) -shared $(CFLAGS) -pthread -o $@ $^ -lev
+$B/libtokenbatcher.so: $(LIB_OBJ) $B/gen/core.map
+	$(CC) $(SO_FLAGS) -pthread $(LIB_OBJ) -lev
+	$(SO_LINK)
 
-$B/libtokenbatcher_http.so: $(HTTP_OBJ)
-	$(CC) -shared $(CFLAGS) -o $@ $^ $$(pkg-config --libs libcurl) -lm
+$B/libtokenbatcher_http.so: $(HTTP_OBJ) $B/gen/http.map
+	$(CC) $(SO_FLAGS) $(HTTP_OBJ) $$(pkg-config --libs libcurl) -lm
+	$(SO_LINK)
 
 # A Lua module: Lua's symbols come from the program.
-$B/libtokenbatcher_json.so: $(JSON_OBJ)
-	$(CC) -shared $(CFLAGS) -o $@ $^ $(JSON_LIB)
+$B/libtokenbatcher_json.so: $(JSON_OBJ) $B/gen/json.map
+	$(CC) $(SO_FLAGS) $(JSON_OBJ) $(JSON_LIB)
+	$(SO_LINK)
 
 # --- scripts in C programs, and in threads: the Lua modules inside, Lua's symbols from the
 # program. -z nodelete: a worker thread that was abandoned outlives whoever loaded it.
@@ -135,9 +166,12 @@ $B/src/script/%.o: src/script/%.c $(wildcard src/script/*.h src/base/*.h) includ
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
 
-$B/libtokenbatcher_script.so: $(SCRIPT_OBJ) $B/libtokenbatcher.so
-	$(CC) -shared $(CFLAGS) -pthread -Wl,-z,nodelete -Wl,-rpath,'$$ORIGIN' -o $@ $(SCRIPT_OBJ) \
-	  -L$B -ltokenbatcher -lev -ldl
+$B/libtokenbatcher_script.so: $(SCRIPT_OBJ) $B/libtokenbatcher.so $B/gen/script.map
+	$(CC) $(SO_FLAGS) -pthread -Wl,-z,nodelete -Wl,-rpath,'$$ORIGIN' $(SCRIPT_OBJ) -L$B -ltokenbatcher -lev -ldl
+	$(SO_LINK)
+
+$B/libtokenbatcher_script.a: $(SCRIPT_OBJ)
+	rm -f $@ && ar rc $@ $^
 
 # --- the executable: LuaJIT, JSON and all Lua modules inside (and cjson, for scripts) --------
 
@@ -169,21 +203,29 @@ run: all ## run the sample: 240 prompts through a simulated accelerator
 
 include tests/tests.mk
 
-# Where to, as one absolute path. By the shell: make's own functions take a space for an end.
+# Where to, as absolute paths. By the shell: make's own functions take a space for an end.
 ROOT     = $(shell realpath -ms -- '$(DESTDIR)$(PREFIX)')
-VERSION := $(shell sed -n 's/.*_VERSION = "\(.*\)".*/\1/p' lua/tokenbatcher/init.lua)
+LIBROOT  = $(shell realpath -ms -- '$(DESTDIR)$(LIBDIR)')
+VERSION := $(shell sed -n 's/.*define TB_VERSION "\(.*\)".*/\1/p' include/tokenbatcher.h)
 
-install: all $B/tokenbatcher.1 ## into PREFIX (/usr/local), below DESTDIR
-	install -d '$(ROOT)/bin' '$(ROOT)/lib/pkgconfig' '$(ROOT)/include' '$(ROOT)/share/man/man1'
+install: all $B/tokenbatcher.1 ## into PREFIX (/usr/local) and LIBDIR (PREFIX/lib), below DESTDIR
+	install -d '$(ROOT)/bin' '$(LIBROOT)/pkgconfig' '$(ROOT)/include' '$(ROOT)/share/man/man1'
 	install -m 755 $B/tokenbatcher '$(ROOT)/bin/'
-	install -m 644 $B/libtokenbatcher*.a $B/libtokenbatcher*.so '$(ROOT)/lib/'
+	install -m 644 $B/libtokenbatcher*.a $B/libtokenbatcher*.so.$(SOVERSION) '$(LIBROOT)/'
+	for link in $B/libtokenbatcher*.so; do cp -P "$$link" '$(LIBROOT)/' || exit 1; done
 	install -m 644 include/*.h '$(ROOT)/include/'
 	install -m 644 $B/tokenbatcher.1 '$(ROOT)/share/man/man1/'
 	for pc in src/*/*.pc.in; do \
-	  sed -e 's|@PREFIX@|$(shell realpath -ms -- '$(PREFIX)')|' -e 's|@VERSION@|$(VERSION)|' $$pc \
-	    > '$(ROOT)/lib/pkgconfig/'$$(basename $$pc .in) || exit 1; done
+	  sed -e 's|@PREFIX@|$(shell realpath -ms -- '$(PREFIX)')|' -e 's|@LIBDIR@|$(shell realpath -ms -- '$(LIBDIR)')|' \
+	    -e 's|@VERSION@|$(VERSION)|' $$pc > '$(LIBROOT)/pkgconfig/'$$(basename $$pc .in) || exit 1; done
 	cd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} '$(ROOT)/share/lua/5.1/{}' \;
 	case '$(ROOT)' in /usr | /usr/local) [ "$$(id -u)" != 0 ] || ldconfig ;; esac
+
+uninstall: ## remove what install put there, given the same PREFIX, LIBDIR and DESTDIR
+	rm -f '$(ROOT)/bin/tokenbatcher' '$(ROOT)/share/man/man1/tokenbatcher.1' '$(LIBROOT)/'libtokenbatcher*.a \
+	  '$(LIBROOT)/'libtokenbatcher*.so* '$(LIBROOT)/pkgconfig/'tokenbatcher*.pc
+	for header in include/*.h; do rm -f '$(ROOT)/include/'$$(basename $$header) || exit 1; done
+	rm -rf '$(ROOT)/share/lua/5.1/tokenbatcher'
 
 clean: ## remove what was built
 	rm -rf $B

@@ -86,6 +86,12 @@ extern "C" {
 #pragma GCC visibility push(default)
 #endif
 
+/* The version of the project, MAJOR.MINOR.PATCH. */
+#define TB_VERSION "0.1.0"
+#define TB_VERSION_MAJOR 0
+#define TB_VERSION_MINOR 1
+#define TB_VERSION_PATCH 0
+
 /* TB_ABI changes with every incompatible change of a header. A record's id is
  * generation x 2^TB_SLOT_BITS + slot; so many records can live at once, and so many keys.
  * TB_MAX_BATCHES is the upper bound of max_concurrent_batches. */

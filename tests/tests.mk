@@ -89,6 +89,7 @@ rock: $B/libtokenbatcher.so
 	  $(MAKE) --no-print-directory -s $B/libtokenbatcher_json.so; else echo "no RapidJSON: without JSON"; fi
 
 install-rock: $B/libtokenbatcher.so
+	@[ -n '$(LUADIR)' ] || { echo "install-rock: LIBDIR= and LUADIR= are needed: where to"; exit 1; }
 	for library in libtokenbatcher libtokenbatcher_json; do \
 	  [ ! -e $B/$$library.so ] || install -D -m 644 $B/$$library.so '$(LIBDIR)/'$$library.so || exit 1; done
 	cd lua && find tokenbatcher -name '*.lua' -not -path '*/cli/*' -exec install -D -m 644 {} '$(LUADIR)/{}' \;

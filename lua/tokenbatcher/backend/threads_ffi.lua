@@ -9,10 +9,14 @@ local LIBRARY, ABI = "libtokenbatcher_script.so", 2
 local function load_library()
   if tbffi.lib == ffi.C then return ffi.C, tbffi.path end
   local path = (tbffi.path:match "^.*/" or "") .. LIBRARY
-  local ok, lib = pcall(ffi.load, path)
-  if ok then return lib, path end
+  local reasons = {}
+  for _, name in ipairs { path, path .. ".0" } do -- see base/library
+    local ok, lib = pcall(ffi.load, name)
+    if ok then return lib, name end
+    reasons[#reasons + 1] = tostring(lib)
+  end
   error(("tokenbatcher: cannot load %s, which must lie beside %s: %s\n(run make)"):format(path, tbffi.path,
-    tostring(lib)), 0)
+    table.concat(reasons, "; ")), 0)
 end
 
 ffi.cdef "const char *tb_script_cdef(void); int tb_script_abi(void);"

@@ -22,6 +22,22 @@ describe("the library", function()
     assert.equal(cli.path "there/libtokenbatcher.so" .. "\n", r.out)
   end)
 
+  it("and those beside it are found by their versioned names, where only programs are run", function()
+    local build = cli.exe:match "^(.*)/"
+    os.execute(("mkdir -p %s/run && cp %s/*.so.0 %s/run/"):format(cli.folder, build, cli.folder))
+    local r = cli.shell(([[TOKENBATCHER_LIB=%s/run/libtokenbatcher.so.0 luajit -e '
+      print(require("tokenbatcher.core.ffi").path, require("tokenbatcher.backend.threads_ffi").path,
+        require("tokenbatcher.base.json").lost(), require("tokenbatcher.base.json").encode { [1] = "x" })']])
+      :format(cli.folder))
+    assert.equal(("%s/run/libtokenbatcher.so.0\t%s/run/libtokenbatcher_script.so.0\tnil\t[\"x\"]\n")
+      :format(cli.folder, cli.folder), r.out, r.err)
+    r = cli.shell(([[cd / && LD_LIBRARY_PATH=%s/run luajit -e '
+      package.path = "%s/?.lua;%s/?/init.lua;" .. package.path
+      print(require("tokenbatcher.core.ffi").path)']]):format(cli.folder, cli.path "modules", cli.path "modules"))
+    if r.out:find("/usr/local/lib/", 1, true) then return pending "skipped: one is installed in /usr/local" end
+    assert.equal("libtokenbatcher.so.0\n", r.out, r.err)
+  end)
+
   it("is not taken from the current folder", function()
     os.execute(("mkdir -p %s/here && cp -r lua %s/alone && cp %s/libtokenbatcher.so %s/here/"):format(cli.folder,
       cli.folder, cli.exe:match "^(.*)/", cli.folder))

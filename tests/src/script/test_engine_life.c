@@ -157,7 +157,6 @@ static void free_answers_every_record_with_stopped_and_then_those_who_wait_for_s
 
 struct inside {
     struct notes notes;
-    int64_t other;
     int calls, cancelled;
 };
 
@@ -204,7 +203,9 @@ static void submit_and_cancel_inside(tb_engine *engine, const tb_engine_result *
 {
     struct inside *inside = user;
     (void)result;
-    if (inside->calls++ == 0) inside->cancelled = tb_engine_cancel(engine, inside->other);
+    if (inside->calls++ == 0) {
+        inside->cancelled = tb_engine_cancel(engine, must_submit(engine, "b", &inside->notes));
+    }
     if (inside->calls < 20) {
         assert_true(tb_engine_submit(engine, "a", 1, NULL, submit_and_cancel_inside, inside) > 0);
     } else {
@@ -219,7 +220,6 @@ static void a_callback_may_submit_cancel_and_stop(void **state)
     tb_engine *engine = engine_on(rig->loop, "policy = 'eager', max_batch_size = 1, "
                                              "inference_fn = function(r) tb.sleep(0) return r end");
     tb_engine_submit(engine, "a", 1, NULL, submit_and_cancel_inside, &inside);
-    inside.other = must_submit(engine, "b", &inside.notes);
     ev_run(rig->loop, 0);
     assert_int_equal(inside.calls, 20);
     assert_int_equal(inside.cancelled, TB_OK);
