@@ -20,7 +20,7 @@ ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread -Iinclude
 # No exceptions, no objects of C++'s library: JSON uses its numbers alone, which are linked in.
 ALL_CXXFLAGS = -std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fPIC -fvisibility=hidden \
             $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(WARN)) $(CFLAGS)
-LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I/usr/include/luajit-2.1)
+LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I$(or $(LUA_INCDIR),/usr/include/luajit-2.1))
 
 # What runs needs, what tests need, what lint needs: Debian 12 packages.
 # rapidjson-dev: headers for JSON, which is compiled by g++; zlib1g: compressed input, when it comes.

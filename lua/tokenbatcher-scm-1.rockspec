@@ -13,10 +13,11 @@ description = {
 }
 supported_platforms = { "linux" }
 dependencies = { "lua == 5.1" }
-external_dependencies = { LIBEV = { header = "ev.h" } }
+external_dependencies = { LIBEV = { header = "ev.h" } } -- and what is at hand: RapidJSON, libcurl, LuaJIT's headers
 build = {
   type = "make",
   build_target = "rock",
+  build_variables = { LUA_INCDIR = "$(LUA_INCDIR)" },
   install_target = "install-rock",
   install_variables = { LUADIR = "$(LUADIR)", LIBDIR = "$(LIBDIR)" },
   copy_directories = {},

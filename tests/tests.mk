@@ -83,13 +83,17 @@ fuzz: ## libFuzzer on the core and on JSON, FUZZ_SECONDS (60) each
 sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
 	B='$B' sh tests/sanitize.sh
 
-# JSON as it came needs RapidJSON to be built; a rock does without, then lua-cjson does.
+# For LuaRocks: what there are headers for. A rock does without JSON as it came (then lua-cjson
+# does), without HTTP and without worker threads.
+ROCK_PARTS = json:rapidjson/reader.h http:curl/curl.h script:luajit.h
 rock: $B/libtokenbatcher.so
-	@if echo '#include <rapidjson/reader.h>' | $(CXX) -E -x c++ - >/dev/null 2>&1; then \
-	  $(MAKE) --no-print-directory -s $B/libtokenbatcher_json.so; else echo "no RapidJSON: without JSON"; fi
+	@for part in $(ROCK_PARTS); do name=libtokenbatcher_$${part%%:*}.so; \
+	  if echo "#include <$${part#*:}>" | $(CXX) $(LUA_CFLAGS) -E -x c++ - >/dev/null 2>&1; then \
+	    $(MAKE) --no-print-directory -s $B/$$name || exit 1; \
+	  else echo "no $${part#*:}: the rock is without $$name"; fi; done
 
 install-rock: $B/libtokenbatcher.so
 	@[ -n '$(LUADIR)' ] || { echo "install-rock: LIBDIR= and LUADIR= are needed: where to"; exit 1; }
-	for library in libtokenbatcher libtokenbatcher_json; do \
+	for library in libtokenbatcher $(foreach p,$(ROCK_PARTS),libtokenbatcher_$(firstword $(subst :, ,$p))); do \
 	  [ ! -e $B/$$library.so ] || install -D -m 644 $B/$$library.so '$(LIBDIR)/'$$library.so || exit 1; done
 	cd lua && find tokenbatcher -name '*.lua' -not -path '*/cli/*' -exec install -D -m 644 {} '$(LUADIR)/{}' \;

@@ -101,10 +101,29 @@ describe("an installed tree on its own:", function()
   end)
 
   it("every module of a rock loads, or says what it needs", function()
+    assert_stands_alone(rock, NEEDS_NGINX)
+    for _, part in ipairs { "http", "script" } do
+      local library = cli.path("rock/lib/libtokenbatcher_" .. part .. ".so")
+      assert(os.rename(library, library .. ".away"))
+    end
     assert_stands_alone(rock, with(NEEDS_NGINX, {
       ["tokenbatcher.backend.http.http_ffi"] = NO_CURL, ["tokenbatcher.backend.http.client"] = NO_CURL,
       ["tokenbatcher.backend.threads_ffi"] = NO_SCRIPT, ["tokenbatcher.backend.threads"] = NO_SCRIPT,
     }))
+    for _, part in ipairs { "http", "script" } do
+      local library = cli.path("rock/lib/libtokenbatcher_" .. part .. ".so")
+      assert(os.rename(library .. ".away", library))
+    end
+  end)
+
+  it("luarocks makes the rock, and its modules load", function()
+    if cli.shell("command -v luarocks").status ~= 0 then return pending "skipped: no luarocks" end
+    local source, tree = cli.path "source", cli.path "luarocks"
+    cli.shell(("mkdir %s && cp -r Makefile lua src include tests %s/"):format(source, source))
+    local r = cli.shell(("cd %s && env -u MAKEFLAGS -u MAKELEVEL -u LUA_PATH -u LUA_CPATH HOME=%s luarocks "
+      .. "--lua-version=5.1 --tree=%s make lua/tokenbatcher-scm-1.rockspec"):format(source, cli.folder, tree))
+    assert.equal(0, r.status, r.out .. r.err)
+    assert_stands_alone({ lua = tree .. "/share/lua/5.1", cpath = tree .. "/lib/lua/5.1/?.so" }, NEEDS_NGINX)
   end)
 
   it("a module that needs what is not there is found", function()
