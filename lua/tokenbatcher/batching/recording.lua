@@ -2,9 +2,10 @@
 -- `tokenbatcher fit`. A line each:
 --
 --   {"tokenbatcher_recording":1,"name":"..."}                                    the first one
---   {"at":1.204518,"cost":480,"key":"a","group":"m","priority":1,"timeout_s":2,"batch_timeout_s":0.1,"slo":1}
+--   {"at":1.204518,"turn":9,"cost":480,"key":"a","group":"m","priority":1,"timeout_s":2,"batch_timeout_s":0.1,"slo":1}
 --       a call of submit; a batch of submit_batch is as many; those refused are in it, too; all but
---       at and cost if given. Keys and groups are pseudonyms (base/pseudonym.lua), unless the
+--       at, turn and cost if given. Those of one turn of the loop, which one decision has seen, have
+--       one number. Keys and groups are pseudonyms (base/pseudonym.lua), unless the
 --       option record_keys is set: the same one is the same within a recording, and says nothing else.
 --   {"batch":7,"at":1.254,"records":3,"tokens":1440,"padded":1920,"cost":1440,"service_s":0.09,"failed":0,
 --       "reason":"timeout"}             when it is over; "calls":n if it was bisected in so many calls
@@ -81,6 +82,7 @@ function M.new(name, batcher, now_us)
   local self = setmetatable({
     path = M.path_of(name), name = name, batcher = batcher, origin_us = now_us, last_us = now_us,
     flush_at_us = now_us + FLUSH_US, secret = secret, pseudonyms = {}, pseudonym_count = 0,
+    turn = 1, has_arrivals = false,
   }, Recording)
   local ok
   ok, message = open(self)
@@ -164,7 +166,8 @@ local function is_seconds(value) return type(value) == "number" and value >= 0 a
 function Recording:arrival(now_us, cost, opts, group, slo_s)
   if not self.file then return end
   self.last_us = now_us
-  local line = ('{"at":%.6f,"cost":%.14g'):format((now_us - self.origin_us) / 1e6, cost)
+  self.has_arrivals = true
+  local line = ('{"at":%.6f,"turn":%d,"cost":%.14g'):format((now_us - self.origin_us) / 1e6, self.turn, cost)
   group = group or opts and opts.group
   if opts then
     if opts.key and opts.key ~= "" then line = line .. ',"key":' .. shown(self, opts.key) end
@@ -185,6 +188,12 @@ end
 --- A call of submit_batch that was refused as a whole.
 function Recording:refused(now_us, costs, n, opts, group)
   for i = 0, n - 1 do self:arrival(now_us, costs[i], opts, group) end
+end
+
+--- What has arrived until now is seen by one decision.
+function Recording:turn_over()
+  if not self.has_arrivals then return end
+  self.turn, self.has_arrivals = self.turn + 1, false
 end
 
 --- A batch is over. @param run table  see run.lua

@@ -309,6 +309,7 @@ function M.turn(self, now)
   self._suspects:expire(self._suspect_us, now)
   self._joining:expire(self, now)
   pull_events(self, now)
+  if self._recording then self._recording:turn_over() end
   local id = next_batch(self, now)
   while id ~= 0 do
     dispatch(self, id)

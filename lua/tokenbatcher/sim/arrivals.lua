@@ -5,7 +5,7 @@
 --   constant:rate=R        one every 1/R seconds
 --   closed:clients=N       N clients, each of which asks again when it is answered, after think=T s
 --
--- Each takes tokens=D (cost of a record, default 1), output=D (default 0), keys=N (default: no keys;
+-- Each takes tokens=D (cost of a record, default 1), output=D (default: not known), keys=N (default: no keys;
 -- key k is chosen as often as 1/k says), timeout=D (seconds; default none). D is a number,
 -- lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to). For sources, see trace.lua.
 
@@ -118,7 +118,7 @@ end
 
 local function draw_record(self)
   self.cost = min(MAX_COST, self.tokens(self.stream))
-  self.output = self.output_tokens and floor(self.output_tokens(self.stream) + 0.5) or 0
+  self.output = self.output_tokens and floor(self.output_tokens(self.stream) + 0.5) or -1
   if self.keys then self.key = draw_key(self.keys, self.key_stream) end
   if self.timeout then self.timeout_us = max(1, floor(min(1e9, self.timeout(self.stream)) * 1e6 + 0.5)) end
 end
@@ -130,7 +130,7 @@ local function new_source(spec, seed, records)
     tokens = spec.p.tokens or one, output_tokens = spec.p.output, timeout = spec.p.timeout,
     keys = key_weights(spec.p.keys),
     stream = random.new(seed, "records"), key_stream = random.new(seed, "keys"), gaps = random.new(seed, "gaps"),
-    left = records, at_us = 0, cost = 0, output = 0, key = nil, priority = 0, timeout_us = 0,
+    left = records, at_us = 0, cost = 0, output = -1, turn = 0, key = nil, priority = 0, timeout_us = 0,
     batch_timeout_us = 0, is_done = false,
   }, Source)
 end

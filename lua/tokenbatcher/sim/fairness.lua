@@ -1,7 +1,7 @@
 --- Jain's index over keys: in windows of ten batches, over the keys that had records waiting
 -- throughout, (sum x)^2 / (n x sum x^2) of the tokens that each was served; the mean over the
--- windows in which at least two keys competed, 1 if there was none. 1: all got the same; 1/n:
--- one got everything.
+-- windows in which at least two keys competed, nothing if there was none. 1: all got the same;
+-- 1/n: one got everything.
 
 local M = {}
 local Fairness = {}
@@ -49,7 +49,7 @@ function Fairness:dispatched()
 end
 
 function Fairness:index()
-  return self.windows > 0 and self.sum / self.windows or 1
+  return self.windows > 0 and self.sum / self.windows or nil
 end
 
 return M

@@ -1,14 +1,26 @@
---- Fits what a batch takes to a recording: time = a + b x tokens, or a + b x tokens + c x padded,
--- by least squares over the batches that ran whole. It refuses to guess where a and b cannot be
--- told apart.
+--- Fits what a batch takes to a recording: time = a + b x tokens, or a + b x tokens + c x padded, over the
+-- batches that ran whole. It refuses to guess where a and b cannot be told apart.
+--
+-- What counts is the relative error, since a small batch that is 10 % off is as wrong as a large one: weighted least
+-- squares with weights 1 / fitted^2, again and again until the fit stands (the quasi-likelihood of a gamma
+-- model, McCullagh and Nelder, 1989). So the ratios of what was seen to what is fitted have the mean 1, and
+-- a run takes as long as the recorded one. No term is negative: a batch cannot take less than nothing, nor a
+-- token. Of all choices of terms that come out so, the one with the least error is taken.
 
 local formats = require "tokenbatcher.sim.formats"
 local json = require "tokenbatcher.base.json"
 
+local abs, ceil, log, max, sqrt = math.abs, math.ceil, math.log, math.max, math.sqrt
+
 local M = {}
 
 local ENOUGH = 3 -- batches, at the least, for each number that is fitted
-local KEPT = 100000 -- errors kept for their percentile; of more, every other one
+local ROUNDS, STANDS = 100, 1e-12 -- of weights; a change that is none
+local LEAST_S = 1e-9 -- stands for a fitted time of nothing
+local SLOW = 2 -- times as long as usual for its work
+local APART = 5 -- batches of usual speed between two episodes of slowness
+local LAGS = { 1, 2, 5, 10, 20 }
+local EPISODES, BATCHES = 20, 1000 -- at the least for a p99
 
 -- --- reading --------------------------------------------------------------------
 
@@ -16,39 +28,53 @@ local function is_number(value)
   return type(value) == "number" and value >= 0 and value < math.huge
 end
 
+-- A batch as {at_s, tokens, padded, seconds}; nil; or nil and that it is one that did not run whole.
 local function observation(value)
   if type(value) ~= "table" or value.batch == nil then return nil end
   local is_whole = value.failed == 0 and not value.calls
-  if not (is_whole and is_number(value.tokens) and is_number(value.padded) and is_number(value.service_s)) then
+  if not (is_whole and is_number(value.tokens) and is_number(value.padded) and is_number(value.service_s)
+    and is_number(value.at)) then
     return nil, true
   end
-  return { 1, value.tokens, value.padded, value.service_s }
+  return { at_s = value.at, tokens = value.tokens, padded = value.padded, seconds = value.service_s }
 end
 
--- fn(observation) for each batch that ran whole. @return how many were left out, or nil and a message
-local function each_batch(path, fn)
+local function open(path)
   local file, message = io.open(path, "rb")
   if not file then return nil, "cannot open the recording: " .. message end
   local first, problem = file:read "*l"
-  local format
   if not first then
     file:close()
     return nil, problem and ("cannot read the recording %s: %s"):format(path, problem)
       or ("the recording %s is empty"):format(path)
   end
+  local format
   format, message = formats.detect((first:gsub("\r$", "")))
-  if format ~= formats.recording then
-    file:close()
-    return nil, format and ("%s is no recording, but %s"):format(path, format.name) or path .. " " .. message
-  end
-  local left_out = 0
+  if format == formats.recording then return file end
+  file:close()
+  return nil, format and ("%s is no recording, but %s"):format(path, format.name) or path .. " " .. message
+end
+
+-- @return list of the batches that ran whole, in the order of their starts, and how many did not; or nil and a message
+local function read(path)
+  local file, message = open(path)
+  if not file then return nil, message end
+  local list, left_out = {}, 0
   for line in file:lines() do
-    local value = line:find '"batch"' and json.decode(line)
-    local seen, failed = observation(value)
-    if seen then fn(seen) elseif failed then left_out = left_out + 1 end
+    local seen, failed = observation(line:find '"batch"' and json.decode(line))
+    if seen then
+      seen.place = #list
+      list[#list + 1] = seen
+    elseif failed then
+      left_out = left_out + 1
+    end
   end
   file:close()
-  return left_out
+  table.sort(list, function(a, b)
+    if a.at_s ~= b.at_s then return a.at_s < b.at_s end
+    return a.place < b.place
+  end)
+  return list, left_out
 end
 
 -- --- least squares ------------------------------------------------------------------
@@ -58,10 +84,10 @@ local function solve(matrix, right, n)
   for i = 1, n do
     local pivot = i
     for r = i + 1, n do
-      if math.abs(matrix[r][i]) > math.abs(matrix[pivot][i]) then pivot = r end
+      if abs(matrix[r][i]) > abs(matrix[pivot][i]) then pivot = r end
     end
     matrix[i], matrix[pivot], right[i], right[pivot] = matrix[pivot], matrix[i], right[pivot], right[i]
-    if math.abs(matrix[i][i]) < 1e-9 then return nil end
+    if abs(matrix[i][i]) < 1e-12 then return nil end
     for r = i + 1, n do
       local factor = matrix[r][i] / matrix[i][i]
       for c = i, n do matrix[r][c] = matrix[r][c] - factor * matrix[i][c] end
@@ -77,94 +103,200 @@ local function solve(matrix, right, n)
   return out
 end
 
--- Means, and products of what deviates from them, in one pass (Welford, 1962).
-local function new_moments()
-  return { n = 0, mean = { 0, 0, 0 }, m = { { 0, 0, 0 }, { 0, 0, 0 }, { 0, 0, 0 } } }
+-- The terms of a batch; what is fitted is a factor for each.
+local TERMS = {
+  function() return 1 end, function(o) return o.tokens end, function(o) return o.padded end,
+}
+
+-- Sums of products of the terms, each divided by its mean, and of the seconds, under weights 1 / fitted^2.
+local function moments(list, n, scale, fitted)
+  local xx, xy, yy = {}, {}, 0
+  for i = 1, n do
+    xx[i], xy[i] = {}, 0
+    for k = 1, n do xx[i][k] = 0 end
+  end
+  for _, o in ipairs(list) do
+    local w, y = 1 / max(LEAST_S, fitted(o)) ^ 2, o.seconds
+    yy = yy + w * y * y
+    for i = 1, n do
+      local x = TERMS[i](o) / scale[i]
+      xy[i] = xy[i] + w * x * y
+      for k = 1, n do xx[i][k] = xx[i][k] + w * x * TERMS[k](o) / scale[k] end
+    end
+  end
+  return xx, xy, yy
 end
 
--- x: tokens, padded, seconds.
-local function observe(moments, x1, x2, x3)
-  local x, before = { x1, x2, x3 }, {}
-  moments.n = moments.n + 1
-  for i = 1, 3 do
-    before[i] = x[i] - moments.mean[i]
-    moments.mean[i] = moments.mean[i] + before[i] / moments.n
+-- The least squares over some of the terms. @param chosen table  their numbers
+-- @return factors of all n terms (0 where not chosen), and the error; nil where it has a negative one
+local function over(chosen, n, xx, xy, yy)
+  local m, matrix, right = #chosen, {}, {}
+  local unit = xx[1][1]
+  for i = 1, m do
+    matrix[i], right[i] = {}, xy[chosen[i]] / unit
+    for k = 1, m do matrix[i][k] = xx[chosen[i]][chosen[k]] / unit end
   end
-  for i = 1, 3 do
-    for k = 1, 3 do moments.m[i][k] = moments.m[i][k] + before[i] * (x[k] - moments.mean[k]) end
+  local found = solve(matrix, right, m)
+  if not found then return nil end
+  local factors, off = {}, yy
+  for i = 1, n do factors[i] = 0 end
+  for i = 1, m do
+    if found[i] < 0 then return nil end
+    factors[chosen[i]] = found[i]
+    off = off - found[i] * xy[chosen[i]]
+  end
+  return factors, off
+end
+
+-- The best factors of n terms, none negative: every choice of terms is tried.
+local function best_factors(n, xx, xy, yy)
+  local best, least
+  for mask = 2 ^ n - 1, 1, -1 do
+    local chosen = {}
+    for i = 1, n do
+      if math.floor(mask / 2 ^ (i - 1)) % 2 == 1 then chosen[#chosen + 1] = i end
+    end
+    local factors, off = over(chosen, n, xx, xy, yy)
+    if factors and (not least or off < least - 1e-12 * yy) then best, least = factors, off end
+  end
+  return best
+end
+
+local function mean_of(list, term)
+  local sum = 0
+  for _, o in ipairs(list) do sum = sum + term(o) end
+  return sum / #list
+end
+
+-- @return the factors of the first n terms
+local function fit(list, n)
+  local scale, factors = {}, nil
+  for i = 1, n do scale[i] = max(LEAST_S, mean_of(list, TERMS[i])) end
+  local function fitted(o)
+    local sum = 0
+    for i = 1, n do sum = sum + factors[i] * TERMS[i](o) / scale[i] end
+    return sum
+  end
+  factors = best_factors(n, moments(list, n, scale, function() return 1 end))
+  for _ = 1, ROUNDS do
+    local former = factors
+    factors = best_factors(n, moments(list, n, scale, fitted))
+    local change = 0
+    for i = 1, n do change = max(change, abs(factors[i] - former[i])) end
+    if change <= STANDS then break end
+  end
+  for i = 1, n do factors[i] = factors[i] / scale[i] end
+  return factors
+end
+
+-- What keeps terms from being told apart, or nil.
+local function confusion(list, with_padding)
+  local mean, spread = { mean_of(list, TERMS[2]), mean_of(list, TERMS[3]) }, { 0, 0 }
+  local together = 0
+  for _, o in ipairs(list) do
+    local x, y = o.tokens - mean[1], o.padded - mean[2]
+    spread[1], spread[2], together = spread[1] + x * x, spread[2] + y * y, together + x * y
+  end
+  local function is_flat(i) return sqrt(spread[i]) <= 1e-9 * max(1, mean[i]) * sqrt(#list) end
+  if is_flat(1) then
+    return "in the recording %s all batches cost the same: what a batch and what a token takes cannot be told apart"
+  end
+  if with_padding and (is_flat(2) or abs(together) > (1 - 1e-6) * sqrt(spread[1] * spread[2])) then
+    return "in the recording %s tokens and padded tokens go together: their parts cannot be told apart"
   end
 end
 
--- Slopes of seconds over the first `n` of tokens and padded, each scaled to its own spread.
-local function slopes(moments, n)
-  local matrix, right, scale = {}, {}, {}
-  for i = 1, n do
-    scale[i] = math.sqrt(moments.m[i][i])
-    if scale[i] <= 1e-9 * math.max(1, moments.mean[i]) * math.sqrt(moments.n) then return nil end
+-- --- judging ----------------------------------------------------------------------------
+
+local function percentile(sorted, share) return sorted[max(1, ceil(share * #sorted))] end
+
+-- How far the model is off: R2, root mean square, 90th percentiles of the absolute and the relative error.
+local function judge_errors(fitted, list)
+  local mean, squares, all, offs, relative = mean_of(list, function(o) return o.seconds end), 0, 0, {}, {}
+  for i, o in ipairs(list) do
+    local model = fitted.seconds(o.tokens, o.padded)
+    local off = abs(o.seconds - model)
+    squares, all = squares + off * off, all + (o.seconds - mean) ^ 2
+    offs[i], relative[i] = off, off / max(LEAST_S, model)
   end
-  for i = 1, n do
-    matrix[i] = {}
-    for k = 1, n do matrix[i][k] = moments.m[i][k] / (scale[i] * scale[k]) end
-    right[i] = moments.m[i][3] / scale[i]
+  table.sort(offs)
+  table.sort(relative)
+  fitted.r2 = all > 0 and 1 - squares / all or 1
+  fitted.rmse_s, fitted.p90_s = sqrt(squares / #list), percentile(offs, 0.9)
+  fitted.p90_relative = percentile(relative, 0.9)
+end
+
+-- How what is off goes on from batch to batch: autocorrelations of the logarithms of the ratios.
+local function autocorrelations(ratios)
+  local logs, sum, n = {}, 0, #ratios
+  for i, ratio in ipairs(ratios) do
+    logs[i] = log(max(1e-6, ratio))
+    sum = sum + logs[i]
   end
-  if n == 2 and math.abs(matrix[1][2]) > 1 - 1e-6 then return nil end -- as good as the same
-  local out = solve(matrix, right, n)
-  for i = 1, out and n or 0 do out[i] = out[i] / scale[i] end
+  local mean, all, out = sum / n, 0, {}
+  for i = 1, n do all = all + (logs[i] - mean) ^ 2 end
+  for i, lag in ipairs(LAGS) do
+    local together = 0
+    for k = lag + 1, n do together = together + (logs[k] - mean) * (logs[k - lag] - mean) end
+    out[i] = { lag = lag, value = all > 1e-12 * n and n > lag and together / all or nil }
+  end
   return out
 end
 
--- --- fitting ----------------------------------------------------------------------------
+-- Episodes of slowness: batches that take more than twice as long as usual for their work, those with fewer
+-- than five others between them taken together.
+local function judge_slowness(fitted, list)
+  local ratios = {}
+  for i, o in ipairs(list) do ratios[i] = o.seconds / max(LEAST_S, fitted.seconds(o.tokens, o.padded)) end
+  local sorted = {}
+  for i, ratio in ipairs(ratios) do sorted[i] = ratio end
+  table.sort(sorted)
+  local usual, episodes, last, busy, slow = percentile(sorted, 0.5), 0, -math.huge, 0, 0
+  for i, o in ipairs(list) do
+    busy = busy + o.seconds
+    if ratios[i] > SLOW * usual then
+      if i - last > APART then episodes = episodes + 1 end
+      last, slow = i, slow + o.seconds
+    end
+  end
+  fitted.episodes, fitted.slow_share = episodes, busy > 0 and slow / busy or 0
+  fitted.autocorrelation = autocorrelations(ratios)
+  if episodes > 0 and episodes < EPISODES then
+    fitted.too_short = ("%d episode%s of slowness; some %d are needed"):format(episodes, episodes == 1 and "" or "s",
+      EPISODES)
+  elseif episodes == 0 and #list < BATCHES then
+    fitted.too_short = ("%d batches, and none of them slow; some %d batches are needed"):format(#list, BATCHES)
+  end
+end
 
 local function text_of(a, b, c)
   local text = ("%.9g + %.9g*tokens"):format(a, b)
   return c and ("%s + %.9g*padded"):format(text, c) or text
 end
 
--- How far the model is off: R2, root mean square, 90th percentile of the absolute error.
-local function judge(path, fitted, moments)
-  local squares, offs, step, seen = 0, {}, 1, 0
-  each_batch(path, function(o)
-    local off = math.abs(o[4] - fitted.seconds(o[2], o[3]))
-    squares, seen = squares + off * off, seen + 1
-    if seen % step == 0 then offs[#offs + 1] = off end
-    if #offs < KEPT then return end
-    local kept = {}
-    for i = 2, #offs, 2 do kept[#kept + 1] = offs[i] end
-    offs, step = kept, 2 * step
-  end)
-  table.sort(offs)
-  fitted.r2 = moments.m[3][3] > 0 and 1 - squares / moments.m[3][3] or 1
-  fitted.rmse_s = math.sqrt(squares / moments.n)
-  fitted.p90_s = offs[math.ceil(0.9 * #offs)]
-  return fitted
-end
-
 --- @param with_padding boolean  fit c x padded, too
--- @return {a, b, c, text, seconds = function(tokens, padded), n, left_out, r2, rmse_s, p90_s}, or nil and a message
+-- @return {a, b, c (none below 0), text, seconds = function(tokens, padded), n, left_out, r2, rmse_s, p90_s,
+-- p90_relative, episodes (of slowness), slow_share (of busy time), autocorrelation (list of {lag, value or nil}),
+-- too_short (why it says little of a p99, or nil), batches (list of {at_s, tokens, padded, seconds}, by start)},
+-- or nil and a message
 function M.of_recording(path, with_padding)
-  local moments, n = new_moments(), with_padding and 2 or 1
-  local left_out, message = each_batch(path, function(o) observe(moments, o[2], o[3], o[4]) end)
-  if not left_out then return nil, message end
-  local needed = ENOUGH * (n + 1)
-  if moments.n < needed then
-    return nil, ("the recording %s has %d batches that ran whole; %d are needed"):format(path, moments.n, needed)
+  local list, left_out = read(path)
+  if not list then return nil, left_out end
+  local n = with_padding and 3 or 2
+  if #list < ENOUGH * n then
+    return nil, ("the recording %s has %d batches that ran whole; %d are needed"):format(path, #list, ENOUGH * n)
   end
-  if not slopes(moments, 1) then
-    return nil, ("in the recording %s all batches cost the same: what a batch and what a token takes cannot be told "
-      .. "apart"):format(path)
-  end
-  local slope = slopes(moments, n)
-  if not slope then
-    return nil, ("in the recording %s tokens and padded tokens go together: their parts cannot be told apart")
-      :format(path)
-  end
-  local b, c = slope[1], slope[2]
-  local a = moments.mean[3] - b * moments.mean[1] - (c or 0) * moments.mean[2]
+  local problem = confusion(list, with_padding)
+  if problem then return nil, problem:format(path) end
+  local factors = fit(list, n)
+  local a, b, c = factors[1], factors[2], factors[3]
   local fitted = {
-    a = a, b = b, c = c, n = moments.n, left_out = left_out, text = text_of(a, b, c),
+    a = a, b = b, c = c, n = #list, left_out = left_out, text = text_of(a, b, c), batches = list,
     seconds = function(tokens, padded) return a + b * tokens + (c or 0) * padded end,
   }
-  return judge(path, fitted, moments)
+  judge_errors(fitted, list)
+  judge_slowness(fitted, list)
+  return fitted
 end
 
 return M

@@ -2,10 +2,11 @@
 --
 -- A format is {name, new(estimate) -> parse}. estimate(record) gives the cost of a record, or nil and
 -- why not, for rows of JSON that have a "record" in place of a cost. parse(text, from, to, row) reads
--- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output, row.record
--- (of JSON, where it has one) and, in our recordings, key, group, priority, timeout_us and slo_us (0: none),
--- batch_timeout_us (as the core takes it: 0: none, -1: the record goes at once). It returns true; false for a
--- line that is no arrival; or nil and what is wrong. A line of CSV is read where it is: no string is made of it.
+-- the line that is text[from..to] and fills row.at_s (seconds, any origin), row.cost, row.output (-1: it does not
+-- say), row.record (of JSON, where it has one) and, in our recordings, turn (0: none), key, group, priority,
+-- timeout_us and slo_us (0: none), batch_timeout_us (as the core takes it: 0: none, -1: the record goes at once).
+-- It returns true; false for a line that is no arrival; or nil and what is wrong. A line of CSV is read where it
+-- is: no string is made of it.
 
 local json = require "tokenbatcher.base.json"
 local options = require "tokenbatcher.core.options"
@@ -15,6 +16,7 @@ local byte, floor, max = string.byte, math.floor, math.max
 local M = {}
 
 local AT_ONCE = -1
+local NO_OUTPUT = -1
 local MAX_COST = options.MAX_COST
 local MAX_FRACTION = 20 -- digits of a fraction of a second; hundreds would overflow
 M.VERSION = 1
@@ -144,7 +146,7 @@ local function new_mooncake(estimate)
     if output ~= nil and not is_number(output, MAX_COST) then
       return nil, "output_length is no number from 0 to 1e12"
     end
-    row.at_s, row.cost, row.output, row.record = value.timestamp / 1000, cost, output or 0, record_of(value)
+    row.at_s, row.cost, row.output, row.record = value.timestamp / 1000, cost, output or NO_OUTPUT, record_of(value)
     return true
   end
 end
@@ -164,6 +166,7 @@ local function complaint(value)
   if value.batch_timeout_s ~= nil and not is_number(value.batch_timeout_s, 1e12) then
     return "batch_timeout_s is no number of seconds"
   end
+  if value.turn ~= nil and not is_number(value.turn, 2 ^ 53) then return "turn is no number" end
 end
 
 local function parse_recorded(value, row, estimate)
@@ -173,7 +176,8 @@ local function parse_recorded(value, row, estimate)
   if not cost then return nil, message end
   local problem = complaint(value)
   if problem then return nil, problem end
-  row.at_s, row.cost, row.output, row.record = value.at, cost, 0, record_of(value)
+  row.at_s, row.cost, row.output, row.record = value.at, cost, NO_OUTPUT, record_of(value)
+  row.turn = value.turn or 0
   row.key, row.group, row.priority = value.key, value.group, value.priority or 0
   row.timeout_us, row.slo_us = microseconds(value.timeout_s), microseconds(value.slo)
   row.batch_timeout_us = value.batch_timeout_s == 0 and AT_ONCE or microseconds(value.batch_timeout_s)

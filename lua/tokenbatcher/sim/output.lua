@@ -24,6 +24,7 @@ end
 
 local function value_json(name, value)
   if name == "settings" then return settings_json(value) end
+  if value == nil then return "null" end
   return type(value) == "number" and number(value) or json.quote(value)
 end
 
@@ -79,6 +80,7 @@ function M.csv(rows)
     lines[#lines + 1] = flat(function(name, part)
       if part then return number(row[name][part]) end
       if name == "settings" then return quoted(M.settings_text(row.settings)) end
+      if row[name] == nil then return "" end
       return type(row[name]) == "number" and number(row[name]) or quoted(row[name])
     end)
   end

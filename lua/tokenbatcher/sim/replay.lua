@@ -99,7 +99,7 @@ function M.new(spec)
     fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
     slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil, group_of = nil, record_of = {},
-    runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false,
+    runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false, turn_fed = 0,
     records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
     fairness = Fairness.new(),
   }, Replay)
@@ -145,12 +145,17 @@ local function submit(self, at_us)
   if key then self.fairness:arrived(key_id) end
 end
 
--- Hand in what has arrived, until one has to wait for room.
+-- Hand in what has arrived, until one has to wait for room. A turn's arrivals go in together: the decision
+-- that follows them is made when the last of them has been submitted.
 local function feed(self)
   local source, handle = self.source, self.handle
   while not self.is_blocked do
-    local at_us = source.at_us + ORIGIN_US
-    if at_us > self.now then return end
+    local at_us, turn = source.at_us + ORIGIN_US, source.turn
+    if at_us > self.now then
+      if turn == 0 or turn ~= self.turn_fed or source.is_done then return end
+      self.now = at_us
+    end
+    self.turn_fed = turn
     submit(self, at_us)
     source:take()
     self.is_blocked = C.tb_waiting(handle) > 0
@@ -194,6 +199,15 @@ local function run_of(self, id, n)
   return run
 end
 
+-- The outputs of a batch that has a record of which none is known.
+local function no_outputs(self)
+  if self.service.asks_outputs then
+    error(("--service %s asks for outputs, and there are arrivals without: a trace that has them is needed, or "
+      .. "output=... of --arrivals"):format(self.service.text), 0)
+  end
+  return -1, -1
+end
+
 local function dispatch(self, id)
   C.tb_batch_read(self.handle, id, batch, nil, nil, 0)
   local n, now = batch.size, self.now
@@ -202,16 +216,18 @@ local function dispatch(self, id)
   C.tb_batch_read(self.handle, id, batch, array, nil, n)
   local run = run_of(self, id, n)
   local arrived, run_arrived, output_of, wait = self.arrived_us, run.arrived_us, self.output_of, self.wait
-  local output, largest_output = 0, 0
+  local output, largest_output, outputs_known = 0, 0, true
   for i = 0, n - 1 do
     local slot = array[i] % SLOTS
     local at, out = arrived[slot], output_of[slot]
     run_arrived[i] = at
     wait:add(now - at)
+    if out < 0 then outputs_known = false end
     output = output + out
     if out > largest_output then largest_output = out end
     leave_queue(self, slot, self.cost_of[slot])
   end
+  if not outputs_known then output, largest_output = no_outputs(self) end
   self.fairness:dispatched()
   self.queued = self.queued - n
   run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, batch.padded, batch.cost
@@ -339,6 +355,7 @@ function Replay:run(progress)
   while not self.is_ended do
     finish_due(self)
     feed(self)
+    finish_due(self) -- what has ended while a turn's arrivals came in
     if self.source.is_done and not self.is_draining and not self.is_blocked then drain(self) end
     turn(self)
     if not self.is_ended then self.now = math.max(next_time(self), self.now) end

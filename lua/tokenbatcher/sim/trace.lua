@@ -2,8 +2,9 @@
 -- fits into one block of rows is kept for the next run over it, longer ones are read anew.
 --
 -- A source of arrivals, here and in arrivals.lua, shows the next one in its fields: at_us (its
--- time since the first one, or math.huge when there is none left), cost, output, key, group, priority,
--- timeout_us, batch_timeout_us, slo_us, record (nil: none is known). take() goes on to the one after it;
+-- time since the first one, or math.huge when there is none left), cost, output (-1: not known), key, group,
+-- priority, timeout_us, batch_timeout_us, slo_us, record (nil: none is known), turn (those of one number, above
+-- 0, that follow each other were submitted in one turn: one decision saw them all). take() goes on to the one after it;
 -- answered(now_us) hears of every record that has its answer, or will have none; is_done: there will be
 -- no more.
 
@@ -100,7 +101,7 @@ local function new_block()
   local function column() return tbffi.new("double[?]", BLOCK_ROWS) end
   return {
     n = 0, at_us = column(), cost = column(), output = column(), priority = column(), timeout_us = column(),
-    batch_timeout_us = column(), slo_us = column(), key = {}, group = {}, record = {},
+    batch_timeout_us = column(), slo_us = column(), turn = column(), key = {}, group = {}, record = {},
   }
 end
 
@@ -142,7 +143,7 @@ end
 -- With a place for every field: a table that is full is made anew for one that is set to nil, in each row.
 local function new_row()
   return { at_s = 0, cost = 0, output = 0, record = false, key = false, group = false, priority = 0, timeout_us = 0,
-    batch_timeout_us = 0, slo_us = 0 }
+    batch_timeout_us = 0, slo_us = 0, turn = 0 }
 end
 
 local function new_reader(trace)
@@ -162,6 +163,7 @@ local function read_row(reader)
     if not from then return false end
     row.record = nil
     row.key, row.group, row.priority, row.timeout_us, row.batch_timeout_us, row.slo_us = nil, nil, 0, 0, 0, 0
+    row.turn = 0
     local is_row, message = reader.parse(lines.chunk, from, to, row)
     if is_row and reader.first_s and row.at_s < reader.last_s then
       is_row, message = nil, ("its time is %.6f s before the row above"):format(reader.last_s - row.at_s)
@@ -189,6 +191,7 @@ local function read_block(reader, block)
     block.at_us[n], block.cost[n], block.output[n] = (row.at_s - reader.first_s) * 1e6, row.cost, row.output
     block.priority[n], block.timeout_us[n] = row.priority, row.timeout_us
     block.batch_timeout_us[n], block.slo_us[n] = row.batch_timeout_us, row.slo_us
+    block.turn[n] = row.turn
     if row.key then block.key[n] = row.key end
     if row.group then block.group[n] = row.group end
     if row.record ~= nil then block.record[n] = row.record end
@@ -237,6 +240,7 @@ function Source:show(i)
   self.cost, self.output, self.key = block.cost[i], block.output[i], block.key[i]
   self.priority, self.timeout_us, self.group = block.priority[i], block.timeout_us[i], block.group[i]
   self.batch_timeout_us, self.slo_us, self.record = block.batch_timeout_us[i], block.slo_us[i], block.record[i]
+  self.turn = block.turn[i]
 end
 
 --- Nothing to do: a trace does not wait for answers.

@@ -29,8 +29,10 @@ describe("the option record", function()
     batcher:stop()
     local lines = lines_of(path)
     assert.same({ tokenbatcher_recording = 1, name = "mine" }, lines[1])
-    assert.same({ at = 1.25, cost = 10, key = 'say "hi"\n\239\191\189', priority = -2, timeout_s = 9 }, lines[2])
-    assert.same({ { at = 1.25, cost = 30 }, { at = 1.25, cost = 2.5 } }, { lines[3], lines[4] })
+    assert.same({ at = 1.25, turn = 1, cost = 10,
+      key = 'say "hi"\n\239\191\189', priority = -2, timeout_s = 9 }, lines[2])
+    assert.same({ at = 1.25, turn = 1, cost = 30 }, lines[3])
+    assert.same({ at = 1.25, turn = 1, cost = 2.5 }, lines[4])
     assert.same({ batch = lines[5].batch, at = 1.25, records = 2, tokens = 40, padded = 60, cost = 40, service_s = 0.5,
       failed = 0, reason = "full" }, lines[5])
     assert.same({ 1.75, 1 }, { lines[6].at, lines[6].records })
@@ -224,6 +226,29 @@ describe("the option record", function()
     assert.not_equal(pseudonym.secret(), pseudonym.secret())
   end)
 
+  it("those that one decision has seen have one turn, on the real clock, and replay as they went", function()
+    local path, sizes = cli.path "turns.jsonl", {}
+    H.run(function()
+      local batcher = H.start { record = path, policy = "eager" }
+      for burst = 1, 20 do
+        local futures = {}
+        for i = 1, 1 + burst do futures[i] = batcher:submit(i) end
+        tb.gather(futures)
+      end
+      batcher:stop()
+    end, "real")
+    local turns = {}
+    for _, line in ipairs(lines_of(path)) do
+      if line.turn then turns[line.turn] = (turns[line.turn] or 0) + 1 end
+      if line.batch then sizes[#sizes + 1] = line.records end
+    end
+    assert.same(turns, sizes)
+    assert.equal(20, #sizes)
+    local job = assert(experiment.new(nil, { trace = path, service = "1e-9", given = {}, set = {} }))
+    local row = assert(experiment.run(job, { settings = {}, policy = "eager" }))
+    assert.same({ 230, 20, 21 }, { row.completed, row.batches, row.batch_size.max })
+  end)
+
   it("carries group, batch_timeout_s and slo, which the simulator reads", H.virtually(function()
     local path = cli.path "more.jsonl"
     local batcher = H.start { record = path, record_keys = true }
@@ -233,7 +258,7 @@ describe("the option record", function()
     batcher:stop()
     local lines = lines_of(path)
     lines[2].at = nil
-    assert.same({ cost = 3, group = "g", batch_timeout_s = 0.25, timeout_s = 4, slo = 1.5 }, lines[2])
+    assert.same({ turn = 1, cost = 3, group = "g", batch_timeout_s = 0.25, timeout_s = 4, slo = 1.5 }, lines[2])
     assert.equal("theirs", lines[3].group)
     local source = assert(require("tokenbatcher.sim.trace").open(path, {})):source(1)
     assert.same({ "g", 250000, 4000000, 1500000 },

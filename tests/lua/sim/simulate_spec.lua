@@ -180,6 +180,45 @@ describe("the simulator does what a batcher does:", function()
     end)
   end
 
+  -- In a program each submit of a turn has a microsecond of its own, and still one decision sees all.
+  it("what a recording has of one turn is seen by one decision, in a queue that is full, too", function()
+    local path = os.tmpname()
+    local function replay(turn, set)
+      local file = assert(io.open(path, "wb"))
+      file:write '{"tokenbatcher_recording":1}\n'
+      for burst = 0, 9 do
+        for i = 1, 32 do
+          file:write(('{"at":%.6f,"turn":%d,"cost":1}\n'):format(burst + i * 1e-5, turn and burst + 1 or 0))
+        end
+      end
+      file:close()
+      return simulate({ trace = path, service = "0.001" }, set, "eager")
+    end
+    local together, apart = replay(true), replay(false)
+    assert.same({ 10, 32 }, { together.batches, together.batch_size.max })
+    assert.is_true(apart.batches >= 20)
+    near(0.001 + 15.5e-5 / 10 * 10, together.latency_s.mean, 0.001, "latency from the call of submit")
+    local narrow = replay(true, { max_queue_size = 8, max_batch_size = 8 })
+    assert.same({ 320, 40, 8 }, { narrow.completed, narrow.batches, narrow.batch_size.max })
+    os.remove(path)
+  end)
+
+  it("a model that asks for outputs where there are none is an error", function()
+    local path = os.tmpname() .. ".lua"
+    local file = assert(io.open(path, "wb"))
+    file:write "return function(batch) return batch.tokens + batch.max_output_tokens end"
+    file:close()
+    for _, model in ipairs { "0.01 + 0.001*output_tokens", "max(tokens, max_output_tokens)", path } do
+      local job = assert(experiment.new(nil, { arrivals = "constant:rate=1", service = model, limit = 5, set = {},
+        given = {} }))
+      local row, message = experiment.run(job, { settings = {} })
+      assert.is_nil(row)
+      assert.truthy(message:find("output", 1, true) and message:find(model, 1, true), message)
+      assert.equal(5, simulate({ arrivals = "constant:rate=1,output=1", service = model, limit = 5 }).completed)
+    end
+    os.remove(path)
+  end)
+
   it("with on_full = 'wait' nothing is lost, and the wait counts", function()
     local args = { arrivals = "gamma:rate=300,cv=5,tokens=100", service = "0.05", limit = 20000 }
     local narrow = simulate(args, { max_queue_size = 64, max_batch_size = 32 })
@@ -227,6 +266,14 @@ describe("the simulator does what a batcher does:", function()
     local fifo, fair = simulate(args, set), simulate(args, set, "fair:quantum=100")
     assert.is_true(fair.fairness > 0.98 and fifo.fairness < 0.85, ("%.3f and %.3f"):format(fair.fairness,
       fifo.fairness))
+  end)
+
+  it("fairness is nothing where no two keys waited at the same time", function()
+    local row = simulate({ arrivals = "constant:rate=10", limit = 500 })
+    assert.is_nil(row.fairness)
+    assert.truthy(output.json({ row }):find('"fairness":null,', 1, true))
+    assert.truthy(output.csv({ row }):find ",1,,%d+,")
+    assert.truthy(require("tokenbatcher.sim.compare").text({ row }):find "1%.00%s+%-\n")
   end)
 
   it("temporary files of pictures are made by O_EXCL (mkstemp), and gone afterwards", function()
