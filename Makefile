@@ -13,6 +13,7 @@ LUAJIT   ?= luajit
 BUSTED   ?= busted --lua=$(LUAJIT)
 OPT      ?= -O2
 B        ?= build
+V        ?=
 
 WARN     = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS  ?= $(OPT) -g
@@ -24,7 +25,7 @@ LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I$(or $(LU
 
 # What runs needs, what tests need, what lint needs: Debian 12 packages.
 # rapidjson-dev: headers for JSON, which is compiled by g++; zlib1g: compressed input, when it comes.
-RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev luajit2 libluajit2-5.1-dev rapidjson-dev lua-cjson lua-cjson-dev \
+RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev "luajit2|luajit" "libluajit2-5.1-dev|libluajit-5.1-dev" rapidjson-dev lua-cjson lua-cjson-dev \
             lua-argparse libcurl4-openssl-dev zlib1g
 TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
             lua-resty-core wrk curl procps
@@ -51,24 +52,46 @@ export LUA_PATH
 
 .PHONY: all deps run test lint bench bench-gateway rock install-rock soak fuzz sanitize install uninstall clean help
 .DELETE_ON_ERROR:
+# `make -j4 deps run` installs before it builds.
+ifneq ($(filter deps,$(MAKECMDGOALS)),)
+.NOTPARALLEL:
+endif
+# Debian has nginx there; not everybody's PATH does.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# A line for each file that is made; with V=1 the commands, with -s neither.
+SILENT = $(findstring s,$(firstword -$(MAKEFLAGS)))
+Q      = $(if $(V),,@)
+say    = $(if $(V)$(SILENT),,@printf '  %-4s %s\n' '$(1)' '$(if $(2),$(2),$@)')
 
 # The HTTP client is a library of its own: without libcurl's headers all the rest is built.
 # Asked when everything else is there, since `make deps all` may have just installed them.
 all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/libtokenbatcher_script.a $B/libtokenbatcher_json.so $B/tokenbatcher ## build the libraries and the executable
-	@if pkg-config --exists libcurl; then $(MAKE) --no-print-directory -s $B/libtokenbatcher_http.so; \
+	@if pkg-config --exists libcurl; then $(MAKE) --no-print-directory $(if $(V),,-s) $B/libtokenbatcher_http.so; \
 	else echo "no libcurl (make deps installs libcurl4-openssl-dev): the HTTP client is not built"; fi
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 deps: ## install what the other targets of this command line need (Debian packages)
-	@missing=; for p in $(DEPS); do \
-	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
-	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
-	  as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
-	  $$as_root apt-get update -q && \
-	  $$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends $$missing; \
-	else echo "deps: nothing is missing"; fi
+	@sh src/host/deps.sh $(DEPS)
+
+# What a room is compiled with, asked for once: who lacks it is told how to get it.
+# $(call has,COMPILER,LANGUAGE)
+define has
+	@mkdir -p $(@D)
+	@command -v $(1) >/dev/null || { echo "there is no $(1) here: \`make deps\` installs what is missing" >&2; exit 1; }
+	@echo '#include <$(@:$B/.has/%=%)>' | $(1) $(LUA_CFLAGS) -E -x $(2) - >/dev/null 2>&1 || \
+	  { echo "there is no $(@:$B/.has/%=%) here, which is needed: \`make deps\` installs what is missing" >&2; exit 1; }
+	@touch $@
+endef
+.PRECIOUS: $B/.has/%.h $B/.has/rapidjson/%
+
+$B/.has/%.h:
+	$(call has,$(CC),c)
+
+$B/.has/rapidjson/%:
+	$(call has,$(CXX),c++)
 
 # --- the libraries ---------------------------------------------------------
 
@@ -81,7 +104,8 @@ SO_LINK   = ln -sf $(@F).$(SOVERSION) $@
 # $(call map,EXTRA SYMBOLS,HEADERS)
 define map
 	@mkdir -p $(@D)
-	{ echo 'TOKENBATCHER_$(SOVERSION) {'; echo '  global:'; for name in $(1) \
+	$(call say,GEN)
+	$Q{ echo 'TOKENBATCHER_$(SOVERSION) {'; echo '  global:'; for name in $(1) \
 	  $$($(CC) -E -P -Iinclude $(2) | grep -oE '\btb_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u); do \
 	  echo "    $$name;"; done; echo '  local: *;'; echo '};'; } > $@
 endef
@@ -97,33 +121,40 @@ $B/gen/script.map: include/tokenbatcher_engine.h src/script/threads.h $(HEADERS)
 
 $B/gen/json.map: $(MAKEFILE_LIST)
 	@mkdir -p $(@D)
-	echo '{ global: luaopen_tokenbatcher_json; local: *; };' > $@
+	$(call say,GEN)
+	$Qecho '{ global: luaopen_tokenbatcher_json; local: *; };' > $@
 
-$B/src/core/%.o: src/core/%.c $(wildcard src/core/*.h) include/tokenbatcher.h
+$B/src/core/%.o: src/core/%.c $(wildcard src/core/*.h) include/tokenbatcher.h | $B/.has/ev.h
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
 
-$B/src/ev/%.o: src/ev/%.c $(wildcard src/ev/*.h) src/base/clock.h $(HEADERS)
+$B/src/ev/%.o: src/ev/%.c $(wildcard src/ev/*.h) src/base/clock.h $(HEADERS) | $B/.has/ev.h
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $B/src/http/%.o: src/http/%.c src/http/client.h $(wildcard src/base/*.h) include/tokenbatcher_http.h
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
 
-$B/src/json/%.o: src/json/%.c src/json/codec.h
+$B/src/json/%.o: src/json/%.c src/json/codec.h | $B/.has/luajit.h
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
 
-$B/src/json/%.o: src/json/%.cpp $(wildcard src/json/*.h)
+$B/src/json/%.o: src/json/%.cpp $(wildcard src/json/*.h) | $B/.has/rapidjson/reader.h $B/.has/luajit.h
 	@mkdir -p $(@D)
-	$(CXX) $(ALL_CXXFLAGS) $(LUA_CFLAGS) -c $< -o $@
+	$(call say,CXX)
+	$Q$(CXX) $(ALL_CXXFLAGS) $(LUA_CFLAGS) -c $< -o $@
 
 # A library carries the ffi.cdef of its own headers: the two cannot drift apart.
 # $(call cdef,FUNCTION,HEADER)
 define cdef
 	@mkdir -p $(@D)
-	{ echo 'const char *$(1)(void);'; echo 'const char *$(1)(void) { return'; \
+	$(call say,GEN)
+	$Q{ echo 'const char *$(1)(void);'; echo 'const char *$(1)(void) { return'; \
 	  $(CC) -E -P -DTB_CDEF $(2) | sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/'; \
 	  echo ';}'; } > $@
 endef
@@ -138,63 +169,77 @@ $B/gen/cdef_script.c: src/script/threads.h
 	$(call cdef,tb_script_cdef,$<)
 
 $B/gen/cdef.o $B/gen/cdef_http.o $B/gen/cdef_script.o: %.o: %.c
-	$(CC) -std=c11 -fPIC -Wno-overlength-strings $(CFLAGS) -c $< -o $@
+	$(call say,CC)
+	$Q$(CC) -std=c11 -fPIC -Wno-overlength-strings $(CFLAGS) -c $< -o $@
 
 $B/libcore.a: $(CORE_OBJ)
-	rm -f $@ && ar rc $@ $^
+	$(call say,AR)
+	$Qrm -f $@ && ar rc $@ $^
 
 $B/libtokenbatcher.a: $(LIB_OBJ)
-	rm -f $@ && ar rc $@ $^
+	$(call say,AR)
+	$Qrm -f $@ && ar rc $@ $^
 
 $B/libtokenbatcher.so: $(LIB_OBJ) $B/gen/core.map
-	$(CC) $(SO_FLAGS) -pthread $(LIB_OBJ) -lev
-	$(SO_LINK)
+	$(call say,LD)
+	$Q$(CC) $(SO_FLAGS) -pthread $(LIB_OBJ) -lev
+	$Q$(SO_LINK)
 
 $B/libtokenbatcher_http.so: $(HTTP_OBJ) $B/gen/http.map
-	$(CC) $(SO_FLAGS) $(HTTP_OBJ) $$(pkg-config --libs libcurl) -lm
-	$(SO_LINK)
+	$(call say,LD)
+	$Q$(CC) $(SO_FLAGS) $(HTTP_OBJ) $$(pkg-config --libs libcurl) -lm
+	$Q$(SO_LINK)
 
 # A Lua module: Lua's symbols come from the program.
 $B/libtokenbatcher_json.so: $(JSON_OBJ) $B/gen/json.map
-	$(CC) $(SO_FLAGS) $(JSON_OBJ) $(JSON_LIB)
-	$(SO_LINK)
+	$(call say,LD)
+	$Q$(CC) $(SO_FLAGS) $(JSON_OBJ) $(JSON_LIB)
+	$Q$(SO_LINK)
 
 # --- scripts in C programs, and in threads: the Lua modules inside, Lua's symbols from the
 # program. -z nodelete: a worker thread that was abandoned outlives whoever loaded it.
 
-$B/src/script/%.o: src/script/%.c $(wildcard src/script/*.h src/base/*.h) include/tokenbatcher_engine.h $(HEADERS)
+$B/src/script/%.o: src/script/%.c $(wildcard src/script/*.h src/base/*.h) include/tokenbatcher_engine.h $(HEADERS) | $B/.has/luajit.h
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -c $< -o $@
 
 $B/libtokenbatcher_script.so: $(SCRIPT_OBJ) $B/libtokenbatcher.so $B/gen/script.map
-	$(CC) $(SO_FLAGS) -pthread -Wl,-z,nodelete -Wl,-rpath,'$$ORIGIN' $(SCRIPT_OBJ) -L$B -ltokenbatcher -lev -ldl
-	$(SO_LINK)
+	$(call say,LD)
+	$Q$(CC) $(SO_FLAGS) -pthread -Wl,-z,nodelete -Wl,-rpath,'$$ORIGIN' $(SCRIPT_OBJ) -L$B -ltokenbatcher -lev -ldl
+	$Q$(SO_LINK)
 
 $B/libtokenbatcher_script.a: $(SCRIPT_OBJ)
-	rm -f $@ && ar rc $@ $^
+	$(call say,AR)
+	$Qrm -f $@ && ar rc $@ $^
 
 # --- the executable: LuaJIT, JSON and all Lua modules inside (and cjson, for scripts) --------
 
 $B/gen/modules.c: src/host/embed.lua $(LUA_SRC)
 	@mkdir -p $(@D)
-	$(LUAJIT) src/host/embed.lua $(LUA_SRC) > $@
+	$(call say,GEN)
+	$Q$(LUAJIT) src/host/embed.lua $(LUA_SRC) > $@
 
 $B/src/host/%.o: src/host/%.c src/host/sync.h src/script/state.h $(HEADERS)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -Isrc/script $(LUA_CFLAGS) -c $< -o $@
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) -Isrc/script $(LUA_CFLAGS) -c $< -o $@
 
 $B/gen/modules.o: $B/gen/modules.c src/script/state.h
-	$(CC) -std=c11 -fPIC -fvisibility=hidden -Isrc/script $(LUA_CFLAGS) $(CFLAGS) -c $< -o $@
+	$(call say,CC)
+	$Q$(CC) -std=c11 -fPIC -fvisibility=hidden -Isrc/script $(LUA_CFLAGS) $(CFLAGS) -c $< -o $@
 
 HOST_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/host/*.c))
 
 $B/tokenbatcher: $(HOST_OBJ) $(SCRIPT_OBJ) $(JSON_OBJ) $B/libtokenbatcher.a
-	$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $(HOST_OBJ) $(SCRIPT_OBJ) $(JSON_OBJ) \
+	$(call say,LD)
+	$Q$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $(HOST_OBJ) $(SCRIPT_OBJ) $(JSON_OBJ) \
 	  -Wl,--whole-archive $B/libtokenbatcher.a -Wl,--no-whole-archive \
 	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a $(JSON_LIB) -ldl
 
 $B/tokenbatcher.1: src/host/man.lua $B/tokenbatcher
-	$(LUAJIT) src/host/man.lua $B/tokenbatcher > $@
+	$(call say,GEN)
+	$Q$(LUAJIT) src/host/man.lua $B/tokenbatcher > $@
 
 # --- using it ----------------------------------------------------------------
 
@@ -209,23 +254,24 @@ LIBROOT  = $(shell realpath -ms -- '$(DESTDIR)$(LIBDIR)')
 VERSION := $(shell sed -n 's/.*define TB_VERSION "\(.*\)".*/\1/p' include/tokenbatcher.h)
 
 install: all $B/tokenbatcher.1 ## into PREFIX (/usr/local) and LIBDIR (PREFIX/lib), below DESTDIR
-	install -d '$(ROOT)/bin' '$(LIBROOT)/pkgconfig' '$(ROOT)/include' '$(ROOT)/share/man/man1'
-	install -m 755 $B/tokenbatcher '$(ROOT)/bin/'
-	install -m 644 $B/libtokenbatcher*.a $B/libtokenbatcher*.so.$(SOVERSION) '$(LIBROOT)/'
-	for link in $B/libtokenbatcher*.so; do cp -P "$$link" '$(LIBROOT)/' || exit 1; done
-	install -m 644 include/*.h '$(ROOT)/include/'
-	install -m 644 $B/tokenbatcher.1 '$(ROOT)/share/man/man1/'
-	for pc in src/*/*.pc.in; do \
+	$(call say,COPY,to $(ROOT) and $(LIBROOT))
+	$Qinstall -d '$(ROOT)/bin' '$(LIBROOT)/pkgconfig' '$(ROOT)/include' '$(ROOT)/share/man/man1'
+	$Qinstall -m 755 $B/tokenbatcher '$(ROOT)/bin/'
+	$Qinstall -m 644 $B/libtokenbatcher*.a $B/libtokenbatcher*.so.$(SOVERSION) '$(LIBROOT)/'
+	$Qfor link in $B/libtokenbatcher*.so; do cp -P "$$link" '$(LIBROOT)/' || exit 1; done
+	$Qinstall -m 644 include/*.h '$(ROOT)/include/'
+	$Qinstall -m 644 $B/tokenbatcher.1 '$(ROOT)/share/man/man1/'
+	$Qfor pc in src/*/*.pc.in; do \
 	  sed -e 's|@PREFIX@|$(shell realpath -ms -- '$(PREFIX)')|' -e 's|@LIBDIR@|$(shell realpath -ms -- '$(LIBDIR)')|' \
 	    -e 's|@VERSION@|$(VERSION)|' $$pc > '$(LIBROOT)/pkgconfig/'$$(basename $$pc .in) || exit 1; done
-	cd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} '$(ROOT)/share/lua/5.1/{}' \;
-	case '$(ROOT)' in /usr | /usr/local) [ "$$(id -u)" != 0 ] || ldconfig ;; esac
+	$Qcd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} '$(ROOT)/share/lua/5.1/{}' \;
+	$Qcase '$(ROOT)' in /usr | /usr/local) [ "$$(id -u)" != 0 ] || ldconfig ;; esac
 
 uninstall: ## remove what install put there, given the same PREFIX, LIBDIR and DESTDIR
-	rm -f '$(ROOT)/bin/tokenbatcher' '$(ROOT)/share/man/man1/tokenbatcher.1' '$(LIBROOT)/'libtokenbatcher*.a \
+	$Qrm -f '$(ROOT)/bin/tokenbatcher' '$(ROOT)/share/man/man1/tokenbatcher.1' '$(LIBROOT)/'libtokenbatcher*.a \
 	  '$(LIBROOT)/'libtokenbatcher*.so* '$(LIBROOT)/pkgconfig/'tokenbatcher*.pc
-	for header in include/*.h; do rm -f '$(ROOT)/include/'$$(basename $$header) || exit 1; done
-	rm -rf '$(ROOT)/share/lua/5.1/tokenbatcher'
+	$Qfor header in include/*.h; do rm -f '$(ROOT)/include/'$$(basename $$header) || exit 1; done
+	$Qrm -rf '$(ROOT)/share/lua/5.1/tokenbatcher'
 
 clean: ## remove what was built
 	rm -rf $B

@@ -10,78 +10,88 @@ C_SHARED    = $(filter-out tests/src/core/test_%.c,$(wildcard tests/src/core/*.c
 FAIL_ALLOC  = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 
 $B/tests/test_alloc: LINK_EXTRA = $(FAIL_ALLOC)
-$B/tests/test_%: test_%.c $(C_SHARED) $(wildcard tests/src/*/*.h) $B/libtokenbatcher.a
+$B/tests/test_%: test_%.c $(C_SHARED) $(wildcard tests/src/*/*.h) $B/libtokenbatcher.a | $B/.has/cmocka.h
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -o $@ $< $(if $(findstring test_ev,$<),,$(C_SHARED)) $(LINK_EXTRA) \
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(if $(findstring test_ev,$<),,$(C_SHARED)) $(LINK_EXTRA) \
 	  $B/libtokenbatcher.a $(CMOCKA) -lev
 
 # Engines: LuaJIT's symbols come from the program; -rdynamic: a script calls back into it.
 $B/tests/test_engine%: tests/src/script/test_engine%.c tests/src/script/test_engine.h $B/libtokenbatcher_script.so
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script \
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script \
 	  -ltokenbatcher -lluajit-5.1 -lev $(CMOCKA)
 
 # From the objects: only calls in what is linked can be made to fail.
 $B/tests/test_engine_alloc: tests/src/script/test_engine_alloc.c tests/src/script/test_engine.h $(SCRIPT_OBJ) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< $(FAIL_ALLOC) $(SCRIPT_OBJ) -Wl,--whole-archive $B/libtokenbatcher.a \
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< $(FAIL_ALLOC) $(SCRIPT_OBJ) -Wl,--whole-archive $B/libtokenbatcher.a \
 	  -Wl,--no-whole-archive -lluajit-5.1 -lev -ldl $(CMOCKA)
 
 # libcurl's own functions may be stood in for by the program's: see the slow look-up.
 $B/tests/test_http $B/tests/test_http_trouble: $B/tests/%: tests/src/http/%.c tests/src/http/test_http.h $(HTTP_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -o $@ $< $(HTTP_OBJ) $(CMOCKA) $$(pkg-config --libs libcurl)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(HTTP_OBJ) $(CMOCKA) $$(pkg-config --libs libcurl)
 
 $B/tests/fuzz_replay: tests/fuzz/fuzz_core.c $(C_SHARED) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(C_SHARED) $B/libtokenbatcher.a $(CMOCKA)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(C_SHARED) $B/libtokenbatcher.a $(CMOCKA)
 
 $B/tests/fuzz_json_replay: tests/fuzz/fuzz_json.c $(JSON_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -o $@ $^ -lluajit-5.1 $(JSON_LIB)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -o $@ $^ -lluajit-5.1 $(JSON_LIB)
 
 $B/tests/bench_%: tests/bench/bench_%.c $B/libtokenbatcher.a
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -o $@ $< $B/libtokenbatcher.a -lev -lm
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $B/libtokenbatcher.a -lev -lm
 
 $B/tests/soak_engine: tests/soak/soak_engine.c
 $B/tests/bench_engine: tests/bench/bench_engine.c
 $B/tests/bench_engine $B/tests/soak_engine: $B/libtokenbatcher_script.so
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -o $@ $(filter %.c,$^) -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script -ltokenbatcher \
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $(filter %.c,$^) -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script -ltokenbatcher \
 	  -lluajit-5.1 -lev
 
 $B/tests/bench_http: tests/bench/bench_http.c
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -o $@ $< $$(pkg-config --cflags --libs libcurl)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $$(pkg-config --cflags --libs libcurl)
 
 # The core once more without histograms, to show what they cost.
 $B/tests/bench_without_histograms: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/core/hot.h
 	@mkdir -p $(@D)
-	for file in $(CORE_SRC); do \
+	$Qfor file in $(CORE_SRC); do \
 	  $(CC) $(ALL_CFLAGS) -DTB_WITHOUT_HISTOGRAMS -c $$file -o $(@D)/without_$$(basename $$file .c).o || exit 1; done
-	$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/without_*.o -lm
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/without_*.o -lm
 
 test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay ## run all tests; the last line sums them up
-	BUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
+	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
 lint: all ## style, dependencies between rooms, static analysis, generated text is current
-	B='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
+	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
 
 bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev $B/tests/bench_engine $B/tests/bench_http ## measure against the budgets
-	B='$B' LUAJIT='$(LUAJIT)' $(LUAJIT) tests/bench/report.lua
+	$QB='$B' LUAJIT='$(LUAJIT)' $(LUAJIT) tests/bench/report.lua
 
 bench-gateway: all ## the gateway measured with wrk: what batching costs and gains (minutes)
 	$(LUAJIT) tests/bench/gateway.lua $(PLOT)
 
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
-	B='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
+	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
 
 fuzz: ## libFuzzer on the core and on JSON, FUZZ_SECONDS (60) each
-	B='$B' sh tests/fuzz/run.sh
+	$QB='$B' sh tests/fuzz/run.sh
 
 sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
-	B='$B' sh tests/sanitize.sh
+	$QB='$B' sh tests/sanitize.sh
 
 # For LuaRocks: what there are headers for. A rock does without JSON as it came (then lua-cjson
 # does), without HTTP and without worker threads.
