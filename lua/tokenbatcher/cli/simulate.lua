@@ -22,8 +22,14 @@ Latency runs from the time in the trace, waiting for room included; goodput is t
 arrivals answered within --slo. The same arrivals and seed give the same bytes.]]
 
 M.EPILOG = [[
-Traces: Azure LLM inference CSV (TIMESTAMP,ContextTokens,GeneratedTokens); Mooncake JSON lines
-(timestamp in ms, input_length, output_length); recordings of ours (run --record, option record).
+Traces, known by their first line: Azure LLM inference CSV (2023 to 2025), BurstGPT, Splitwise-sim and
+Vidur CSV; Mooncake (times in ms), Bailian (in s) and LLMServingSim JSON lines; the JSON of vLLM's
+benchmark (detailed); recordings of ours (run --record, option record). Of others --columns says what
+is what, as --columns time=arrival_s,cost=usage.prompt_tokens,output=usage.completion_tokens with
+--time-unit s: columns of CSV with a header, or fields of JSON lines, dotted where they are inside of
+others; beside time, cost and output there are key, group, priority and class. Some of them suffice
+where the rest is known. Rows that are out of order by up to 1000 places are sorted. - is standard
+input; what is read more than once (more than one policy or setting) must fit into 65536 rows there.
 A row of JSON may have a "record" in place of a cost: then SCRIPT's token_estimator gives it.
 To a policy, queue:record(i) is the row's "record"; where a row has none, it is nil.
 
@@ -33,7 +39,9 @@ Arrivals:
   constant:rate=10                          one every 0.1 s
   closed:clients=64,think=exponential(0.5)  each client asks again when it is answered
 Each takes output=D, keys=N (key k comes as often as 1/k says) and timeout=D, too. D is a number of
-tokens or seconds, lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to).
+tokens or seconds, lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to); for
+tokens and output also @FILE, the lengths of a trace, or a number a line (cost, or cost,output), drawn
+by lot, the output with its cost.
 
 Service, in seconds: an expression over
   tokens       the sum of the batch's costs      max_tokens         the largest of them
@@ -126,19 +134,16 @@ local function write_file(path, text)
 end
 
 -- What was run, as {name, text}.
-local function facts(job)
-  local arrivals = job.trace and ("%s (%s, %d rows)"):format(job.trace.path, job.trace.format.name, job.trace.rows)
-    or job.arrivals.text
-  if job.speedup ~= 1 then arrivals = ("%s, %.14g times as fast"):format(arrivals, job.speedup) end
+local function facts(job, rows)
   return {
-    { "arrivals", arrivals }, { "service", job.service.text .. " s" },
+    { "arrivals", experiment.arrivals_text(job, rows[1].arrivals_span_s) }, { "service", job.service.text .. " s" },
     { "slo", job.slo_s and ("%.14g s"):format(job.slo_s) or "none: goodput counts all answers" },
   }
 end
 
-local function header(job)
+local function header(job, rows)
   local lines = {}
-  for i, fact in ipairs(facts(job)) do lines[i] = ("%-9s %s\n"):format(fact[1], fact[2]) end
+  for i, fact in ipairs(facts(job, rows)) do lines[i] = ("%-9s %s\n"):format(fact[1], fact[2]) end
   return table.concat(lines) .. "\n"
 end
 
@@ -157,7 +162,7 @@ local function write_report(job, rows, timelines, path)
     if not svg then return nil, message end
     pictures[#pictures + 1] = { "Queue and batches over time: " .. compare.label(rows[i]), svg }
   end
-  local about = facts(job)
+  local about = facts(job, rows)
   if #pictures == 1 then
     about[#about + 1] = { "timelines", ("left out: there are more than %d runs"):format(timeline.MAX_RUNS) }
   end
@@ -174,7 +179,7 @@ local function write_results(job, rows, timelines, args)
     ok, message = gnuplot.draw(args.timeline, timeline.script(timelines, labels_of(rows)))
   end
   if ok and args.report then ok, message = write_report(job, rows, timelines, args.report) end
-  if ok and args.json ~= "-" and args.csv ~= "-" then io.stdout:write(header(job), compare.text(rows)) end
+  if ok and args.json ~= "-" and args.csv ~= "-" then io.stdout:write(header(job, rows), compare.text(rows)) end
   return ok, message
 end
 
@@ -219,11 +224,13 @@ function M.run(definition, args)
   args.note = function(text) io.stderr:write("tokenbatcher: ", text, "\n") end
   local ok, problem = check_files(definition, args)
   if not ok then return nil, problem end
+  local variants = experiment.variants(args.policy, args.sweep)
+  args.passes = #variants
   local job, message = experiment.new(definition, args)
   if not job then return nil, message end
   ok, problem = experiment.check_sweeps(args.sweep)
   if not ok then return nil, problem end
-  local variants, timelines = experiment.variants(args.policy, args.sweep), {}
+  local timelines = {}
   ok, problem = check_pictures(args, #variants)
   if not ok then return nil, problem end
   if args.timeline or args.report then

@@ -1,5 +1,6 @@
 --- Flags that simulate and tune share, and what their values must be.
 
+local columns = require "tokenbatcher.sim.columns"
 local experiment = require "tokenbatcher.sim.experiment"
 local policies = require "tokenbatcher.policy"
 
@@ -27,6 +28,11 @@ local function whole(flag)
     if value and value >= 1 and value <= 2 ^ 53 and value % 1 == 0 then return value end
     return nil, ("%s needs a whole number above 0, got '%s'"):format(flag, text)
   end
+end
+
+local function parse_unit(text)
+  if columns.UNITS[text] ~= nil then return text end
+  return nil, ("--time-unit needs one of %s, got '%s'"):format(table.concat(columns.UNIT_NAMES, ", "), text)
 end
 
 --- "0.01:20" @return {p, factor}
@@ -70,7 +76,11 @@ end
 
 --- What arrives, how long it takes, and what counts.
 function M.arrivals(command)
-  command:option("--trace", "The arrivals of a file: Azure CSV, Mooncake JSON lines, or a recording."):argname "<file>"
+  command:option("--trace", "The arrivals of a file, see below (-: standard input)."):argname "<file>"
+  command:option("--columns", "Which columns of the trace are what: time=NAME,cost=NAME,..., see below.")
+    :argname("<role=name,...>"):convert(columns.parse)
+  command:option("--time-unit", "The unit of the trace's times: s, ms, us, ns or date."):argname("<unit>")
+    :convert(parse_unit)
   command:option("--arrivals", "Made-up arrivals, see below."):argname "<spec>"
   command:option("--service", "How long a batch takes, in seconds; see below (default: 0.02 + 0.00005*tokens).")
     :argname "<model>"

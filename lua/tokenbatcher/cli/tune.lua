@@ -110,8 +110,9 @@ local function verdict(found, goal)
   return "not sure: the gain is there on the held-out half, but its pieces do not agree"
 end
 
-local function report(found, goal_name, args, varied)
+local function report(job, found, goal_name, args, varied)
   local goal, pieces = search.GOALS[goal_name], found.pieces
+  write(("arrivals     %s\n"):format(experiment.arrivals_text(job, found.arrivals_span_s)))
   write(("searched     %d runs over the first %d of %d arrivals, seed %.14g\n"):format(found.runs, found.half,
     found.total, args.seed or 1))
   write(("best         %s\n\n"):format(found.is_default and "the settings given" or settings_of(found, varied)))
@@ -147,7 +148,7 @@ function M.run(definition, args)
   })
   clear()
   if not ok then return nil, errors.message_of(found) end
-  report(found, goal, args, varied)
+  report(job, found, goal, args, varied)
   return flags.status { found.first[1], found.first[2], found.held[1], found.held[2] }
 end
 

@@ -7,9 +7,12 @@
 --
 -- Each takes tokens=D (cost of a record, default 1), output=D (default: not known), keys=N (default: no keys;
 -- key k is chosen as often as 1/k says), timeout=D (seconds; default none). D is a number,
--- lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to). For sources, see trace.lua.
+-- lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to); of tokens and output also
+-- @FILE: lengths of real records (lengths.lua), drawn by lot; with tokens=@FILE the output is that of the same
+-- record, unless output is given. For sources, see trace.lua.
 
 local errors = require "tokenbatcher.base.errors"
+local lengths = require "tokenbatcher.sim.lengths"
 local options = require "tokenbatcher.core.options"
 local random = require "tokenbatcher.sim.random"
 local tbffi = require "tokenbatcher.core.ffi"
@@ -57,9 +60,27 @@ for _, name in ipairs { "clients", "keys" } do
     return value and value % 1 == 0 and value <= 1e6 and value or nil, "a whole number from 1 to 1000000 is needed"
   end
 end
-for _, name in ipairs { "tokens", "output", "timeout", "think" } do READ[name] = random.distribution end
+for _, name in ipairs { "timeout", "think" } do READ[name] = random.distribution end
 
-local function read_parameters(kind, text)
+-- A distribution, or the lengths of a file. @param draws function(found)  what draws of them
+local function lengths_or_distribution(text, given, draws)
+  local path = text:match "^@(.+)$"
+  if not path then return random.distribution(text) end
+  local found, message = lengths.read(path, given)
+  if not found then return nil, message end
+  return draws(found)
+end
+
+function READ.tokens(text, given) return lengths_or_distribution(text, given, lengths.pairs_of) end
+
+function READ.output(text, given)
+  return lengths_or_distribution(text, given, function(found)
+    if not found.has_outputs then return nil, "there are rows without outputs" end
+    return lengths.outputs_of(found)
+  end)
+end
+
+local function read_parameters(kind, text, files)
   local known, given = { unpack(COMMON) }, {}
   for _, name in ipairs(ALLOWED[kind]) do known[#known + 1] = name end
   for _, pair in ipairs(text == "" and {} or split(text)) do
@@ -72,20 +93,21 @@ local function read_parameters(kind, text)
     end
     if given[name] then return nil, name .. " is given twice" end
     local message
-    given[name], message = READ[name](value)
+    given[name], message = READ[name](value, files)
     if not given[name] then return nil, ("%s=%s: %s"):format(name, value, message) end
   end
   return given
 end
 
---- @return a specification {kind, text, p}, or nil and a message
-function M.parse(text)
+--- @param files table|nil  columns: of files of lengths (see lengths.lua)
+-- @return a specification {kind, text, p}, or nil and a message
+function M.parse(text, files)
   local kind, rest = text:match "^%s*([%a_]+)%s*:?(.*)$"
   if not kind or not NEEDED[kind] then
     return nil, ("--arrivals '%s': there is no '%s'; did you mean '%s'?"):format(text, kind or text,
       errors.nearest(kind or text, KINDS))
   end
-  local p, message = read_parameters(kind, rest)
+  local p, message = read_parameters(kind, rest, files)
   if not p then return nil, ("--arrivals %s: %s"):format(kind, message) end
   if not p[NEEDED[kind]] then return nil, ("--arrivals %s needs %s=..."):format(kind, NEEDED[kind]) end
   return { kind = kind, text = text, p = p }
@@ -117,8 +139,9 @@ local function draw_key(keys, stream)
 end
 
 local function draw_record(self)
-  self.cost = min(MAX_COST, self.tokens(self.stream))
-  self.output = self.output_tokens and floor(self.output_tokens(self.stream) + 0.5) or -1
+  local cost, output = self.tokens(self.stream)
+  self.cost = min(MAX_COST, cost)
+  self.output = self.output_tokens and floor(self.output_tokens(self.stream) + 0.5) or output or -1
   if self.keys then self.key = draw_key(self.keys, self.key_stream) end
   if self.timeout then self.timeout_us = max(1, floor(min(1e9, self.timeout(self.stream)) * 1e6 + 0.5)) end
 end

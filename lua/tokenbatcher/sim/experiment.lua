@@ -68,16 +68,21 @@ local function open_arrivals(job, args)
   if args.trace then
     job.trace, message = trace.open(args.trace, {
       limit = args.limit, strict = args.strict, note = args.note, estimate = new_estimate(job.base),
+      columns = args.columns, unit = args.time_unit, passes = args.passes,
     })
     return job.trace, message
   end
   if args.strict then return nil, "--strict is for a trace" end
-  job.arrivals, message = arrivals.parse(args.arrivals)
+  if args.time_unit then return nil, "--time-unit is for a trace" end
+  if args.columns and not args.arrivals:find("=@", 1, true) then
+    return nil, "--columns is for a trace, or for lengths in a file: tokens=@FILE"
+  end
+  job.arrivals, message = arrivals.parse(args.arrivals, { columns = args.columns })
   return job.arrivals, message
 end
 
 --- @param args table  trace, arrivals, service, set, given, slo, speedup, limit, seed, strict, fail_rate,
--- straggle, note (function(text))
+-- straggle, note (function(text)), columns, time_unit (see formats.detect), passes (see trace.open)
 -- @return job, or nil and a message
 function M.new(definition, args)
   local base, message = base_options(definition, args)
@@ -141,6 +146,13 @@ local function new_source(job, speedup, part)
 end
 
 local function ignore() end
+
+--- What has arrived, for people: rows, span, rate and the unit of times. @param span_s number|nil  of made-up arrivals
+function M.arrivals_text(job, span_s)
+  if job.trace then return job.trace:about(job.speedup) end
+  local speed = job.speedup ~= 1 and (", %.14g times as fast"):format(job.speedup) or ""
+  return ("%s%s (%s)"):format(job.arrivals.text, speed, trace.rate_text(job.records, span_s))
+end
 
 --- @param variant table  policy (or nil: the script's), policy_text, settings = list of {name, text, value}
 -- @param how table|nil  progress (function), warn (function(text)), timeline, part {first, count, seed}: of a

@@ -100,7 +100,8 @@ function M.new(spec)
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
     slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil, group_of = nil, record_of = {},
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false, turn_fed = 0,
-    records = 0, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(), wait = Histogram.new(),
+    records = 0, newest_us = ORIGIN_US, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(),
+    wait = Histogram.new(),
     fairness = Fairness.new(),
   }, Replay)
   for at = 0, BATCH_SLOTS - 1 do self.runs[at] = false end
@@ -120,7 +121,7 @@ end
 local function submit(self, at_us)
   local source = self.source
   local cost, key, group = source.cost, source.key, source.group
-  self.records = self.records + 1
+  self.records, self.newest_us = self.records + 1, at_us
   if cost > self.max_cost then
     C.tb_refuse(self.handle, 1)
     return refused(self)
@@ -365,6 +366,11 @@ function Replay:run(progress)
     end
   end
   return self
+end
+
+--- Seconds from the first arrival to the last one.
+function Replay:arrivals_span_s()
+  return (self.newest_us - ORIGIN_US) / 1e6
 end
 
 --- Seconds from the first arrival to the last answer.

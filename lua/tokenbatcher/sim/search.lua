@@ -225,7 +225,8 @@ function M.run(job, given)
   local base = { settings = {}, policy_text = given.policy and given.policy.text, policy = given.policy
     and given.policy.value }
   search.base = base
-  search.total = run(search, base, nil).records
+  local whole_row = run(search, base, nil)
+  search.total = whole_row.records
   search.half = math.floor(search.total / 2)
   if search.half < PIECES then
     error(("tune: %d arrivals are too few to search with one half and judge with the other"):format(search.total), 0)
@@ -238,7 +239,7 @@ function M.run(job, given)
   return {
     best = best, base = base, is_default = best == base, first = { base.row, best.row },
     held = { run(search, base, whole), run(search, best, whole) }, pieces = judge_pieces(search, base, best),
-    runs = search.runs, half = search.half, total = search.total,
+    runs = search.runs, half = search.half, total = search.total, arrivals_span_s = whole_row.arrivals_span_s,
   }
 end
 

@@ -3,13 +3,14 @@
 --
 -- A source of arrivals, here and in arrivals.lua, shows the next one in its fields: at_us (its
 -- time since the first one, or math.huge when there is none left), cost, output (-1: not known), key, group,
--- priority, timeout_us, batch_timeout_us, slo_us, record (nil: none is known), turn (those of one number, above
--- 0, that follow each other were submitted in one turn: one decision saw them all). take() goes on to the one after it;
--- answered(now_us) hears of every record that has its answer, or will have none; is_done: there will be
--- no more.
+-- class, priority, timeout_us, batch_timeout_us, slo_us, record (nil: none is known), turn (those of one number,
+-- above 0, that follow each other were submitted in one turn: one decision saw them all). take() goes on to
+-- the one after it; answered(now_us) hears of every record that has its answer, or will have none; is_done: there
+-- will be no more.
 
+local blocks = require "tokenbatcher.sim.blocks"
 local formats = require "tokenbatcher.sim.formats"
-local tbffi = require "tokenbatcher.core.ffi"
+local lines_of = require "tokenbatcher.sim.lines"
 
 local floor = math.floor
 
@@ -17,111 +18,87 @@ local M = {}
 local Trace = {}
 Trace.__index = Trace
 
-local BLOCK_ROWS = 65536
-local CHUNK_BYTES = 65536
-local LINE_BYTES = 16 * 1024 * 1024 -- at the most; what has no line ends is no trace
-local GARBAGE_STEP = 200
 local NAMED_BAD_ROWS = 5 -- more are only counted
 local SHOWN_BYTES = 160
-local BYTE_ORDER_MARK = "\239\187\191"
-
--- --- lines ----------------------------------------------------------------------
-
-local Lines = {}
-Lines.__index = Lines
-
-local function open_lines(path)
-  local file, message = io.open(path, "rb")
-  if not file then return nil, message end
-  if not file:seek "set" then
-    file:close()
-    return nil, path .. ": a plain file is needed, since each run reads it anew"
-  end
-  local first, problem = file:read(CHUNK_BYTES)
-  if not first and problem then return nil, ("%s: %s"):format(path, problem) end
-  first = first or ""
-  if first:sub(1, 3) == BYTE_ORDER_MARK then first = first:sub(4) end
-  return setmetatable({ path = path, file = file, chunk = first, at = 1, number = 0 }, Lines)
-end
-
---- Read no more. Twice is fine.
-function Lines:close()
-  if self.file then self.file:close() end
-  self.file = nil
-end
-
--- Read on to where a line ends, or to the end of the file. A long line is put together once.
-local function fill(self)
-  local parts, bytes = { self.chunk:sub(self.at) }, 0
-  repeat
-    local more, message = self.file:read(CHUNK_BYTES)
-    if not more then
-      self:close()
-      if message then error(("cannot read %s: %s"):format(self.path, message), 0) end
-      break
-    end
-    parts[#parts + 1], bytes = more, bytes + #more
-    if bytes > LINE_BYTES then
-      error(("%s:%d: the line is longer than 16 MiB"):format(self.path, self.number + 1), 0)
-    end
-  until more:find("\n", 1, true)
-  self.chunk, self.at = table.concat(parts), 1
-  collectgarbage("step", GARBAGE_STEP) -- compiled code makes little else that would drive the collector
-end
-
---- Where the next line is in self.chunk, without its end: from, to; nil after the last.
-function Lines:next()
-  local stop = self.chunk:find("\n", self.at, true)
-  if not stop and self.file then
-    fill(self)
-    stop = self.chunk:find("\n", self.at, true)
-  end
-  local from = self.at
-  if not stop then
-    if from > #self.chunk then return nil end
-    stop = #self.chunk + 1
-  end
-  self.at, self.number = stop + 1, self.number + 1
-  local has_return = stop > from and self.chunk:byte(stop - 1) == 13
-  return from, has_return and stop - 2 or stop - 1
-end
-
--- The next line that is not blank, as a string.
-local function next_text(lines)
-  repeat
-    local from, to = lines:next()
-    local text = from and lines.chunk:sub(from, to)
-    if not from or text:find "%S" then return text end
-  until false
-end
 
 -- --- the trace --------------------------------------------------------------------
 
-local function new_block()
-  local function column() return tbffi.new("double[?]", BLOCK_ROWS) end
-  return {
-    n = 0, at_us = column(), cost = column(), output = column(), priority = column(), timeout_us = column(),
-    batch_timeout_us = column(), slo_us = column(), turn = column(), key = {}, group = {}, record = {},
-  }
+local function describe(path) return path == "-" and "standard input" or path end
+
+-- @return format, or nil and a message
+local function detect(lines, given)
+  local first = lines:next_text()
+  if not first then return nil, ("the trace %s is empty"):format(describe(lines.path)) end
+  local is_read = false
+  local format, message = formats.detect(first, given, function()
+    is_read = true
+    return first .. "\n" .. lines:rest()
+  end)
+  if not format then
+    return nil, ("%s%s %s"):format(describe(lines.path), message:find "^%-%-" and ":" or "", message)
+  end
+  if not (format.rows or is_read or format.has_header) then lines:unread() end
+  return format
 end
 
---- @param options table  limit (rows, or nil), strict (a bad row is an error), note (function(text), told of bad rows),
--- estimate (function(record), for rows without a cost: see formats.lua)
--- @return a trace, or nil and a message
+local function is_pipe_too_long(trace)
+  local ok, problem = pcall(trace.source, trace, 1)
+  if not ok then return problem end
+  if trace.block then return nil end
+  return ("%s is a pipe of more than %d rows, and would have to be read more than once: save it as a file")
+    :format(describe(trace.path), blocks.ROWS)
+end
+
+-- Four digits, and all of a large number.
+local function short(value) return (math.abs(value) >= 1000 and "%.0f" or "%.4g"):format(value) end
+
+--- How many rows in which time, and how many a second, for people. @param span_s number|nil
+function M.rate_text(rows, span_s)
+  if not span_s or span_s <= 0 then return ("%d rows"):format(rows) end
+  return ("%d rows in %s s, %s a second"):format(rows, short(span_s), short(rows / span_s))
+end
+
+--- What it is, for people, after a run over it.
+function Trace:about(speedup)
+  local unit = self.format.unit
+  local parts = { ("%s, %s"):format(self.format.name, M.rate_text(self.rows, self.span_s)),
+    unit == "date" and "times are dates" or "times in " .. unit }
+  for _, what in ipairs { { self.sorted, "out of order" }, { self.bad, "bad, left out" },
+    { self.failed, "failed at the source, left out" } } do
+    if what[1] > 0 then parts[#parts + 1] = ("%d %s"):format(what[1], what[2]) end
+  end
+  local text = ("%s (%s)"):format(describe(self.path), table.concat(parts, "; "))
+  if speedup == 1 then return text end
+  return ("%s, %.14g times as fast%s"):format(text, speedup, self.span_s > 0
+    and (": %s a second"):format(short(speedup * self.rows / self.span_s)) or "")
+end
+
+--- @param path string  a file, or "-": standard input
+-- @param options table  limit (rows, or nil), strict (a bad row is an error), note (function(text), told of bad rows),
+-- estimate (function(record), for rows without a cost: see formats.lua), columns and unit (see formats.detect),
+-- passes (how many runs over it there will be at the most; nil: any number)
+-- @return a trace; or nil and a message. After the first run over it it has rows, span_s (from the first to the last),
+-- sorted (rows that were out of order), bad (rows left out) and failed (those that were no arrivals)
 function M.open(path, options)
-  local lines, message = open_lines(path)
+  local lines, message = lines_of.open(path)
   if not lines then return nil, "cannot open the trace: " .. message end
-  local ok, first = pcall(next_text, lines)
-  if not ok then return nil, first end
-  if not first then return nil, ("the trace %s is empty"):format(path) end
-  local format
-  format, message = formats.detect(first)
-  if not format then return nil, ("%s %s"):format(path, message) end
+  local ok, format, problem = pcall(detect, lines, { columns = options.columns, unit = options.unit })
+  if not ok or not format then
+    lines:close()
+    return nil, ok and problem or format
+  end
   local self = setmetatable({
     path = path, format = format, limit = options.limit or math.huge, strict = options.strict, note = options.note,
-    estimate = options.estimate, rows = 0, bad = 0, is_known = false, block = nil,
+    estimate = options.estimate, rows = 0, bad = 0, failed = 0, sorted = 0, span_s = 0, is_known = false, block = nil,
+    noted = {}, lines = nil,
   }, Trace)
-  lines:close()
+  if lines.can_rewind or format.rows then
+    lines:close()
+    return self
+  end
+  self.lines = lines
+  problem = options.passes ~= 1 and is_pipe_too_long(self)
+  if problem then return nil, problem end
   return self
 end
 
@@ -133,72 +110,110 @@ end
 
 local function bad_row(reader, what)
   local trace = reader.trace
-  local text = ("%s:%d: %s"):format(trace.path, reader.lines.number, printable(what))
+  local text = ("%s:%d: %s"):format(describe(trace.path), reader.lines.number, printable(what))
   if trace.strict then error(text .. " (--strict)", 0) end
   if trace.is_known then return end
   trace.bad = trace.bad + 1
   if trace.note and trace.bad <= NAMED_BAD_ROWS then trace.note(text .. "; the row is left out") end
 end
 
--- With a place for every field: a table that is full is made anew for one that is set to nil, in each row.
-local function new_row()
-  return { at_s = 0, cost = 0, output = 0, record = false, key = false, group = false, priority = 0, timeout_us = 0,
-    batch_timeout_us = 0, slo_us = 0, turn = 0 }
+-- The lines of a run: a pipe's are there already, and are read once.
+local function run_lines(trace)
+  if trace.lines then
+    local lines = trace.lines
+    trace.lines, trace.is_gone = nil, true
+    return lines
+  end
+  if trace.is_gone then error(("%s can be read only once"):format(describe(trace.path)), 0) end
+  local lines, message = lines_of.open(trace.path)
+  if not lines then error("cannot open the trace: " .. message, 0) end
+  if trace.format.has_header then lines:next_text() end
+  return lines
 end
 
 local function new_reader(trace)
-  local lines, message = open_lines(trace.path)
-  if not lines then error("cannot open the trace: " .. message, 0) end
-  if trace.format.has_header then next_text(lines) end
-  local parse = trace.format.new(trace.estimate)
-  return { trace = trace, lines = lines, parse = parse, row = new_row(), rows = 0, first_s = nil, last_s = 0 }
+  local reader = { trace = trace, row = blocks.new_row(), rows = 0, read = 0, failed = 0, sorted = 0,
+    newest_s = -math.huge }
+  if trace.format.rows then
+    reader.values = trace.format.rows
+    return reader
+  end
+  reader.lines = run_lines(trace)
+  reader.parse, reader.finish = trace.format.new(trace.estimate, function(text)
+    if trace.note and not trace.noted[text] then trace.note(describe(trace.path) .. ": " .. text) end
+    trace.noted[text] = true
+  end)
+  return reader
+end
+
+local function is_blank(text, from, to)
+  local at = text:find("%S", from)
+  return not at or at > to
+end
+
+-- The next good row of a file that is one value; false at the end.
+local function read_value(reader)
+  local values, i, row = reader.values, reader.read, reader.row
+  if i >= values.n then return false end
+  reader.read = i + 1
+  row.at_s, row.cost, row.output = values.at_s[i], values.cost[i], values.output[i]
+  return true
 end
 
 -- The next good row into reader.row; false at the end.
 local function read_row(reader)
-  local row = reader.row
-  while reader.rows < reader.trace.limit do
-    local lines = reader.lines
-    local from, to = lines:next()
-    if not from then return false end
-    row.record = nil
-    row.key, row.group, row.priority, row.timeout_us, row.batch_timeout_us, row.slo_us = nil, nil, 0, 0, 0, 0
-    row.turn = 0
-    local is_row, message = reader.parse(lines.chunk, from, to, row)
-    if is_row and reader.first_s and row.at_s < reader.last_s then
-      is_row, message = nil, ("its time is %.6f s before the row above"):format(reader.last_s - row.at_s)
-    end
-    if is_row then
-      reader.first_s, reader.last_s = reader.first_s or row.at_s, row.at_s
-      reader.rows = reader.rows + 1
-      return true
-    elseif is_row == nil and lines.chunk:find("%S", from) and lines.chunk:find("%S", from) <= to then
+  local row, trace, lines = reader.row, reader.trace, reader.lines
+  local has_quotes = trace.format.has_quotes
+  while reader.rows < trace.limit do
+    blocks.clear_row(row)
+    if reader.values then return read_value(reader) end
+    local text, from, to = lines:take(has_quotes)
+    if not text then return false end
+    local is_row, message = reader.parse(text, from, to, row)
+    if is_row then return true end
+    if is_row == false then
+      if message then reader.failed = reader.failed + 1 end
+    elseif not is_blank(text, from, to) then
       bad_row(reader, message)
     end
   end
   return false
 end
 
+local function out_of_order(reader, block, n)
+  local s = reader.newest_s - block.at_s[n]
+  blocks.remove(block, n)
+  bad_row(reader, ("its time is %.6f s before that of a row above, and more than %d rows are between them"):format(s,
+    blocks.WINDOW))
+end
+
+-- A row that is earlier than one above. @return boolean  is it in its place?
+local function sort_in(reader, block, n)
+  if n <= blocks.WINDOW and reader.shown_s and block.at_s[n] < reader.shown_s then return false end
+  return blocks.sort_in(block, n)
+end
+
 -- Fill a block. @return boolean  is the trace at its end?
 local function read_block(reader, block)
-  local row, n = reader.row, 0
-  block.key, block.group, block.record = {}, {}, {}
-  while n < BLOCK_ROWS do
+  local row, n, is_end = reader.row, blocks.begin(block), false
+  while n < blocks.ROWS + blocks.WINDOW do
     if not read_row(reader) then
-      block.n = n
-      return true
+      is_end = true
+      break
     end
-    block.at_us[n], block.cost[n], block.output[n] = (row.at_s - reader.first_s) * 1e6, row.cost, row.output
-    block.priority[n], block.timeout_us[n] = row.priority, row.timeout_us
-    block.batch_timeout_us[n], block.slo_us[n] = row.batch_timeout_us, row.slo_us
-    block.turn[n] = row.turn
-    if row.key then block.key[n] = row.key end
-    if row.group then block.group[n] = row.group end
-    if row.record ~= nil then block.record[n] = row.record end
-    n = n + 1
+    blocks.put(block, n, row)
+    if row.at_s >= reader.newest_s then
+      reader.newest_s, n, reader.rows = row.at_s, n + 1, reader.rows + 1
+    elseif sort_in(reader, block, n) then
+      n, reader.rows, reader.sorted = n + 1, reader.rows + 1, reader.sorted + 1
+    else
+      out_of_order(reader, block, n)
+    end
   end
-  block.n = n
-  return false
+  block.held = is_end and 0 or math.min(blocks.WINDOW, n)
+  block.n = n - block.held
+  if block.n > 0 then reader.shown_s = block.at_s[block.n - 1] end
+  return is_end
 end
 
 -- --- the source ---------------------------------------------------------------------
@@ -206,16 +221,36 @@ end
 local Source = {}
 Source.__index = Source
 
+-- More than half of the rows are none: whatever comes out of the rest is no answer.
+local function check_dropped(trace, reader)
+  if trace.bad <= reader.rows then return end
+  error(("%s: %d of %d rows are bad: it is no trace of this kind (%s)"):format(describe(trace.path), trace.bad,
+    trace.bad + reader.rows, trace.format.name), 0)
+end
+
+-- The whole of it was read: what is known of it now.
+local function close_reader(self)
+  local trace, reader = self.trace, self.reader
+  if reader.lines then reader.lines:close() end
+  if not trace.is_known then
+    check_dropped(trace, reader)
+    local problem = reader.finish and reader.rows > 0 and reader.finish()
+    if problem then error(("%s: %s"):format(describe(trace.path), problem), 0) end
+  end
+  trace.rows, trace.failed, trace.sorted, trace.is_known = reader.rows, reader.failed, reader.sorted, true
+  if reader.values then trace.failed = reader.values.failed end
+  trace.span_s = reader.rows > 0 and reader.newest_s - reader.first_s or 0
+  if self.is_first then trace.block = self.block end
+end
+
 local function next_block(self)
   if self.is_last then return false end
   self.i = 0
-  self.is_last = read_block(self.reader, self.block)
-  if not self.is_last then return true end
-  local trace, reader = self.trace, self.reader
-  trace.rows, trace.is_known = reader.rows, true
-  reader.lines:close()
-  if self.is_first then trace.block = self.block end
-  return self.block.n > 0
+  local reader, block = self.reader, self.block
+  self.is_last = read_block(reader, block)
+  if not reader.first_s and block.n > 0 then reader.first_s = block.at_s[0] end
+  if self.is_last then close_reader(self) end
+  return block.n > 0
 end
 
 -- One row on; false at the end.
@@ -231,20 +266,28 @@ function Source:take()
   self.left = self.left - 1
   if self.left > 0 and step(self) then return self:show(self.i) end
   self.at_us, self.is_done = math.huge, true
-  if self.reader then self.reader.lines:close() end
+  if self.reader and self.reader.lines then self.reader.lines:close() end
 end
 
 function Source:show(i)
   local block = self.block
-  self.at_us = floor((block.at_us[i] - self.origin_us) / self.speedup + 0.5)
+  self.at_us = floor((block.at_s[i] - self.origin_s) * 1e6 / self.speedup + 0.5)
   self.cost, self.output, self.key = block.cost[i], block.output[i], block.key[i]
   self.priority, self.timeout_us, self.group = block.priority[i], block.timeout_us[i], block.group[i]
   self.batch_timeout_us, self.slo_us, self.record = block.batch_timeout_us[i], block.slo_us[i], block.record[i]
-  self.turn = block.turn[i]
+  self.turn, self.class = block.turn[i], block.class[i]
 end
 
 --- Nothing to do: a trace does not wait for answers.
 function Source.answered() end
+
+local function no_rows(trace)
+  local parts = {}
+  if trace.bad > 0 then parts[1] = ("%d bad ones"):format(trace.bad) end
+  if trace.failed > 0 then parts[#parts + 1] = ("%d that failed at the source"):format(trace.failed) end
+  return ("the trace %s has no rows%s"):format(describe(trace.path),
+    parts[1] and " (" .. table.concat(parts, ", ") .. ")" or "")
+end
 
 --- A run over it. Raises what cannot be read, and a bad row if strict.
 -- @param speedup number  times are divided by it
@@ -253,18 +296,17 @@ function Source.answered() end
 function Trace:source(speedup, first, count)
   local known = self.block
   local source = setmetatable({
-    trace = self, speedup = speedup, i = 0, block = known or new_block(), is_first = true, is_last = known ~= nil,
-    at_us = math.huge, is_done = false, left = count or math.huge, origin_us = 0,
+    trace = self, speedup = speedup, i = 0, block = known or blocks.new(), is_first = true, is_last = known ~= nil,
+    at_us = math.huge, is_done = false, left = count or math.huge, origin_s = 0,
   }, Source)
   if not known then
     source.reader = new_reader(self)
-    if not next_block(source) then error(("the trace %s has no rows%s"):format(self.path, self.bad > 0
-      and (" (%d bad ones)"):format(self.bad) or ""), 0) end
+    if not next_block(source) then error(no_rows(self), 0) end
   end
   for _ = 1, first or 0 do
-    if not step(source) then error(("the trace %s ends before row %d"):format(self.path, first + 1), 0) end
+    if not step(source) then error(("the trace %s ends before row %d"):format(describe(self.path), first + 1), 0) end
   end
-  if first then source.origin_us = source.block.at_us[source.i] end
+  source.origin_s = source.block.at_s[source.i]
   source:show(source.i)
   return source
 end
