@@ -140,11 +140,11 @@ static int process_leave(lua_State *L)
 
 /* --- the disk ------------------------------------------------------------- */
 
-/* sync(fd): begin to write it to its disk, unless that is being done already. */
+/* sync(fd): begin to write it to its disk. False where that is being done already for one, or fails. */
 static int process_sync(lua_State *L)
 {
-    tb__sync_begin((int)luaL_checkinteger(L, 1));
-    return 0;
+    lua_pushboolean(L, tb__sync_begin((int)luaL_checkinteger(L, 1)));
+    return 1;
 }
 
 /* sync_problem(): what the disk has said since it was asked last, or nil. */

@@ -191,7 +191,7 @@ local function renew_journal(self)
   for i = self.first, self.last do
     if self[i].offset then waiting[self[i].index] = self[i] end
   end
-  local made, message = journal.rewrite(before.path, before.path, before.facts, before.hashes,
+  local made, message = journal.rewrite(before.path, before.path, before.facts, before.input,
     function(item, text, offset)
       local entry = waiting[item.index]
       if item.again then
@@ -213,6 +213,7 @@ local function renew_journal(self)
 end
 
 local function take(self, entries)
+  if self.journal then require_journal(self.journal:fill_in_later()) end
   for _, entry in ipairs(entries) do
     make_line(self, entry)
     if entry.again then

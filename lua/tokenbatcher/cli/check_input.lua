@@ -34,7 +34,7 @@ end
 local function read_all(found, batcher, made, source)
   while true do
     local line, message = source:next()
-    if message then error(("cannot read %s: %s"):format(source.name, message), 0) end
+    if message then error(message, 0) end
     if not line then return end
     if line:find "%S" then
       found.lines = found.lines + 1

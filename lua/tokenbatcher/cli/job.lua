@@ -5,6 +5,7 @@
 -- were answered after all, is written anew beside the old one and then takes its name.
 
 local errors = require "tokenbatcher.base.errors"
+local fingerprint = require "tokenbatcher.cli.fingerprint"
 local journal = require "tokenbatcher.cli.journal"
 local output = require "tokenbatcher.cli.output_ffi"
 local resume = require "tokenbatcher.cli.resume"
@@ -119,7 +120,7 @@ local function look(self, path)
       .. "written"):format(self.journal_path, path)
   end
   if message then return nil, nil, message end
-  return header or { hashes = {} }, from
+  return header or { input = fingerprint.new() }, from
 end
 
 local function go_on(self, path, args, check_input)
@@ -127,7 +128,7 @@ local function go_on(self, path, args, check_input)
   local header, from, message = look(self, path)
   if not header then return nil, message end
   local ok
-  ok, message = check_input(header.hashes)
+  ok, message = check_input(header.input)
   if not ok then return nil, message end
   self.state, message = resume.read(self.path, self.facts, from, args.retry_codes)
   if not self.state then return nil, message end
@@ -135,7 +136,7 @@ local function go_on(self, path, args, check_input)
     ok, message = output.truncate(self.fd, self.state.size)
     if not ok then return nil, "cannot cut the output: " .. message end
   end
-  self.journal, message = self.state:take_journal(self.journal_path, from, self.facts, header.hashes)
+  self.journal, message = self.state:take_journal(self.journal_path, from, self.facts, header.input)
   if not self.journal then return nil, message end
   if from == self.done_path then output.remove(from) end
   self.lines = self.state.lines
@@ -143,8 +144,9 @@ local function go_on(self, path, args, check_input)
 end
 
 --- Open a file for the answers of a run.
--- @param args table  resume, overwrite, retry_codes, unordered  @param is_encoded boolean  by the script's own encode
--- @param check_input function(hashes) -> true, or nil and a message: is it the input of those lines?
+-- @param args table  resume, overwrite, retry_codes, unordered, sync
+-- @param is_encoded boolean  by the script's own encode
+-- @param check_input function(fingerprint) -> true, or nil and a message: is it that input?
 -- @return job {fd, journal, state, lines}; nil and a message
 function M.open(path, args, is_encoded, check_input)
   local real = output.real_path(path)
@@ -155,7 +157,8 @@ function M.open(path, args, is_encoded, check_input)
   output.remove(real .. MERGED) -- of a run that was killed
   local self = setmetatable({
     fd = fd, path = real, journal_path = real .. ".journal", done_path = real .. ".job",
-    facts = { unordered = args.unordered or false, encoded = is_encoded, like = fd },
+    facts = { unordered = args.unordered or false, encoded = is_encoded, like = fd,
+      is_synced = args.sync > 0 },
   }, Job)
   local made
   if args.resume then
@@ -194,7 +197,7 @@ end
 --- Error lines that were answered after all get their answers: F is written anew, and takes its name when it is
 -- whole. @param replaced table  number of a line of F -> offset in the journal
 -- @return true, or nil and a message: then F is as it was
-function Job:merge(replaced, is_synced)
+function Job:merge(replaced)
   local temporary = self.path .. MERGED
   local fd, message = output.open_file(temporary)
   if not fd then return nil, message end
@@ -202,7 +205,7 @@ function Job:merge(replaced, is_synced)
   output.truncate(fd, 0)
   output.copy_mode(self.fd, fd)
   local ok, err = pcall(copy_with, self, fd, replaced)
-  if ok and is_synced then ok, err = output.sync(fd) end
+  if ok and self.facts.is_synced then ok, err = output.sync(fd) end
   if ok then ok, err = output.rename(temporary, self.path) end
   if not ok then
     tbffi.close(fd)
@@ -217,7 +220,8 @@ end
 -- What a journal keeps of an answer that is in F: of a line that says it itself, nothing.
 local function clean(self, replaced)
   local facts = self.facts
-  local made, message = journal.rewrite(self.journal_path, self.journal_path, facts, self.journal.hashes, function(item)
+  local path = self.journal_path
+  local made, message = journal.rewrite(path, path, facts, self.journal.input, function(item)
     if item.is_plain or not facts.encoded then return nil end
     if replaced[item.at] and not item.again then return nil end
     if not item.code and not facts.unordered then return nil end

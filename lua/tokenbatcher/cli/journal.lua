@@ -1,7 +1,8 @@
 --- What belongs to an output F beside its lines, in F.journal (F.job when all is answered): JSON lines.
 --
---   {"tokenbatcher_job":1,"unordered":false,"encoded":false,"input":["9c1d...",...]}     the first one: a hash
---       of each of the first 1,000 lines of the input, filled in as they are read, padded with spaces
+--   {"tokenbatcher_job":1,"unordered":false,"encoded":false,"input":["9c1d...",...],"later":[2345,"07ab...",...]}
+--       the first one: a hash of each of the first 1,000 lines of the input, and marks of those behind them (see
+--       fingerprint.lua), filled in as they are read, padded with spaces
 --   {"index":7,"result":...}         an answer that waits for an earlier one, as it will stand in F
 --   {"at":6,"index":7,"again":true,"code":"deadline","line":"..."}     where that does not do: `at` is the
 --       number of its line in F; `line` what stands there, or will; `again`: it takes the place of the error line
@@ -12,20 +13,16 @@
 -- at the end.
 
 local errors = require "tokenbatcher.base.errors"
+local fingerprint = require "tokenbatcher.cli.fingerprint"
 local json = require "tokenbatcher.base.json"
 local output = require "tokenbatcher.cli.output_ffi"
-local pseudonym = require "tokenbatcher.base.pseudonym"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local M = {}
 local Journal = {}
 Journal.__index = Journal
 
-M.HASHED = 1000
-local KEY = "tokenbatcher job" -- 16 bytes: hashes are to be compared, not kept secret
 local GROWS_TO = 16777216 -- bytes, before it is written anew
-
-function M.hash(line) return pseudonym.hash(KEY, line) end
 
 -- --- lines of a file ------------------------------------------------------------------
 
@@ -106,35 +103,22 @@ end
 
 -- --- the first line -------------------------------------------------------------------
 
-local HASH_WIDTH = 19 -- with quotes and comma
-
 local function header_start(facts)
-  return ('{"tokenbatcher_job":1,"unordered":%s,"encoded":%s,"input":['):format(tostring(facts.unordered),
+  return ('{"tokenbatcher_job":1,"unordered":%s,"encoded":%s,'):format(tostring(facts.unordered),
     tostring(facts.encoded))
 end
 
-local function header(facts, hashes)
-  local start = header_start(facts)
-  local list = #hashes > 0 and '"' .. table.concat(hashes, '","') .. '"' or ""
-  local text = start .. list .. "]}"
-  return text .. (" "):rep(#start + M.HASHED * HASH_WIDTH + 2 - #text) .. "\n"
-end
-
---- Read the first line: it may have been torn while a hash was filled in.
--- @return table {unordered, encoded, hashes}; nil: there is no such file, or it is none of ours (then a message, too)
+--- Read the first line: it may have been torn while something was filled in.
+-- @return table {unordered, encoded, input (a fingerprint)}; nil: there is no such file, or it is none of ours (then a
+-- message, too)
 function M.read_header(path)
   local fd = tbffi.open(path)
   if not fd then return nil end
   local text = output.read_at(fd, 0) or ""
   tbffi.close(fd)
-  local unordered, encoded, at = text:match '^{"tokenbatcher_job":1,"unordered":(%a+),"encoded":(%a+),"input":%[()'
+  local unordered, encoded, at = text:match '^{"tokenbatcher_job":1,"unordered":(%a+),"encoded":(%a+),()'
   if not at then return nil, path .. " is no journal of a run" end
-  local facts = { unordered = unordered == "true", encoded = encoded == "true", hashes = {} }
-  while true do
-    local hash, behind = text:match('^,?"(%x+)"()', at)
-    if not hash or #hash ~= 16 then return facts end
-    facts.hashes[#facts.hashes + 1], at = hash, behind
-  end
+  return { unordered = unordered == "true", encoded = encoded == "true", input = fingerprint.parse(text, at) }
 end
 
 -- --- writing --------------------------------------------------------------------------
@@ -144,8 +128,8 @@ local function cannot_write(self, message)
 end
 
 -- A file of this header, and nothing else: it takes its name when it is whole.
-local function new_file(path, facts, hashes)
-  local self = setmetatable({ path = path, facts = facts, hashes = hashes, temporary = path .. ".new" }, Journal)
+local function new_file(path, facts, input)
+  local self = setmetatable({ path = path, facts = facts, input = input, temporary = path .. ".new" }, Journal)
   local message
   self.fd, message = output.open_file(self.temporary)
   if not self.fd then return nil, message end
@@ -153,7 +137,7 @@ local function new_file(path, facts, hashes)
   output.copy_mode(facts.like, self.fd)
   self.size = 0
   local ok
-  ok, message = self:append(header(facts, hashes))
+  ok, message = self:append(header_start(facts) .. input:text() .. "}\n")
   if not ok then
     self:drop()
     return nil, message
@@ -167,7 +151,11 @@ function Journal:drop()
   output.remove(self.temporary)
 end
 
+-- On its disk before it has the name: what waits in the other one must not be lost with the machine.
 function Journal:take_name()
+  local ok, message = true, nil
+  if self.facts.is_synced then ok, message = output.sync(self.fd) end
+  if not ok then return cannot_write(self, message) end
   return output.rename(self.temporary, self.path)
 end
 
@@ -182,16 +170,28 @@ function Journal:append(text)
   return true
 end
 
---- Note the next line of the input, before anything is done for it. @return true, or nil and a message
-function Journal:note_input(line)
-  local n = #self.hashes
-  if n >= M.HASHED then return true end
-  local hash = M.hash(line)
-  self.hashes[n + 1] = hash
-  local offset = #header_start(self.facts) + n * HASH_WIDTH - (n > 0 and 1 or 0)
-  local _, message = output.write_at(self.fd, (n > 0 and ',"%s"]}' or '"%s"]}'):format(hash), offset)
+-- Fill something in on the first line, where it has its place.
+local function fill_in(self, offset, text)
+  local _, message = output.write_at(self.fd, text, #header_start(self.facts) + offset)
   if message then return cannot_write(self, message) end
   return true
+end
+
+--- Note the next line of the input, before anything is done for it. @return true, or nil and a message
+function Journal:note_input(line)
+  local input = self.input
+  input:add(line)
+  if input.lines <= fingerprint.HASHED then return fill_in(self, input:hash_text(input.lines)) end
+  self.has_later = true
+  return true
+end
+
+--- What was noted of lines behind the first 1,000, before any answer to them is written.
+-- @return true, or nil and a message
+function Journal:fill_in_later()
+  if not self.has_later then return true end
+  self.has_later = false
+  return fill_in(self, self.input:marks_text())
 end
 
 local SHORT = 1024 -- bytes
@@ -244,9 +244,10 @@ end
 --- A journal, with the mode of the file that is open as facts.like, in the place of one that there is,
 -- with what keep(item, text, offset) wants of it: the line to write,
 -- which will be at that offset, or nil. @param from string|nil  the file to take it from
+-- @param input table  the fingerprint of what was read
 -- @return journal, or nil and a message: then all is as it was
-function M.rewrite(path, from, facts, hashes, keep)
-  local self, message = new_file(path, facts, hashes)
+function M.rewrite(path, from, facts, input, keep)
+  local self, message = new_file(path, facts, input)
   if not self then return nil, message end
   local fd = from and tbffi.open(from)
   local ok = true
@@ -267,7 +268,7 @@ end
 
 --- A new one. @return journal, or nil and a message
 function M.create(path, facts)
-  return M.rewrite(path, nil, facts, {}, function() end)
+  return M.rewrite(path, nil, facts, fingerprint.new(), function() end)
 end
 
 function Journal:close() tbffi.close(self.fd) end

@@ -117,7 +117,7 @@ local function command(words, flag)
 end
 
 local function what_now(self, job)
-  if not job.file then return end
+  if not job.file or job.input.is_other then return end
   local failed = job.answers.failed + (job.state and job.state.failed or 0)
   if not job.is_complete then
     self:say("to go on     ", command(job.words, "--resume"), job.input_path and "" or "   (with the same input)")

@@ -183,8 +183,8 @@ function M.read(path, facts, from, retry_codes)
 end
 
 --- Write the journal anew, with what still matters of it. @return journal, or nil and a message
-function State:take_journal(path, from, facts, hashes)
-  local made, message = journal.rewrite(path, from, facts, hashes, function(item, text, offset)
+function State:take_journal(path, from, facts, input)
+  local made, message = journal.rewrite(path, from, facts, input, function(item, text, offset)
     return keep(self, item, text, offset)
   end)
   if not made then return nil, message end

@@ -50,8 +50,8 @@ local function read_record(job, entry, line)
   return record, opts
 end
 
-local function take_line(job, line, again_at)
-  local entry = { index = job.input.number, at = again_at or job.ordinal, again = again_at ~= nil }
+-- @param entry table  index, at and again: see cli/entry.lua
+local function take_line(job, line, entry)
   job.answers:add(entry)
   local record, opts, message = read_record(job, entry, line)
   if message then return job.answers:settle(entry, nil, errors.new("bad_input", message)) end
@@ -66,20 +66,44 @@ end
 -- Noted before anything is done for it: what is paid for must be known to be of this input.
 local function note_line(job, line)
   local journal = job.answers.journal
-  if not journal or job.input.number ~= #journal.hashes + 1 then return end
+  if not journal or job.input.number ~= journal.input.lines + 1 then return end
   local ok, message = journal:note_input(line)
   if not ok then error(message, 0) end
 end
 
+-- What to do with a line: an entry, or nil, where it is answered.
+local function entry_of(job)
+  local index, at = job.input.number, job.ordinal
+  local what, line_in_output
+  if job.state then what, line_in_output = job.state:of(index, at) end
+  if what and what ~= "again" then return nil end
+  return { index = index, at = line_in_output or at, again = what == "again" }
+end
+
+-- Those that were kept until they were known to be of the input that the output was begun for.
+local function take_kept(job)
+  local kept = job.kept
+  job.kept = {}
+  for _, one in ipairs(kept) do
+    job.answers.limit = one.entry.index
+    take_line(job, one.line, one.entry)
+  end
+end
+
 local function see_line(job, line)
   note_line(job, line)
+  local entry
+  if line:find "%S" then
+    job.ordinal = job.ordinal + 1
+    entry = entry_of(job)
+  end
+  if not job.input:is_proven() then
+    if entry then job.kept[#job.kept + 1] = { line = line, entry = entry } end
+    return
+  end
+  if job.kept[1] then take_kept(job) end
   job.answers.limit = job.input.number
-  if not line:find "%S" then return end
-  job.ordinal = job.ordinal + 1
-  local what, at
-  if job.state then what, at = job.state:of(job.input.number, job.ordinal) end
-  if what and what ~= "again" then return end
-  take_line(job, line, at)
+  if entry then take_line(job, line, entry) end
 end
 
 -- Was the output written for a longer input?
@@ -94,7 +118,7 @@ local function read_all(job)
   while true do
     job.answers:wait_below(job.batcher:option "max_queue_size")
     local line, message = job.input:next()
-    if message then error(("cannot read %s: %s"):format(job.input.name, message), 0) end
+    if message then error(message, 0) end
     if not line or job.gave_up then break end
     see_line(job, line)
   end
@@ -231,7 +255,8 @@ end
 
 local function new_job(definition, args, made, batcher)
   return {
-    path = definition.path, args = args, words = args.words, batcher = batcher, ordinal = 0, earlier = 0,
+    path = definition.path, args = args, words = args.words, batcher = batcher, ordinal = 0, earlier = 0, kept = {},
+    synced = {},
     process = process,
     current = { decode = made.decode, encode = made.encode, submit_options = made.submit_options },
     recording = made.options.record, has_read_all = false,

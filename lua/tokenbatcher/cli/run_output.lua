@@ -52,8 +52,8 @@ local function open_other(job, path)
 end
 
 local function open_file(job, path)
-  local file, message = job_file.open(path, job.args, job.current.encode ~= nil, function(hashes)
-    return job.input:check(hashes, path)
+  local file, message = job_file.open(path, job.args, job.current.encode ~= nil, function(noted)
+    return job.input:check(noted, path)
   end)
   if not file then return nil, message end
   job.file, job.out_fd, job.state = file, file.fd, file.state
@@ -84,13 +84,17 @@ local function require_synced(job)
   if problem then error(errors.new("cannot_write", "cannot write the output to its disk: " .. problem), 0) end
 end
 
+-- One of a file and its journal at a time, if it has grown.
 local function sync(job, now)
   local every_us = job.args.sync * 1e6
   if not job.file or every_us == 0 then return end
-  local size = job.answers.sink.size
-  if now < (job.sync_at or 0) or size == job.synced_size then return end
-  job.sync_at, job.synced_size = now + every_us, size
-  job.process.sync(job.file.fd)
+  local answers = job.answers
+  for i, file in ipairs { { fd = job.file.fd, size = answers.sink.size }, answers.journal } do
+    local last = job.synced[i] or { at = -math.huge }
+    if last.size ~= file.size and now >= last.at + every_us and job.process.sync(file.fd) then
+      job.synced[i] = { at = now, size = file.size }
+    end
+  end
 end
 
 -- A policy that shares by key has nothing to share by.
@@ -139,13 +143,12 @@ end
 local function finish_file(job)
   local file, answers = job.file, job.answers
   file.journal = answers.journal
-  local is_synced = job.args.sync > 0
   if job.failure or job.ended_at_once then return true end
   local ok, message
   if answers.has_replaced then
-    ok, message = file:merge(answers.replaced, is_synced)
+    ok, message = file:merge(answers.replaced)
     if not ok then return nil, message end
-  elseif is_synced then
+  elseif file.facts.is_synced then
     ok, message = output.sync(file.fd)
     if not ok then return nil, "cannot write the output: " .. message end
   end

@@ -168,4 +168,20 @@ describe("Output of tokenbatcher run", function()
     assert.is_true(syncs "--sync 0.1" > 0)
     assert.equal(0, syncs "--sync 0")
   end)
+
+  it("is written to its disk with what waits for an earlier answer, in its journal", function()
+    if os.execute "strace -o /dev/null true 2>/dev/null" ~= 0 then return pending "skipped: no strace(1)" end
+    job.input(10)
+    job.no_output()
+    -- The first answer comes when the journal has been to the disk with the others.
+    local trace = cli.path "trace"
+    local wait = ([[
+    while records[1].n == 1 and not io.open(%q):read "*a":find "fsync%%([^\n]*%%.journal>%%)" do tb.sleep(0.01) end]])
+      :format(trace)
+    local path = cli.file("script.lua", job.paid("max_batch_size = 1, max_concurrent_batches = 10,", wait))
+    local words = table.concat(job.words(path, { "--sync", "0.1" }), " ")
+    local r = cli.shell(("timeout -k 1 60 strace -f -y -e trace=fsync -o %s %s %s"):format(trace, cli.exe, words))
+    assert.equal(0, r.status, r.err)
+    assert.is_nil(job.flaw(cli.path "out.jsonl", 10, true))
+  end)
 end)
