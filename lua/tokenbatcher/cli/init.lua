@@ -1,4 +1,4 @@
---- cli: the command line, tokenbatcher run | check | policies | simulate | tune | fit; a file for each.
+--- cli: the command line, tokenbatcher run | check | policies | simulate | tune | fit | devices; a file for each.
 -- It may know all of ours and argparse, and nobody knows it but src/host, which starts it: a rock
 -- does without. Only here are standard streams read and written.
 --
@@ -180,6 +180,8 @@ local function add_simulations(parser, definition)
   local command = parser:command("fit", fit.HELP):summary(fit.SUMMARY)
   add_help(command)
   fit.declare(command)
+  local devices = require "tokenbatcher.cli.devices"
+  add_help(parser:command("devices", devices.HELP):summary(devices.SUMMARY))
 end
 
 local function new_parser(definition)
@@ -244,7 +246,7 @@ function M.main(args)
   end
   local ok, parsed = new_parser(definition):pparse(args)
   if not ok then
-    local is_command = LOADS_SCRIPT[args[1]] or args[1] == "policies" or args[1] == "fit"
+    local is_command = LOADS_SCRIPT[args[1]] or args[1] == "policies" or args[1] == "fit" or args[1] == "devices"
     return fail(("%s\n(tokenbatcher %s--help shows the usage)"):format(parsed, is_command and args[1] .. " " or ""))
   end
   if parsed.extra and parsed.extra[1] then

@@ -47,8 +47,23 @@ Service, in seconds: an expression over
   tokens       the sum of the batch's costs      max_tokens         the largest of them
   padded       records x the largest             output_tokens      the sum of what comes out
   records      how many                          max_output_tokens  the largest of that
+  kv_steps     the KV tokens read if the batch is decoded token by token: over its records,
+               prompt x (output - 1) + output x (output - 1) / 2
 with + - * / ^ ( ) and min max floor ceil sqrt log; a FILE.lua that returns function(batch), with
 these as fields; or @RECORDING, fitted as tokenbatcher fit does.
+
+Device, in place of --service: a server that batches by itself, as vLLM does. It takes records as
+they come (max_batch_size = 1, max_concurrent_batches = 1024, unless set), needs output tokens, and is
+  preset:NAME       one that ships, see tokenbatcher devices; changes behind a comma: ,seqs=64
+  continuous:a=16.6ms,b=33us,c=37us,d=0.144us,seqs=256,tokens=2048,kv=41408,admit=known
+An iteration takes a + b x prompt tokens + c x sequences decoding + d x their KV tokens; and optional
+terms: over x what is above knee tokens, head x sequences, decode if any decodes, context x prompt
+tokens x the tokens before each. At most seqs sequences and tokens tokens take part, the KV cache
+holds kv tokens in blocks of block (16). admit=known: who comes in must fit as far as it is known, the
+last one is preempted when blocks run out (vLLM); reserve: prompt and output (at least max_output) are
+reserved (TensorRT-LLM). factor=1.08: all takes so much longer. Times are seconds, or have s, ms, us.
+Reported: ttft (first token), tpot (time per further token), e2e (last token), tbt max (longest time
+between two tokens of one record).
 
 Percentiles of latency and wait are within 0.2 %, of batch size and cost within 3 %; means and
 maxima are exact. Fairness is Jain's index of the tokens served to keys that wait at the same
@@ -133,12 +148,24 @@ local function write_file(path, text)
   return true
 end
 
+-- Of a preset, what it is and what is known of it.
+local function device_facts(device)
+  if not device.name then return { { "device", device.text } } end
+  local changed = device.factor ~= 1 and (", factor %.6g"):format(device.factor) or ""
+  return {
+    { "device", ("preset:%s: %s%s"):format(device.name, device.about, changed) },
+    { "", "as " .. device.text }, { "", device.checked },
+  }
+end
+
 -- What was run, as {name, text}.
 local function facts(job, rows)
-  return {
-    { "arrivals", experiment.arrivals_text(job, rows[1].arrivals_span_s) }, { "service", job.service.text .. " s" },
-    { "slo", job.slo_s and ("%.14g s"):format(job.slo_s) or "none: goodput counts all answers" },
-  }
+  local out = { { "arrivals", experiment.arrivals_text(job, rows[1].arrivals_span_s) } }
+  for _, fact in ipairs(job.device and device_facts(job.device) or { { "service", job.service.text .. " s" } }) do
+    out[#out + 1] = fact
+  end
+  out[#out + 1] = { "slo", job.slo_s and ("%.14g s"):format(job.slo_s) or "none: goodput counts all answers" }
+  return out
 end
 
 local function header(job, rows)

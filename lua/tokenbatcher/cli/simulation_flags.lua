@@ -84,6 +84,8 @@ function M.arrivals(command)
   command:option("--arrivals", "Made-up arrivals, see below."):argname "<spec>"
   command:option("--service", "How long a batch takes, in seconds; see below (default: 0.02 + 0.00005*tokens).")
     :argname "<model>"
+  command:option("--device", "A server that batches by itself, in place of --service; see below.")
+    :argname "<device>"
   command:option("--slo", "An answer later than so many seconds counts as missed."):argname("<s>")
     :convert(above_zero "--slo")
   command:option("--speedup", "Divide the times of arrival by this (default: 1)."):argname("<x>")

@@ -19,6 +19,9 @@ local function short(value)
   return (value < 10 and "%.3f" or value < 100 and "%.2f" or "%.1f"):format(value)
 end
 
+-- A time per token: tenths of a millisecond matter.
+local function fine(value) return ("%.4f"):format(value) end
+
 local function reasons(row)
   local parts = {}
   for _, name in ipairs(REASONS) do
@@ -60,10 +63,28 @@ local BLOCKS = {
     { "size p99", of("batch_size", "p99"), short }, { "cost mean", of("batch_cost", "mean"), short },
     { "cost p99", of("batch_cost", "p99"), short },
   }, reasons },
+  { "device", {
+    { "ttft mean", of("ttft_s", "mean"), short, -1 }, { "p50", of("ttft_s", "p50"), short, -1 },
+    { "p99", of("ttft_s", "p99"), short, -1 },
+    { "tpot mean", of("tpot_s", "mean"), fine, -1 }, { "p50", of("tpot_s", "p50"), fine, -1 },
+    { "p99", of("tpot_s", "p99"), fine, -1 },
+    { "e2e mean", of("e2e_s", "mean"), short, -1 }, { "p99", of("e2e_s", "p99"), short, -1 },
+    { "tbt max", of "tbt_max_s", short, -1 }, { "preempted", of "preemptions", count, -1 },
+    { "kv peak", of "kv_peak_tokens", count },
+  }, when = "ttft_s" },
   { "policy", {
     { "policy_errors", of "policy_errors", count, -1 }, { "policy_overruled", of "policy_overruled", count, -1 },
   } },
 }
+
+--- The blocks that these rows have something for.
+function M.blocks(rows)
+  local out = {}
+  for _, block in ipairs(BLOCKS) do
+    if not block.when or rows[1] and rows[1][block.when] ~= nil then out[#out + 1] = block end
+  end
+  return out
+end
 
 --- How a row is called: its policy and what was swept.
 function M.label(row)
@@ -122,7 +143,7 @@ end
 function M.text(rows)
   local out, labels = {}, {}
   for i, row in ipairs(rows) do labels[i] = M.label(row) end
-  for i, block in ipairs(BLOCKS) do
+  for i, block in ipairs(M.blocks(rows)) do
     if i > 1 then out[#out + 1] = "" end
     block_lines(out, rows, labels, block)
   end
@@ -130,6 +151,6 @@ function M.text(rows)
   return table.concat(out, "\n") .. "\n"
 end
 
-M.BLOCKS, M.best_of = BLOCKS, best_of
+M.best_of = best_of
 
 return M

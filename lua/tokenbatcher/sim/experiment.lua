@@ -3,6 +3,7 @@
 
 local arrivals = require "tokenbatcher.sim.arrivals"
 local cost = require "tokenbatcher.batching.cost"
+local devices = require "tokenbatcher.sim.device"
 local Replay = require "tokenbatcher.sim.replay"
 local errors = require "tokenbatcher.base.errors"
 local measure = require "tokenbatcher.sim.measure"
@@ -81,7 +82,20 @@ local function open_arrivals(job, args)
   return job.arrivals, message
 end
 
---- @param args table  trace, arrivals, service, set, given, slo, speedup, limit, seed, strict, fail_rate,
+-- How long things take: a service model, or a device that batches by itself.
+local function open_device(job, args)
+  local message
+  if not args.device then
+    job.service, message = service.parse(args.service or service.default)
+    return job.service, message
+  end
+  if args.service then return nil, "--service or --device, not both" end
+  if args.straggle then return nil, "--straggle is for --service: a device has no time of a batch to multiply" end
+  job.device, message = devices.parse(args.device)
+  return job.device, message
+end
+
+--- @param args table  trace, arrivals, service, device, set, given, slo, speedup, limit, seed, strict, fail_rate,
 -- straggle, note (function(text)), columns, time_unit (see formats.detect), passes (see trace.open)
 -- @return job, or nil and a message
 function M.new(definition, args)
@@ -97,10 +111,14 @@ function M.new(definition, args)
   if job.arrivals and job.arrivals.kind == "closed" and args.speedup then
     return nil, "--speedup: closed clients have no times to divide"
   end
-  job.service, message = service.parse(args.service or service.default)
-  if not job.service then return nil, message end
+  ok, message = open_device(job, args)
+  if not ok then return nil, message end
   return job
 end
+
+--- Before a device that batches by itself a batch is one record, and as many run as can be, unless it is said
+-- otherwise: whoever gathers records there makes each wait for the slowest.
+M.BEFORE_DEVICE = { max_batch_size = 1, max_concurrent_batches = options.by_name.max_concurrent_batches.max }
 
 -- A tb_config and the policy of a variant, checked as a batcher would.
 local function configure(job, variant)
@@ -118,6 +136,9 @@ local function configure(job, variant)
     end
   end
   if variant.policy ~= nil then given.policy = variant.policy end
+  for name, value in pairs(job.device and M.BEFORE_DEVICE or {}) do
+    if given[name] == nil then given[name] = value end
+  end
   local ok, message = options.merge("TokenBatcher", given, config, values)
   if not ok then return nil, message end
   if values.on_error == "bisect" and (job.fail_rate or 0) > 0 then
@@ -166,11 +187,12 @@ function M.run(job, variant, how)
   local ok, replayed = pcall(function()
     return Replay.new({
       config = config, policy = values.resolved_policy, source = new_source(job, speedup, how.part),
-      service = job.service, slo_s = job.slo_s, seed = job.seed, fail_rate = job.fail_rate,
+      service = job.service, device = job.device, slo_s = job.slo_s, seed = job.seed, fail_rate = job.fail_rate,
       straggle = job.straggle, timeline = how.timeline, warn = how.warn or ignore,
     }):run(how.progress)
   end)
   if not ok then return nil, errors.message_of(replayed) end
+  for _, remark in ipairs(replayed.serving and replayed.serving:remarks() or {}) do (how.warn or ignore)(remark) end
   return measure.row(replayed, variant.policy_text or values.resolved_policy.name, settings_list(variant))
 end
 

@@ -54,7 +54,7 @@ function M.page(rows, facts, pictures)
     out[#out + 1] = ("<dt>%s</dt><dd>%s</dd>\n"):format(escape(fact[1]), escape(fact[2]))
   end
   out[#out + 1] = "</dl>\n<h2>Comparison</h2>\n"
-  for _, block in ipairs(compare.BLOCKS) do out[#out + 1] = table_of(rows, block) end
+  for _, block in ipairs(compare.blocks(rows)) do out[#out + 1] = table_of(rows, block) end
   out[#out + 1] = NOTE
   for _, picture in ipairs(pictures) do
     out[#out + 1] = ("<h2>%s</h2>\n%s\n"):format(escape(picture[1]), picture[2])

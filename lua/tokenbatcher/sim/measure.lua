@@ -14,7 +14,22 @@ M.FIELDS = {
   "policy", "settings", "records", "completed", "failed", "rejected", "expired", "batches", "throughput", "goodput",
   { "latency_s", SPREAD }, { "wait_s", SPREAD }, "utilization", { "batch_size", SPREAD }, { "batch_cost", SPREAD },
   "padding_ratio", "fairness", { "dispatched", REASONS }, "policy_errors", "policy_overruled", "good_per_s",
+  { "ttft_s", SPREAD }, { "tpot_s", SPREAD }, { "e2e_s", SPREAD }, "tbt_max_s", "preemptions", "kv_peak_tokens",
 }
+
+-- Fields that only some rows have: those of runs with a device.
+local IS_OPTIONAL = { ttft_s = true, tpot_s = true, e2e_s = true, tbt_max_s = true, preemptions = true,
+  kv_peak_tokens = true }
+
+--- Those that a row has.
+function M.fields_of(row)
+  local out = {}
+  for _, field in ipairs(M.FIELDS) do
+    local name = type(field) == "table" and field[1] or field
+    if row[name] ~= nil or not IS_OPTIONAL[name] then out[#out + 1] = field end
+  end
+  return out
+end
 
 local function of_histogram(h)
   return { mean = h:mean() / 1e6, p50 = h:percentile(0.5) / 1e6, p90 = h:percentile(0.9) / 1e6,
@@ -29,6 +44,13 @@ local function ratio(a, b)
   return b > 0 and a / b or 0
 end
 
+local function add_device(row, serving)
+  row.ttft_s, row.tpot_s, row.e2e_s = of_histogram(serving.ttft), of_histogram(serving.tpot), of_histogram(serving.e2e)
+  row.tbt_max_s, row.preemptions = serving.server.tbt_max_us / 1e6, serving.server.preemptions
+  row.kv_peak_tokens = serving.server:kv_peak()
+  return row
+end
+
 --- @param replay table  after its run
 -- @param policy string  as people wrote it
 -- @param settings table  a list of {name, text}
@@ -36,7 +58,7 @@ function M.row(replay, policy, settings)
   local s, dispatched = tbffi.new "tb_stats", {}
   C.tb_stats_read(replay.handle, s, replay.now)
   for i, name in ipairs(REASONS) do dispatched[name] = s.dispatched[i - 1] end
-  return {
+  local row = {
     policy = policy, settings = settings, records = replay.records, completed = s.total_completed,
     failed = s.total_failed, rejected = s.total_rejected, expired = s.total_expired, batches = s.total_batches,
     throughput = ratio(s.total_completed, replay:span_s()), goodput = ratio(replay.good, replay.records),
@@ -48,6 +70,7 @@ function M.row(replay, policy, settings)
     good_per_s = ratio(replay.good, replay:span_s()), policy_disabled = replay.policy.disabled > 0,
     arrivals_span_s = replay:arrivals_span_s(), latency_curve = replay.latency:curve(200),
   }
+  return replay.serving and add_device(row, replay.serving) or row
 end
 
 return M

@@ -30,7 +30,7 @@ end
 
 local function row_json(row)
   local parts = {}
-  for i, field in ipairs(measure.FIELDS) do
+  for i, field in ipairs(measure.fields_of(row)) do
     if type(field) == "string" then
       parts[i] = ('"%s":%s'):format(field, value_json(field, row[field]))
     else
@@ -61,9 +61,9 @@ local function quoted(text)
 end
 
 -- One flat list of the names, or of a row's values.
-local function flat(pick)
+local function flat(fields, pick)
   local out = {}
-  for _, field in ipairs(measure.FIELDS) do
+  for _, field in ipairs(fields) do
     if type(field) == "string" then
       out[#out + 1] = pick(field)
     else
@@ -75,9 +75,10 @@ end
 
 --- A header, and one line for each row.
 function M.csv(rows)
-  local lines = { flat(function(name, part) return part and name .. "_" .. part or name end) }
+  local fields = measure.fields_of(rows[1])
+  local lines = { flat(fields, function(name, part) return part and name .. "_" .. part or name end) }
   for _, row in ipairs(rows) do
-    lines[#lines + 1] = flat(function(name, part)
+    lines[#lines + 1] = flat(fields, function(name, part)
       if part then return number(row[name][part]) end
       if name == "settings" then return quoted(M.settings_text(row.settings)) end
       if row[name] == nil then return "" end

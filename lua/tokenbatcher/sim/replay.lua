@@ -15,6 +15,8 @@ local Decision = require "tokenbatcher.batching.decision"
 local Fairness = require "tokenbatcher.sim.fairness"
 local Histogram = require "tokenbatcher.sim.histogram"
 local Keys = require "tokenbatcher.core.keys"
+local known = require "tokenbatcher.sim.known"
+local Serving = require "tokenbatcher.sim.device.serving"
 local random = require "tokenbatcher.sim.random"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -38,37 +40,6 @@ local SECONDS_MAX = 1e9
 local events = tbffi.new("tb_event[?]", EVENTS)
 local submission = tbffi.new "tb_submission"
 local batch = tbffi.new "tb_batch"
-local ids = { capacity = 0 }
-
--- --- what is known of records and batches -----------------------------------------
-
-local function grown(array, from, to)
-  local out = tbffi.new("double[?]", to)
-  for i = 0, from - 1 do out[i] = array[i] end
-  return out
-end
-
--- Room for what is known of a record, by its slot.
-local function reserve_slot(self, slot)
-  local had = self.slots
-  if slot < had then return end
-  local want = math.max(1024, 2 * had, slot + 1)
-  self.arrived_us, self.cost_of = grown(self.arrived_us, had, want), grown(self.cost_of, had, want)
-  self.output_of, self.key_of = grown(self.output_of, had, want), grown(self.key_of, had, want)
-  self.group_of = grown(self.group_of, had, want)
-  self.slots = want
-end
-
-local function reserve_ids(n)
-  if n <= ids.capacity then return end
-  ids.capacity = math.max(n, 2 * ids.capacity)
-  ids.array = tbffi.new("double[?]", ids.capacity)
-end
-
--- The running batch in a slot of the core: {id, n, end_us, arrived_us[], ...}
-local function new_run()
-  return { id = 0, n = 0, end_us = huge, capacity = 0, arrived_us = nil, failed = false }
-end
 
 -- --- what a decision may know of it -----------------------------------------------------
 
@@ -87,13 +58,15 @@ local function port_of(self)
 end
 
 --- @param spec table  config (tb_config), policy (as resolved: see policies.resolve), source, service {text,
--- seconds}, slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), timeline (or nil: see timeline.lua),
--- warn (function(text), of what the policy did wrong)
+-- seconds} or device (see device/init.lua), slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), timeline
+-- (or nil: see timeline.lua), warn (function(text), of what the policy did wrong)
 function M.new(spec)
   local handle = tbffi.batcher(spec.config)
   if not handle then error("out of memory", 0) end
   local self = setmetatable({
-    handle = handle, source = spec.source, service = spec.service, seconds = spec.service.seconds,
+    handle = handle, source = spec.source, service = spec.service,
+    seconds = spec.service and spec.service.seconds,
+    serving = spec.device and Serving.new(spec.device),
     slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), groups = Keys.new(), warn = spec.warn,
     policy = { errors = 0, overruled = 0, disabled = 0 }, timeline = spec.timeline,
     fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
@@ -139,7 +112,7 @@ local function submit(self, at_us)
   end
   self.queued = self.queued + 1
   local slot = id % SLOTS
-  if slot >= self.slots then reserve_slot(self, slot) end
+  if slot >= self.slots then known.reserve(self, slot) end
   self.arrived_us[slot], self.cost_of[slot] = at_us, cost
   self.output_of[slot], self.key_of[slot], self.group_of[slot] = source.output, key_id, group_id
   if source.record ~= nil then self.record_of[slot], self.has_records = source.record, true end
@@ -166,8 +139,8 @@ end
 -- --- batches ------------------------------------------------------------------------
 
 -- When a batch that starts now is over: like the virtual clock, at the first whole microsecond.
-local function end_of_service(self, output, largest_output)
-  local seconds = self.seconds(batch.sum, batch.padded, batch.size, batch.largest, output, largest_output)
+local function end_of_service(self, output, largest_output, kv_steps)
+  local seconds = self.seconds(batch.sum, batch.padded, batch.size, batch.largest, output, largest_output, kv_steps)
   if type(seconds) ~= "number" or not (seconds >= 0 and seconds <= SECONDS_MAX) then
     error(("the service time of a batch must be a number of seconds from 0 to 1e9; %s gave %s for %d records, "
       .. "%.0f tokens"):format(self.service.text, tostring(seconds), batch.size, batch.sum), 0)
@@ -186,38 +159,36 @@ local function leave_queue(self, slot, cost)
   self.fairness:left(key, cost)
 end
 
-local function run_of(self, id, n)
-  local at = id % BATCH_SLOTS
-  local run = self.runs[at]
-  if not run then
-    run = new_run()
-    self.runs[at] = run
-  end
-  if n > run.capacity then
-    run.capacity = math.max(64, 2 * n)
-    run.arrived_us = tbffi.new("double[?]", run.capacity)
-  end
-  return run
-end
-
 -- The outputs of a batch that has a record of which none is known.
 local function no_outputs(self)
-  if self.service.asks_outputs then
-    error(("--service %s asks for outputs, and there are arrivals without: a trace that has them is needed, or "
-      .. "output=... of --arrivals"):format(self.service.text), 0)
+  if self.serving or self.service.asks_outputs then
+    local who = self.serving and "--device" or "--service " .. self.service.text
+    error(who .. " asks for outputs, and there are arrivals without: a trace that has them is needed, or output=... of "
+      .. "--arrivals", 0)
   end
-  return -1, -1
+  return -1, -1, -1
+end
+
+-- Hand a batch to the device; it says later when it is over.
+local function serve(self, run, array)
+  local serving, now = self.serving, self.now
+  serving:open(run)
+  for i = 0, run.n - 1 do
+    local slot = array[i] % SLOTS
+    serving:take(run, i, ceil(self.cost_of[slot]), self.output_of[slot], now)
+  end
+  run.failed = run.failed or run.is_refused
+  if serving:close(run) then self.next_end_us = now end
 end
 
 local function dispatch(self, id)
   C.tb_batch_read(self.handle, id, batch, nil, nil, 0)
   local n, now = batch.size, self.now
-  reserve_ids(n)
-  local array = ids.array
+  local array = known.ids(n)
   C.tb_batch_read(self.handle, id, batch, array, nil, n)
-  local run = run_of(self, id, n)
+  local run = known.run(self.runs, id % BATCH_SLOTS, n)
   local arrived, run_arrived, output_of, wait = self.arrived_us, run.arrived_us, self.output_of, self.wait
-  local output, largest_output, outputs_known = 0, 0, true
+  local output, largest_output, kv_steps, outputs_known = 0, 0, 0, true
   for i = 0, n - 1 do
     local slot = array[i] % SLOTS
     local at, out = arrived[slot], output_of[slot]
@@ -226,18 +197,22 @@ local function dispatch(self, id)
     if out < 0 then outputs_known = false end
     output = output + out
     if out > largest_output then largest_output = out end
+    if out > 1 then kv_steps = kv_steps + (out - 1) * (ceil(self.cost_of[slot]) + out / 2) end
     leave_queue(self, slot, self.cost_of[slot])
   end
-  if not outputs_known then output, largest_output = no_outputs(self) end
+  if not outputs_known then output, largest_output, kv_steps = no_outputs(self) end
   self.fairness:dispatched()
   self.queued = self.queued - n
   run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, batch.padded, batch.cost
-  run.started_us, run.end_us = now, end_of_service(self, output, largest_output)
-  run.reason, run.failed = batch.reason, self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
+  run.started_us, run.reason = now, batch.reason
+  run.failed = self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
+  if self.serving then return serve(self, run, array) end
+  run.end_us = end_of_service(self, output, largest_output, kv_steps)
   if run.end_us < self.next_end_us then self.next_end_us = run.end_us end
 end
 
 local function next_end(self)
+  if self.serving then return end -- it says itself which batch is over next
   local at_us, runs = huge, self.runs
   for at = 0, self.slot_count - 1 do
     local run = runs[at]
@@ -276,11 +251,22 @@ local function finish(self, run)
       if took_us <= slo_us then good = good + 1 end
     end
     self.good = self.good + good
+    if self.serving then self.serving:completed(run) end
   end
   close(self, run, run.failed)
 end
 
+-- Those that the device has said are over.
+local function finish_served(self)
+  if self.next_end_us > self.now then return end
+  local serving = self.serving
+  self.next_end_us = huge
+  for i = 1, serving.over_count do finish(self, serving.over[i]) end
+  serving.over_count = 0
+end
+
 local function finish_due(self)
+  if self.serving then return finish_served(self) end
   while self.next_end_us <= self.now do
     local runs = self.runs
     for at = 0, self.slot_count - 1 do
@@ -302,7 +288,9 @@ local function take_event(self, kind, id)
     self.is_blocked = false
     feed(self)
   elseif kind == TIMED_OUT then
-    close(self, self.runs[id % BATCH_SLOTS], true)
+    local run = self.runs[id % BATCH_SLOTS]
+    if self.serving then self.serving:abandon(run, self.now) end
+    close(self, run, true)
   elseif kind == DRAINED then
     self.is_ended = true
   end
@@ -345,7 +333,9 @@ local function next_time(self)
   if not self.is_blocked then at = min(at, self.source.at_us + ORIGIN_US) end
   local core = tonumber(C.tb_next(self.handle))
   if core >= 0 and core < at then at = core <= self.now and self.now + 1 or core end
-  return at
+  if not self.serving then return at end
+  self.next_end_us = min(self.next_end_us, self.serving:run_to(at))
+  return min(at, self.next_end_us)
 end
 
 --- The whole run. Raises what the source raises, and a bad service time.

@@ -7,7 +7,9 @@
 --
 -- Names in an expression, and fields of `batch`: tokens (the sum of the records' costs),
 -- padded (records x the largest), records, max_tokens (the largest), output_tokens (the sum),
--- max_output_tokens (the largest); a model that asks for these two where they are not known is an error.
+-- max_output_tokens (the largest), kv_steps (of a server that decodes the whole batch token by token: the
+-- tokens that it reads from its KV cache, over all records and steps). A model that asks for one of the last
+-- three where outputs are not known is an error.
 
 local errors = require "tokenbatcher.base.errors"
 local fit = require "tokenbatcher.sim.fit"
@@ -15,7 +17,7 @@ local fit = require "tokenbatcher.sim.fit"
 local M = {}
 
 --- What a model may depend on, in the order of the arguments of its function.
-M.names = { "tokens", "padded", "records", "max_tokens", "output_tokens", "max_output_tokens" }
+M.names = { "tokens", "padded", "records", "max_tokens", "output_tokens", "max_output_tokens", "kv_steps" }
 local FUNCTIONS = { min = true, max = true, floor = true, ceil = true, sqrt = true, log = true }
 
 --- Stands in when nothing else is said; the same as tb.backend.simulated{}.
@@ -56,12 +58,12 @@ local function compile(text)
   local made = loadstring(chunk, "=service")
   if not made then return nil, "is no arithmetic expression" end
   local fn = made()
-  local ok, value = pcall(fn, 1, 1, 1, 1, 1, 1)
+  local ok, value = pcall(fn, 1, 1, 1, 1, 1, 1, 1)
   if not ok or type(value) ~= "number" then return nil, "is no arithmetic expression" end
   return fn
 end
 
-local NAMED_OUTPUTS = { output_tokens = true, max_output_tokens = true }
+local NAMED_OUTPUTS = { output_tokens = true, max_output_tokens = true, kv_steps = true }
 
 local function asks_outputs(text)
   for name in text:gmatch "[%a_][%w_]*" do
@@ -78,11 +80,12 @@ end }
 -- A user's function of a table, called with one that is used again and again. What it raises names its file.
 local function adapt(fn, path)
   local batch = setmetatable({}, unknown)
-  return function(tokens, padded, records, max_tokens, output_tokens, max_output_tokens)
+  return function(tokens, padded, records, max_tokens, output_tokens, max_output_tokens, kv_steps)
     batch.tokens, batch.padded, batch.records, batch.max_tokens = tokens, padded, records, max_tokens
     local is_known = output_tokens >= 0
     batch.output_tokens = is_known and output_tokens or nil
     batch.max_output_tokens = is_known and max_output_tokens or nil
+    batch.kv_steps = is_known and kv_steps or nil
     local ok, value = pcall(fn, batch)
     if not ok then error(("--service %s raised: %s"):format(path, errors.text(value)), 0) end
     return value
