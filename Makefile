@@ -17,6 +17,7 @@ V        ?=
 
 WARN     = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS  ?= $(OPT) -g
+LDFLAGS ?=
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread -Iinclude $(WARN) $(CFLAGS)
 # No exceptions, no objects of C++'s library: JSON uses its numbers alone, which are linked in.
 ALL_CXXFLAGS = -std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fPIC -fvisibility=hidden \
@@ -30,10 +31,11 @@ RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev "luajit2|luajit" "libluajit2-
 TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
             lua-resty-core wrk curl procps
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
-DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install,$(MAKECMDGOALS)),$(TEST_DEPS)) \
+DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install dist deb,$(MAKECMDGOALS)),$(TEST_DEPS)) \
             $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \
-            $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),libclang-rt-14-dev) \
-            $(if $(filter sanitize,$(MAKECMDGOALS)),valgrind)
+            $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),"libclang-rt-14-dev|libclang-rt-19-dev") \
+            $(if $(filter sanitize,$(MAKECMDGOALS)),valgrind) \
+            $(if $(filter deb,$(MAKECMDGOALS)),debhelper fakeroot libhiredis-dev)
 
 CORE_SRC = $(wildcard src/core/*.c)
 EV_SRC   = $(wildcard src/ev/*.c)
@@ -50,7 +52,7 @@ LUA_SRC  = $(shell find lua -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test lint bench bench-gateway rock install-rock soak fuzz sanitize install uninstall clean help
+.PHONY: all deps run test lint bench bench-gateway rock install-rock soak fuzz sanitize install uninstall dist deb clean help
 .DELETE_ON_ERROR:
 # `make -j4 deps run` installs before it builds.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)
@@ -98,7 +100,7 @@ $B/.has/rapidjson/%:
 # A shared library is built as NAME.so.0, which is its SONAME, with NAME.so as a link to it. It
 # exports what its headers name, and the function that hands out their text to Lua.
 SOVERSION = 0
-SO_FLAGS  = -shared $(CFLAGS) -Wl,-soname,$(@F).$(SOVERSION) -Wl,--version-script,$(filter %.map,$^) -o $@.$(SOVERSION)
+SO_FLAGS  = -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,$(@F).$(SOVERSION) -Wl,--version-script,$(filter %.map,$^) -o $@.$(SOVERSION)
 SO_LINK   = ln -sf $(@F).$(SOVERSION) $@
 
 # $(call map,EXTRA SYMBOLS,HEADERS)
@@ -233,7 +235,7 @@ HOST_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/host/*.c))
 
 $B/tokenbatcher: $(HOST_OBJ) $(SCRIPT_OBJ) $(JSON_OBJ) $B/libtokenbatcher.a
 	$(call say,LD)
-	$Q$(CC) $(CFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $(HOST_OBJ) $(SCRIPT_OBJ) $(JSON_OBJ) \
+	$Q$(CC) $(CFLAGS) $(LDFLAGS) -pthread -Wl,-E -Wl,-u,luaopen_cjson -o $@ $(HOST_OBJ) $(SCRIPT_OBJ) $(JSON_OBJ) \
 	  -Wl,--whole-archive $B/libtokenbatcher.a -Wl,--no-whole-archive \
 	  -l:libev.a -l:liblua5.1-cjson.a -l:libluajit-5.1.a $(JSON_LIB) -ldl
 
@@ -272,6 +274,23 @@ uninstall: ## remove what install put there, given the same PREFIX, LIBDIR and D
 	  '$(LIBROOT)/'libtokenbatcher*.so* '$(LIBROOT)/pkgconfig/'tokenbatcher*.pc
 	$Qfor header in include/*.h; do rm -f '$(ROOT)/include/'$$(basename $$header) || exit 1; done
 	$Qrm -rf '$(ROOT)/share/lua/5.1/tokenbatcher'
+
+# What is committed, with CHANGES: the commits since the last tag. `make dist` needs a checkout.
+DIST = tokenbatcher-$(VERSION)
+dist: ## make build/tokenbatcher-VERSION.tar.gz of what is committed, with its changes
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "dist: this is no git checkout" >&2; exit 1; }
+	@mkdir -p $B/dist
+	$(call say,DIST,$B/$(DIST).tar.gz)
+	$Qlast=$$(git describe --tags --abbrev=0 2>/dev/null) || last=; \
+	{ echo "TokenBatcher $(VERSION): changes since $${last:-the beginning}"; echo; \
+	  git log --no-merges --date=short --format='%ad  %s' $${last:+$$last..}HEAD; } > $B/dist/CHANGES
+	$Qgit archive --format=tar.gz --prefix=$(DIST)/ --add-file=$B/dist/CHANGES -o $B/$(DIST).tar.gz HEAD
+
+# Their maintainer is who committed last, unless MAINTAINER says somebody else.
+MAINTAINER ?= $(shell git log -1 --format='%an <%ae>')
+deb: dist ## make Debian packages in build/deb
+	$Qsh src/host/deb.sh $B/$(DIST).tar.gz $(VERSION) '$(MAINTAINER)' $B/deb
+	@ls $B/deb/*.deb
 
 clean: ## remove what was built
 	rm -rf $B

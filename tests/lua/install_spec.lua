@@ -152,4 +152,22 @@ describe("make install", function()
     install(place, "uninstall")
     assert.equal(other .. "\n", cli.shell("find " .. stage .. " -not -type d").out)
   end)
+
+  it("make dist: a tarball of what is committed builds, and says what has changed", function()
+    if cli.shell("git rev-parse --git-dir").status ~= 0 then return pending "skipped: this is no git checkout" end
+    local r = cli.shell(("env -u MAKEFLAGS -u MAKELEVEL make -s dist B=%s"):format(cli.path "dist"))
+    assert.equal(0, r.status, r.err)
+    local name = "tokenbatcher-" .. require("tokenbatcher")._VERSION
+    r = cli.shell(("cd %s && tar xzf %s.tar.gz && cd %s && ls"):format(cli.path "dist", name, name))
+    assert.equal("CHANGES\nLICENSE\nMakefile\nREADME.md\nexamples\ninclude\nlua\nsrc\ntests\n", r.out, r.err)
+    assert.matches("^TokenBatcher [%d.]+: changes since [^\n]+\n\n%d+%-%d+%-%d+  ",
+      cli.read(cli.path("dist/" .. name .. "/CHANGES")))
+    r = cli.shell(("cd %s/%s && env -u MAKEFLAGS -u MAKELEVEL -u LUA_PATH make -s build/libtokenbatcher.so && ls build")
+      :format(cli.path "dist", name))
+    assert.equal(0, r.status, r.err)
+    assert.matches("libtokenbatcher.so.0\n", r.out)
+    r = cli.shell(("cd %s/%s && env -u MAKEFLAGS -u MAKELEVEL GIT_CEILING_DIRECTORIES=/ make -s dist")
+      :format(cli.path "dist", name))
+    assert.matches("no git checkout", r.err)
+  end)
 end)
