@@ -5,8 +5,12 @@ local gnuplot = require "tokenbatcher.sim.gnuplot"
 local experiment = require "tokenbatcher.sim.experiment"
 local flags = require "tokenbatcher.cli.simulation_flags"
 local html = require "tokenbatcher.sim.html"
+local noise = require "tokenbatcher.sim.noise"
 local output = require "tokenbatcher.sim.output"
+local seeds = require "tokenbatcher.sim.seeds"
+local sha256 = require "tokenbatcher.base.sha256"
 local plot = require "tokenbatcher.sim.plot"
+local tb = require "tokenbatcher"
 local timeline = require "tokenbatcher.sim.timeline"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -50,7 +54,13 @@ Service, in seconds: an expression over
   kv_steps     the KV tokens read if the batch is decoded token by token: over its records,
                prompt x (output - 1) + output x (output - 1) / 2
 with + - * / ^ ( ) and min max floor ceil sqrt log; a FILE.lua that returns function(batch), with
-these as fields; or @RECORDING, fitted as tokenbatcher fit does.
+these as fields; or @RECORDING, fitted as tokenbatcher fit does; or @FILE, what fit printed. A recorded
+device has been slow at times: --noise replay is as slow at the same times (give the recording as
+--trace, too, and the recorded latencies come back), --noise blocks draws pieces of that by lot, for 20
+seeds at the least, and the range is printed.
+
+With --seeds N each runs N times (a trace: N pieces of it), and intervals are printed, and those of the
+differences to the first row over the same arrivals, which are what policies should be compared by.
 
 Device, in place of --service: a server that batches by itself, as vLLM does. It takes records as
 they come (max_batch_size = 1, max_concurrent_batches = 1024, unless set), needs output tokens, and is
@@ -75,6 +85,8 @@ function M.declare(command)
   flags.policies(command)
   command:option("--sweep", "Try each of these values of an option, or of speedup; may be repeated.")
     :argname("<option=v1,v2,...>"):count("*"):convert(flags.parse_sweep)
+  command:option("--seeds", "Run each with so many seeds (a trace: in so many pieces), for intervals (default: 1).")
+    :argname("<n>"):convert(flags.parse_seeds)
   command:option("--json", "Write the rows as JSON (- : standard output, in place of the table)."):argname "<file>"
   command:option("--csv", "Write the rows as CSV (- : the same)."):argname "<file>"
   command:option("--plot", "Draw latency distributions and latency against throughput: .svg or .png.")
@@ -110,7 +122,7 @@ local function tell_errors(row)
   end
 end
 
-local function run_all(job, variants, timelines)
+local function run_all(job, variants, timelines, n)
   local rows, progress, clear = {}, new_progress(job, #variants)
   local note = flags.noting(clear)
   for _, variant in ipairs(variants) do
@@ -119,7 +131,7 @@ local function run_all(job, variants, timelines)
   end
   for i, variant in ipairs(variants) do
     progress(i, 0)
-    local row, message = experiment.run(job, variant, {
+    local row, message = seeds.run(job, variant, n, {
       progress = function(records) progress(i, records) end, timeline = timelines[i], warn = note,
     })
     clear()
@@ -161,9 +173,9 @@ end
 -- What was run, as {name, text}.
 local function facts(job, rows)
   local out = { { "arrivals", experiment.arrivals_text(job, rows[1].arrivals_span_s) } }
-  for _, fact in ipairs(job.device and device_facts(job.device) or { { "service", job.service.text .. " s" } }) do
-    out[#out + 1] = fact
-  end
+  local noisy = job.noise and ", noise: " .. job.noise.text or ""
+  local times = job.device and device_facts(job.device) or { { "service", job.service.text .. " s" .. noisy } }
+  for _, fact in ipairs(times) do out[#out + 1] = fact end
   out[#out + 1] = { "slo", job.slo_s and ("%.14g s"):format(job.slo_s) or "none: goodput counts all answers" }
   return out
 end
@@ -172,6 +184,12 @@ local function header(job, rows)
   local lines = {}
   for i, fact in ipairs(facts(job, rows)) do lines[i] = ("%-9s %s\n"):format(fact[1], fact[2]) end
   return table.concat(lines) .. "\n"
+end
+
+local function notes_text(rows)
+  local lines = {}
+  for i, note in ipairs(seeds.notes(rows)) do lines[i] = "note      " .. note .. "\n" end
+  return table.concat(lines)
 end
 
 local function labels_of(rows)
@@ -190,23 +208,42 @@ local function write_report(job, rows, timelines, path)
     pictures[#pictures + 1] = { "Queue and batches over time: " .. compare.label(rows[i]), svg }
   end
   local about = facts(job, rows)
+  for _, note in ipairs(seeds.notes(rows)) do about[#about + 1] = { "note", note } end
   if #pictures == 1 then
     about[#about + 1] = { "timelines", ("left out: there are more than %d runs"):format(timeline.MAX_RUNS) }
   end
   return write_file(path, html.page(rows, about, pictures))
 end
 
+-- With what, of what and by which command intervals were made.
+local function provenance(args)
+  if args.seeds == 1 then return nil end
+  local version = tb._VERSION
+  return {
+    version = version, command = "tokenbatcher " .. table.concat(args.words, " "),
+    trace_sha256 = args.trace and args.trace ~= "-" and sha256.of_file(args.trace) or nil,
+  }
+end
+
+-- The table, intervals and what is to be said of them.
+local function write_table(job, rows)
+  io.stdout:write(header(job, rows), compare.text(rows))
+  for _, text in ipairs { seeds.text(rows), notes_text(rows) } do
+    if text ~= "" then io.stdout:write("\n", text) end
+  end
+end
+
 -- The results to where they are asked for.
 local function write_results(job, rows, timelines, args)
   local ok, message = true, nil
-  if args.json then ok, message = write_file(args.json, output.json(rows)) end
+  if args.json then ok, message = write_file(args.json, output.json(rows, provenance(args))) end
   if ok and args.csv then ok, message = write_file(args.csv, output.csv(rows)) end
   if ok and args.plot then ok, message = gnuplot.draw(args.plot, plot.script(rows, job.slo_s)) end
   if ok and args.timeline then
     ok, message = gnuplot.draw(args.timeline, timeline.script(timelines, labels_of(rows)))
   end
   if ok and args.report then ok, message = write_report(job, rows, timelines, args.report) end
-  if ok and args.json ~= "-" and args.csv ~= "-" then io.stdout:write(header(job, rows), compare.text(rows)) end
+  if ok and args.json ~= "-" and args.csv ~= "-" then write_table(job, rows) end
   return ok, message
 end
 
@@ -246,13 +283,23 @@ local function check_pictures(args, runs)
   return true
 end
 
+-- One draw of noise says nothing: it is a range that is asked for.
+local function check_seeds(args)
+  local draws = args.noise and args.noise.kind == "blocks"
+  args.seeds = args.seeds or draws and noise.LEAST_DRAWS or 1
+  if not draws or args.seeds >= noise.LEAST_DRAWS then return true end
+  return nil, ("--noise blocks needs --seeds of %d or more: it tells a range"):format(noise.LEAST_DRAWS)
+end
+
 --- @return number exit status, or nil and a message
 function M.run(definition, args)
   args.note = function(text) io.stderr:write("tokenbatcher: ", text, "\n") end
   local ok, problem = check_files(definition, args)
   if not ok then return nil, problem end
+  ok, problem = check_seeds(args)
+  if not ok then return nil, problem end
   local variants = experiment.variants(args.policy, args.sweep)
-  args.passes = #variants
+  args.passes = #variants * seeds.runs(args.trace ~= nil, args.seeds)
   local job, message = experiment.new(definition, args)
   if not job then return nil, message end
   ok, problem = experiment.check_sweeps(args.sweep)
@@ -264,7 +311,7 @@ function M.run(definition, args)
     for i = 1, #variants do timelines[i] = timeline.new(args.window) end
   end
   local rows
-  rows, message = run_all(job, variants, timelines)
+  rows, message = run_all(job, variants, timelines, args.seeds)
   if not rows then return nil, message end
   ok, message = write_results(job, rows, timelines, args)
   if not ok then return nil, message end

@@ -2,6 +2,7 @@
 
 local columns = require "tokenbatcher.sim.columns"
 local experiment = require "tokenbatcher.sim.experiment"
+local noise = require "tokenbatcher.sim.noise"
 local policies = require "tokenbatcher.policy"
 
 local M = {}
@@ -97,8 +98,17 @@ function M.arrivals(command)
   command:flag("--strict", "A bad row of the trace is an error (otherwise it is named, counted and left out).")
   command:option("--fail-rate", "The probability that a batch fails."):argname("<p>")
     :convert(number_in("--fail-rate", 0, 1, "a probability from 0 to 1"))
+  command:option("--noise", "The slowness of --service @RECORDING: replay (as recorded) or blocks[:10s] (by lot).")
+    :argname("<kind>"):convert(noise.parse)
   command:option("--straggle", "With probability p a batch takes x times as long."):argname("<p:x>")
     :convert(parse_straggle)
+end
+
+--- "10" @return number
+function M.parse_seeds(text)
+  local value = tonumber(text)
+  if value and value >= 1 and value <= 1000 and value % 1 == 0 then return value end
+  return nil, ("--seeds needs a whole number from 1 to 1000, got '%s'"):format(text)
 end
 
 --- One policy.

@@ -7,6 +7,7 @@ local devices = require "tokenbatcher.sim.device"
 local Replay = require "tokenbatcher.sim.replay"
 local errors = require "tokenbatcher.base.errors"
 local measure = require "tokenbatcher.sim.measure"
+local noise = require "tokenbatcher.sim.noise"
 local options = require "tokenbatcher.core.options"
 local script = require "tokenbatcher.script.load"
 local service = require "tokenbatcher.sim.service"
@@ -90,13 +91,15 @@ local function open_device(job, args)
     return job.service, message
   end
   if args.service then return nil, "--service or --device, not both" end
+  if args.noise then return nil, "--noise is for --service @RECORDING: a device has no recorded slowness" end
   if args.straggle then return nil, "--straggle is for --service: a device has no time of a batch to multiply" end
   job.device, message = devices.parse(args.device)
   return job.device, message
 end
 
 --- @param args table  trace, arrivals, service, device, set, given, slo, speedup, limit, seed, strict, fail_rate,
--- straggle, note (function(text)), columns, time_unit (see formats.detect), passes (see trace.open)
+-- straggle, note (function(text)), noise (of noise.parse), columns, time_unit (see formats.detect), passes (see
+-- trace.open)
 -- @return job, or nil and a message
 function M.new(definition, args)
   local base, message = base_options(definition, args)
@@ -113,6 +116,10 @@ function M.new(definition, args)
   end
   ok, message = open_device(job, args)
   if not ok then return nil, message end
+  if args.noise then
+    job.noise, message = noise.new(args.noise, job.service.fitted)
+    if not job.noise then return nil, message end
+  end
   return job
 end
 
@@ -183,12 +190,14 @@ function M.run(job, variant, how)
   how = how or {}
   local config, values, speedup = configure(job, variant)
   if not config then return nil, values end
-  math.randomseed(job.seed) -- for policies that draw lots
+  local seed = job.seed + (how.part and how.part.seed or 0)
+  math.randomseed(seed) -- for policies that draw lots
   local ok, replayed = pcall(function()
+    local source = new_source(job, speedup, how.part)
     return Replay.new({
-      config = config, policy = values.resolved_policy, source = new_source(job, speedup, how.part),
-      service = job.service, device = job.device, slo_s = job.slo_s, seed = job.seed, fail_rate = job.fail_rate,
-      straggle = job.straggle, timeline = how.timeline, warn = how.warn or ignore,
+      config = config, policy = values.resolved_policy, source = source, service = job.service,
+      device = job.device, slo_s = job.slo_s, seed = seed, fail_rate = job.fail_rate, straggle = job.straggle,
+      noise = job.noise and job.noise.walk(seed, source.from_s), timeline = how.timeline, warn = how.warn or ignore,
     }):run(how.progress)
   end)
   if not ok then return nil, errors.message_of(replayed) end

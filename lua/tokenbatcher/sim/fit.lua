@@ -39,6 +39,11 @@ local function observation(value)
   return { at_s = value.at, tokens = value.tokens, padded = value.padded, seconds = value.service_s }
 end
 
+-- When the first record arrived.
+local function first_arrival(value)
+  return type(value) == "table" and is_number(value.at) and value.at or nil
+end
+
 local function open(path)
   local file, message = io.open(path, "rb")
   if not file then return nil, "cannot open the recording: " .. message end
@@ -61,6 +66,7 @@ local function read(path)
   if not file then return nil, message end
   local list, left_out = {}, 0
   for line in file:lines() do
+    list.first_at_s = list.first_at_s or not line:find '"batch"' and first_arrival(json.decode(line)) or nil
     local seen, failed = observation(line:find '"batch"' and json.decode(line))
     if seen then
       seen.place = #list
@@ -277,8 +283,8 @@ end
 --- @param with_padding boolean  fit c x padded, too
 -- @return {a, b, c (none below 0), text, seconds = function(tokens, padded), n, left_out, r2, rmse_s, p90_s,
 -- p90_relative, episodes (of slowness), slow_share (of busy time), autocorrelation (list of {lag, value or nil}),
--- too_short (why it says little of a p99, or nil), batches (list of {at_s, tokens, padded, seconds}, by start)},
--- or nil and a message
+-- too_short (why it says little of a p99, or nil), batches (list of {at_s, tokens, padded, seconds}, by start),
+-- first_at_s (when the first record arrived, or nil)}, or nil and a message
 function M.of_recording(path, with_padding)
   local list, left_out = read(path)
   if not list then return nil, left_out end
@@ -292,6 +298,7 @@ function M.of_recording(path, with_padding)
   local a, b, c = factors[1], factors[2], factors[3]
   local fitted = {
     a = a, b = b, c = c, n = #list, left_out = left_out, text = text_of(a, b, c), batches = list,
+    first_at_s = list.first_at_s,
     seconds = function(tokens, padded) return a + b * tokens + (c or 0) * padded end,
   }
   judge_errors(fitted, list)

@@ -58,8 +58,9 @@ local function port_of(self)
 end
 
 --- @param spec table  config (tb_config), policy (as resolved: see policies.resolve), source, service {text,
--- seconds} or device (see device/init.lua), slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), timeline
--- (or nil: see timeline.lua), warn (function(text), of what the policy did wrong)
+-- seconds} or device (see device/init.lua), slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), noise (a
+-- walk, or nil: see noise.lua), timeline (or nil: see timeline.lua), warn (function(text), of what the policy did
+-- wrong)
 function M.new(spec)
   local handle = tbffi.batcher(spec.config)
   if not handle then error("out of memory", 0) end
@@ -69,7 +70,8 @@ function M.new(spec)
     serving = spec.device and Serving.new(spec.device),
     slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), groups = Keys.new(), warn = spec.warn,
     policy = { errors = 0, overruled = 0, disabled = 0 }, timeline = spec.timeline,
-    fail_rate = spec.fail_rate or 0, straggle = spec.straggle, luck = random.new(spec.seed, "failures"),
+    noise = spec.noise, fail_rate = spec.fail_rate or 0, straggle = spec.straggle,
+    luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
     slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil, group_of = nil, record_of = {},
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false, turn_fed = 0,
@@ -147,6 +149,7 @@ local function end_of_service(self, output, largest_output, kv_steps)
   end
   local straggle = self.straggle
   if straggle and self.luck:uniform() < straggle.p then seconds = min(SECONDS_MAX, seconds * straggle.factor) end
+  if self.noise then seconds = min(SECONDS_MAX, self.noise:stretch((self.now - ORIGIN_US) / 1e6, seconds)) end
   return ceil(self.now + seconds * 1e6)
 end
 

@@ -6,7 +6,7 @@
 -- class, priority, timeout_us, batch_timeout_us, slo_us, record (nil: none is known), turn (those of one number,
 -- above 0, that follow each other were submitted in one turn: one decision saw them all). take() goes on to
 -- the one after it; answered(now_us) hears of every record that has its answer, or will have none; is_done: there
--- will be no more.
+-- will be no more. Of a part of a trace, from_s says how long after the trace it begins.
 
 local blocks = require "tokenbatcher.sim.blocks"
 local formats = require "tokenbatcher.sim.formats"
@@ -297,7 +297,7 @@ function Trace:source(speedup, first, count)
   local known = self.block
   local source = setmetatable({
     trace = self, speedup = speedup, i = 0, block = known or blocks.new(), is_first = true, is_last = known ~= nil,
-    at_us = math.huge, is_done = false, left = count or math.huge, origin_s = 0,
+    at_us = math.huge, is_done = false, left = count or math.huge, origin_s = 0, from_s = 0,
   }, Source)
   if not known then
     source.reader = new_reader(self)
@@ -307,6 +307,7 @@ function Trace:source(speedup, first, count)
     if not step(source) then error(("the trace %s ends before row %d"):format(describe(self.path), first + 1), 0) end
   end
   source.origin_s = source.block.at_s[source.i]
+  source.from_s = (source.origin_s - (known and known.at_s[0] or source.reader.first_s)) / speedup
   source:show(source.i)
   return source
 end
