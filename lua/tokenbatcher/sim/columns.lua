@@ -280,7 +280,7 @@ function M.json(layout, first, watch)
   table.sort(known)
   for role, name in pairs(layout.columns) do paths[role] = parts_of(name) end
   for _, role in ipairs { "time", "cost" } do
-    local name = layout.asked and layout.asked[role]
+    local name = layout.asked and layout.columns[role] and layout.asked[role]
     if name and at_path(first, name, paths[role]) == nil then return nil, unknown(role, name, known) end
   end
   return {

@@ -2,10 +2,11 @@
 -- batches that ran whole. It refuses to guess where a and b cannot be told apart.
 --
 -- What counts is the relative error, since a small batch that is 10 % off is as wrong as a large one: weighted least
--- squares with weights 1 / fitted^2, again and again until the fit stands (the quasi-likelihood of a gamma
--- model, McCullagh and Nelder, 1989). So the ratios of what was seen to what is fitted have the mean 1, and
--- a run takes as long as the recorded one. No term is negative: a batch cannot take less than nothing, nor a
--- token. Of all choices of terms that come out so, the one with the least error is taken.
+-- squares with weights 1 / fitted^2, again and again until the fit stands (the quasi-likelihood of a gamma model,
+-- McCullagh and Nelder, 1989). What comes out is then made larger or smaller by one factor, so that all batches
+-- together take as long as they did: a run that is replayed is as busy as it was. No term is negative: a batch
+-- cannot take less than nothing, nor a token. Of all choices of terms that come out so, the one with the least error
+-- is taken.
 
 local formats = require "tokenbatcher.sim.formats"
 local json = require "tokenbatcher.base.json"
@@ -191,7 +192,8 @@ local function fit(list, n)
     for i = 1, n do change = max(change, abs(factors[i] - former[i])) end
     if change <= STANDS then break end
   end
-  for i = 1, n do factors[i] = factors[i] / scale[i] end
+  local share = mean_of(list, function(o) return o.seconds end) / max(LEAST_S, mean_of(list, fitted))
+  for i = 1, n do factors[i] = factors[i] / scale[i] * share end
   return factors
 end
 

@@ -284,6 +284,9 @@ describe("lengths of real records", function()
     local found = assert(read("a,b\n1,2\n3,4\n", { columns = { cost = "b" } }))
     assert.same({ { 2, 4 }, false }, { found.cost, found.has_outputs })
     assert.same({ 5, 6 }, assert(read "5\n6\n").cost)
+    local named = { columns = { time = "when", cost = "n.c" } } -- a time is of no use, and does no harm
+    assert.same({ 5, 6 }, assert(read('{"n":{"c":5}}\n{"n":{"c":6}}\n', named)).cost)
+    assert.same({ 7 }, assert(read '{"tokenbatcher_recording":1}\n{"at":1,"cost":7}\n').cost)
   end)
 
   it("are refused where there are none", function()
