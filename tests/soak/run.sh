@@ -31,6 +31,9 @@ $LUAJIT tests/soak/jobs.lua "${SOAK_LINES:-1000000}"
 echo "== HTTP requests: every answer checked, memory and descriptors flat"
 $LUAJIT tests/soak/http.lua "${SOAK_REQUESTS:-100000}"
 
+echo "== runs of 3,000 records and their replays: how far off (a quiet machine is needed)"
+$LUAJIT tests/soak/replay.lua
+
 echo "== a real embedding model"
 $LUAJIT tests/soak/embeddings.lua
 echo "== the gateway: minutes of load, failing upstream, reloads, a million requests"

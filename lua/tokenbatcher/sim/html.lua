@@ -1,6 +1,7 @@
 --- The page of --report: one HTML file with everything inside.
 
 local compare = require "tokenbatcher.sim.compare"
+local seeds = require "tokenbatcher.sim.seeds"
 
 local M = {}
 
@@ -56,6 +57,8 @@ function M.page(rows, facts, pictures)
   out[#out + 1] = "</dl>\n<h2>Comparison</h2>\n"
   for _, block in ipairs(compare.blocks(rows)) do out[#out + 1] = table_of(rows, block) end
   out[#out + 1] = NOTE
+  local intervals = seeds.text(rows)
+  if intervals ~= "" then out[#out + 1] = "<h2>How sure</h2>\n<pre class=wide>" .. escape(intervals) .. "</pre>\n" end
   for _, picture in ipairs(pictures) do
     out[#out + 1] = ("<h2>%s</h2>\n%s\n"):format(escape(picture[1]), picture[2])
   end

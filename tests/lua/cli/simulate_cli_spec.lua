@@ -347,7 +347,7 @@ describe("tokenbatcher simulate", function()
     local svg, png, page = cli.path "p.svg", cli.path "t.png", cli.path "r.html"
     simulate("--arrivals", "poisson:rate=100,tokens=100", "--limit", "3000", "--slo", "0.1", "--policy", "fifo",
       "--policy",
-      "eager", "--plot", svg, "--timeline", png, "--window", "1:20", "--report", page)
+      "eager", "--plot", svg, "--timeline", png, "--window", "1:20", "--report", page, "--seeds", "2")
     assert.truthy(cli.read(svg):find("<svg", 1, true))
     assert.truthy(cli.read(svg):find("eager", 1, true))
     assert.equal("\137PNG", cli.read(png):sub(1, 4))
@@ -356,6 +356,9 @@ describe("tokenbatcher simulate", function()
     assert.is_nil(html:find("src=", 1, true))
     assert.is_nil(html:find("href=\"http", 1, true))
     assert.truthy(html:find("<td>fifo</td>", 1, true))
+    assert.truthy(html:find("<dd>poisson:rate=100,tokens=100 (3000 rows in ", 1, true))
+    assert.truthy(html:find("<pre class=wide>2 seeds, 1 to 2: means", 1, true))
+    assert.truthy(html:find("<dt>note</dt><dd>p99 rests on the 30 slowest answers", 1, true))
   end)
 end)
 
