@@ -117,6 +117,23 @@ describe("the simulator agrees with queueing theory:", function()
   end)
 end)
 
+describe("the simulator keeps to bounds that theory has:", function()
+  -- A server that takes all who wait, however many: a batch of n takes tau + alpha n. The mean latency is at most
+  -- 3 tau / (2 (1 - rho)) + alpha (rho + 2) / (2 (1 - rho^2)) with rho = lambda alpha, and close to it but where hardly
+  -- anybody comes: Inoue, Queueing analysis of GPU-based inference servers with dynamic batching (Performance
+  -- Evaluation 147, 2021).
+  it("the mean latency of a server that takes all who wait, of Inoue (2021), and is within 4 % of it", function()
+    local alpha, tau = 0.001, 0.01
+    for _, load in ipairs { 0.3, 0.5, 0.7, 0.9 } do
+      local row = simulate({ arrivals = ("poisson:rate=%g"):format(load / alpha), service = "0.01 + 0.001*records",
+        limit = 500000 }, { max_batch_size = 1000000, max_queue_size = 1000000, target_batch_tokens = 1e12 }, "eager")
+      local bound = 1.5 * tau / (1 - load) + alpha * (load + 2) / (2 * (1 - load * load))
+      assert.is_true(row.latency_s.mean <= bound, ("load %g: %.6f above %.6f"):format(load, row.latency_s.mean, bound))
+      near(bound, row.latency_s.mean, 0.04, "load " .. load)
+    end
+  end)
+end)
+
 describe("the simulator does what a batcher does:", function()
   -- Traffic with all that a record can have, through a batcher on the virtual clock, recorded. With
   -- on_full = "wait" each record has a producer of its own, which waits in line.
