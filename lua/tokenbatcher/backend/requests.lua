@@ -69,6 +69,10 @@ return function(given)
   local self = { requests = requests.new(WHO, p), has_path = p.base_url:find "^%w+://[^/?#]*/+[^/?#]" ~= nil }
   local backend = { name = WHO, max_records = 1, status = function() return self.requests.calls:status() end,
     was_there = function() self.requests.calls:was_there() end,
+    problem = function(_, record)
+      local url, problem = request_of(self, record)
+      return not url and problem or nil
+    end,
     defaults = { max_batch_size = 1, max_concurrent_batches = CONCURRENCY } }
   return setmetatable(backend, { __call = function(_, records, info) return run(self, records, info) end })
 end

@@ -84,6 +84,7 @@ local function call(self, records, info)
   error(err, 0)
 end
 
+local ASKED = { "group", "problem", "set_aside" } -- methods
 local HANDED_ON = { "defaults", "max_records", "name", "on_stop" }
 
 --- @param given table  the function first, and parameters: those of backend/retry and its circuit, retry_if
@@ -112,7 +113,9 @@ return function(given)
   if type(fn) == "table" then
     for _, name in ipairs(HANDED_ON) do backend[name] = fn[name] end
     if fn.on_stop then backend.on_stop = function() return fn:on_stop() end end
-    if fn.group then backend.group = function(_, record) return fn:group(record) end end
+    for _, name in ipairs(ASKED) do
+      if fn[name] then backend[name] = function(_, ...) return fn[name](fn, ...) end end
+    end
   end
   return setmetatable(backend, { __call = function(_, records, info) return call(self, records, info) end })
 end

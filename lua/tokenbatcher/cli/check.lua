@@ -5,11 +5,11 @@ local batcher_class = require "tokenbatcher.batching.batcher"
 local check_input = require "tokenbatcher.cli.check_input"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
+local flags = require "tokenbatcher.cli.run_flags"
 local input = require "tokenbatcher.cli.input"
 local output = require "tokenbatcher.cli.output_ffi"
 local options = require "tokenbatcher.core.options"
 local policies = require "tokenbatcher.policy"
-local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
 
 local M = {}
@@ -21,6 +21,20 @@ local SAMPLE = [[{"text":"What is 2+2?","prompt":"What is 2+2?","question":"What
 local function report(mark, ...)
   io.stdout:write(("%-5s"):format(mark), ...)
   io.stdout:write "\n"
+end
+
+-- What the inference function says of how it wants to be used: the values that its defaults have here.
+local function tell_defaults(made, batcher)
+  local fn = made.options.inference_fn or made.options.process_fn
+  if type(fn) ~= "table" or type(fn.defaults) ~= "table" then return end
+  local parts = {}
+  for name, default in pairs(fn.defaults) do
+    local value = batcher:option(name)
+    parts[#parts + 1] = ("%s = %s"):format(name, tostring(value))
+      .. (value ~= default and (" (not its default, %s)"):format(tostring(default)) or "")
+  end
+  table.sort(parts)
+  report("ok", ("%s: %s"):format(fn.name or "the inference function's defaults", table.concat(parts, ", ")))
 end
 
 local function estimator_source(made)
@@ -112,7 +126,7 @@ local function check_policy(made, record)
   local given = {}
   for name, value in pairs(made.options) do given[name] = value end
   local watch = watched(given.policy or options.by_name.policy.default)
-  given.process_fn, given.inference_fn = nil, function(records) return records end
+  given.process_fn, given.inference_fn = nil, check_input.stand_in(given.inference_fn or given.process_fn)
   given.policy, given.log, given.record = watch.value, function() end, nil
   local ok, stats, refusal, problem = pcall(tb.run, function() return try_policy(given, record) end,
     { clock = "virtual" })
@@ -155,16 +169,17 @@ local function sample_of(made, args)
 end
 
 local function check_all(made, args)
-  local found, message = check_input.read(args.input, made.options, made)
+  local found, message = check_input.read(args.input, made, args.fields)
   if found then return check_input.tell(found, report) and 0 or 1 end
   report("FAIL", message)
   return 2
 end
 
---- @param args table  given, overrides, sample (a line, or nil), input
+--- @param args table  given, overrides, sample (a line, or nil), input, and those of flags.declare_records
 -- @return number exit status: 0, 1 (bad lines in the input) or 2
 function M.run(definition, args)
-  local made, message = script.build(definition, args.given, args.overrides)
+  flags.complete_records(args)
+  local made, message = flags.build(definition, args)
   local ok, batcher
   if made then
     ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
@@ -175,6 +190,7 @@ function M.run(definition, args)
     return 2
   end
   report("ok", definition.path, ": options are valid; inference_fn is there (it is not called)")
+  tell_defaults(made, batcher)
   local sample, is_given, record, problem
   sample, is_given, problem = sample_of(made, args)
   if not sample then

@@ -13,6 +13,21 @@ local M = {}
 local MOST_NAMED = 5 -- bad lines
 local LONGEST_S = 1e8
 
+local function same(records) return records end
+
+--- A function that does nothing, used as the given one wants to be: its defaults, its groups.
+function M.stand_in(fn)
+  if type(fn) ~= "table" then return same end
+  local own = { defaults = fn.defaults, max_records = fn.max_records, name = fn.name }
+  if fn.group then own.group = function(_, record) return fn:group(record) end end
+  return setmetatable(own, { __call = function(_, records) return records end })
+end
+
+-- What an inference function would say of a record, where it can tell without asking anybody.
+local function problem_of(fn, record)
+  return type(fn) == "table" and errors.is_callable(fn.problem) and fn:problem(record) or nil
+end
+
 local function bad_line(found, number, message)
   found.bad = found.bad + 1
   if #found.named < MOST_NAMED then found.named[#found.named + 1] = { number = number, message = message } end
@@ -22,8 +37,10 @@ end
 local function take(found, batcher, made, line, number)
   local record, message = decode.record(made.decode, line)
   local opts
-  if not message then opts, message = per_record.options(record, made.submit_options) end
+  if not message then opts, message = per_record.options(record, made.submit_options, found.fields) end
   if message then return bad_line(found, number, "bad_input: " .. message) end
+  message = problem_of(found.fn, record)
+  if message then return bad_line(found, number, "inference_failed: " .. message) end
   local ok, cost = pcall(batcher.estimate, batcher, record)
   if not ok then return bad_line(found, number, errors.message_of(cost)) end
   found.tokens, found.most = found.tokens + cost, math.max(found.most, cost)
@@ -43,8 +60,9 @@ local function read_all(found, batcher, made, source)
   end
 end
 
-local function run(given, made, source)
-  local found = { lines = 0, bad = 0, named = {}, tokens = 0, most = 0 }
+local function run(given, made, source, fields)
+  local found = { fields = fields, fn = made.options.inference_fn or made.options.process_fn, lines = 0, bad = 0,
+    named = {}, tokens = 0, most = 0 }
   local batcher = tb.TokenBatcher(given)
   batcher:start()
   read_all(found, batcher, made, source)
@@ -53,16 +71,16 @@ local function run(given, made, source)
   return found
 end
 
---- @param given table  options of the batcher  @param made table  see script.build
+--- @param made table  see script.build  @param fields table|nil  see per_record.fields_of
 -- @return table {lines, bad, named, tokens, most, stats, s, budget}, or nil and a message
-function M.read(path, given, made)
+function M.read(path, made, fields)
   local source, message = input.open(path)
   if not source then return nil, message end
   local options = {}
-  for name, value in pairs(given) do options[name] = value end
+  for name, value in pairs(made.options) do options[name] = value end
+  options.inference_fn = M.stand_in(options.inference_fn or options.process_fn)
   options.process_fn, options.record, options.log = nil, nil, function() end
-  options.inference_fn = function(records) return records end
-  local ok, found = pcall(tb.run, function() return run(options, made, source) end, { clock = "virtual" })
+  local ok, found = pcall(tb.run, function() return run(options, made, source, fields) end, { clock = "virtual" })
   if ok then return found end
   return nil, errors.message_of(found)
 end

@@ -196,6 +196,7 @@ local function new_parser(definition)
   run_flags.declare(run)
   local check = parser:command("check", CHECK_HELP):summary("Load a script, try it on one record, say what is missing.")
   add_common(check, definition)
+  run_flags.declare_records(check)
   local list = parser:command("policies", POLICIES_HELP):summary("List the policies that ship.")
   add_help(list)
   list:argument("name", "One of them."):args "?"

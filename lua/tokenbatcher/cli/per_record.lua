@@ -74,6 +74,13 @@ function M.fields_of(args)
   return #list > 0 and list or nil
 end
 
+--- Names of the fields that flags take for themselves.
+function M.names_of(args)
+  local names = { args.id_field }
+  for _, field in ipairs(args.fields or {}) do names[#names + 1] = field.name end
+  return names
+end
+
 local USUAL_ID = "custom_id"
 local TAKEN = { index = true, result = true, error = true, at = true }
 

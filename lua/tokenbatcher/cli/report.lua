@@ -70,7 +70,8 @@ local function requests(self, status)
   if not status then return end
   local away = (status.opened or 0) > 0 and (", the server was away %d time%s"):format(status.opened,
     status.opened == 1 and "" or "s") or ""
-  self:say(("requests     %d (%d of them retries%s)"):format(status.requests or 0, status.retries or 0, away))
+  local unsent = (status.unsent or 0) > 0 and (", %d more could not be sent"):format(status.unsent) or ""
+  self:say(("requests     %d (%d of them retries%s%s)"):format(status.requests or 0, status.retries or 0, unsent, away))
   local usage = status.usage
   if not usage then return end
   local from = tonumber(usage.prompt_tokens or usage.input_tokens)

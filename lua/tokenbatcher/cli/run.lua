@@ -159,18 +159,12 @@ end
 
 -- --- the script once more --------------------------------------------------
 
-local function build(definition, args)
-  local made, message = script.build(definition, args.given, args.overrides)
-  if made then flags.limit(made.options, args) end
-  return made, message
-end
-
 -- Everything is checked as at the start, before anything changes.
 local function load_again(job)
   local definition, message = script.load(job.path)
   if not definition then return nil, message end
   local made
-  made, message = build(definition, job.args)
+  made, message = flags.build(definition, job.args)
   if not made then return nil, message end
   if job.file and (made.encode ~= nil) ~= job.file.facts.encoded then
     return nil, "an encode cannot come or go while an output is written"
@@ -282,7 +276,7 @@ function M.run(definition, args)
   local ok, message = flags.complete(args)
   if not ok then return nil, message end
   local made
-  made, message = build(definition, args)
+  made, message = flags.build(definition, args)
   if not made then return nil, message end
   local batcher
   ok, batcher = pcall(batcher_class.TokenBatcher, made.options)

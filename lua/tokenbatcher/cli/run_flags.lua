@@ -2,6 +2,7 @@
 
 local errors = require "tokenbatcher.base.errors"
 local per_record = require "tokenbatcher.cli.per_record"
+local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
 
 local M = {}
@@ -71,35 +72,42 @@ function M.join_words(args)
   return out
 end
 
+local function add(command, name, argname, text, convert)
+  return command:option(name, text):argname(argname):convert(convert or function(value) return value end)
+end
+
+--- Flags that say what the batcher is to know of records, and how fast they may go: `check` has them, too.
+-- @param command table  argparse's
+function M.declare_records(command)
+  add(command, "--requests-per-minute", "<n>", "Keep to it, whatever the policy: rate_limited, with the script's "
+    .. "policy inside.", number_from("--requests-per-minute", 1))
+  add(command, "--tokens-per-minute", "<n>", "The same for tokens.", number_from("--tokens-per-minute", 1))
+  add(command, "--concurrency", "<n>", "So many calls at a time; the same as --set max_concurrent_batches=N.",
+    number_from("--concurrency", 1, true))
+  add(command, "--id-field", "<name>", "The field of a record that is its own id, carried into the answer (default: "
+    .. "custom_id).", parse_id_field)
+  add(command, "--key-field", "<name>", "The field that says whose a record is, for fair and for blame.")
+  add(command, "--group-field", "<name>", "The field that says which records may share a call.")
+  add(command, "--priority-field", "<name>", "The field with a record's priority.")
+  add(command, "--timeout-field", "<name>", "The field with the seconds that a record may wait for its call.")
+  add(command, "--batch-timeout-field", "<name>", "The field with the seconds that a record may linger for others.")
+end
+
 --- @param run table  argparse's command
 function M.declare(run)
-  local function option(name, argname, text, convert)
-    return run:option(name, text):argname(argname):convert(convert or function(value) return value end)
-  end
-  option("--input", "<file>", "Read from a file, which may be compressed by gzip (default, and -: standard input).")
-  option("--output", "<file>", "Write to a file (default, and -: standard output).")
-  option("--record", "<file>",
+  add(run, "--input", "<file>", "Read from a file, which may be compressed by gzip (default, and -: standard input).")
+  add(run, "--output", "<file>", "Write to a file (default, and -: standard output).")
+  add(run, "--record", "<file>",
     "Write arrivals and batches to a file, for simulate and fit; the same as --set record=F.")
   run:flag("--unordered", "Write answers as they come, not in input order.")
   run:flag("--resume", "Go on with the output: what is answered in it, or in its journal, is not asked again.")
   run:flag("--overwrite", "Begin anew, though the output is not empty.")
-  option("--retry-failed", "[<codes>]", "As --resume, and ask again where there is an error line, or one of these "
+  add(run, "--retry-failed", "[<codes>]", "As --resume, and ask again where there is an error line, or one of these "
     .. "codes (as in deadline,inference_timeout).", parse_codes)
-  option("--max-failures", "<n>", "Stop when so many have failed, or (5%) such a share of what is done, at least of "
+  add(run, "--max-failures", "<n>", "Stop when so many have failed, or (5%) such a share of what is done, at least of "
     .. "100.", parse_failures)
-  option("--requests-per-minute", "<n>", "Keep to it, whatever the policy: rate_limited, with the script's policy "
-    .. "inside.", number_from("--requests-per-minute", 1))
-  option("--tokens-per-minute", "<n>", "The same for tokens.", number_from("--tokens-per-minute", 1))
-  option("--concurrency", "<n>", "So many calls at a time; the same as --set max_concurrent_batches=N.",
-    number_from("--concurrency", 1, true))
-  option("--id-field", "<name>", "The field of a record that is its own id, carried into the answer (default: "
-    .. "custom_id).", parse_id_field)
-  option("--key-field", "<name>", "The field that says whose a record is, for fair and for blame.")
-  option("--group-field", "<name>", "The field that says which records may share a call.")
-  option("--priority-field", "<name>", "The field with a record's priority.")
-  option("--timeout-field", "<name>", "The field with the seconds that a record may wait for its call.")
-  option("--batch-timeout-field", "<name>", "The field with the seconds that a record may linger for others.")
-  option("--sync", "<s>", "Have the output written to its disk every so many seconds (default: 5; 0: as the system "
+  M.declare_records(run)
+  add(run, "--sync", "<s>", "Have the output written to its disk every so many seconds (default: 5; 0: as the system "
     .. "does).", number_from("--sync", 0)):default(5)
 end
 
@@ -107,21 +115,36 @@ end
 function M.complete(args)
   args.retry_codes = args.retry_failed
   args.resume = args.resume or args.retry_failed ~= nil
-  args.fields = per_record.fields_of(args)
   if args.resume and args.overwrite then return nil, "--resume goes on, --overwrite begins anew: give one of them" end
   if args.resume and (not args.output or args.output == "-") then
     return nil, "--resume needs --output: a file to go on with"
   end
-  if args.concurrency then table.insert(args.overrides, { "max_concurrent_batches", args.concurrency }) end
+  M.complete_records(args)
   return true
 end
 
---- Limits for a minute go around the script's policy. @param options table  of the batcher, changed
-function M.limit(options, args)
+--- The same of the flags of declare_records().
+function M.complete_records(args)
+  args.fields = per_record.fields_of(args)
+  if args.concurrency then table.insert(args.overrides, { "max_concurrent_batches", args.concurrency }) end
+end
+
+-- Limits for a minute go around the script's policy.
+local function limit(options, args)
   if not args.requests_per_minute and not args.tokens_per_minute then return end
   options.policy = tb.policy.rate_limited {
     requests_per_minute = args.requests_per_minute, tokens_per_minute = args.tokens_per_minute, inner = options.policy,
   }
+end
+
+--- What a script has made, as the flags have it. @return made, or nil and a message; see script.build
+function M.build(definition, args)
+  local made, message = script.build(definition, args.given, args.overrides)
+  if not made then return nil, message end
+  limit(made.options, args)
+  local fn = made.options.inference_fn or made.options.process_fn
+  if type(fn) == "table" and errors.is_callable(fn.set_aside) then fn:set_aside(per_record.names_of(args)) end
+  return made
 end
 
 return M

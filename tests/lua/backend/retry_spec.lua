@@ -379,6 +379,18 @@ describe("tb.backend.retrying:", function()
     assert.same({ 4, 3, "off", 40 }, { status.requests, status.retries, status.state, status.usage.total_tokens })
   end))
 
+  it("hands on what the other function says of records", virtually(function()
+    local aside
+    local inner = setmetatable({
+      group = function(_, record) return "of " .. record end, problem = function(_, record) return "not " .. record end,
+      set_aside = function(_, names) aside = names end,
+    }, { __call = function(_, records) return records end })
+    local fn = tb.backend.retrying { inner }
+    assert.same({ "of x", "not x" }, { fn:group "x", fn:problem "x" })
+    fn:set_aside { "key" }
+    assert.same({ "key" }, aside)
+  end))
+
   it("gives up with the last error, its traceback, and why", virtually(function()
     local _, err = ask(tb.backend.retrying { failing(9), attempts = 3, backoff_s = 0.01 })
     assert.equal("inference_failed", err.code)

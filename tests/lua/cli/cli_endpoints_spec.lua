@@ -50,6 +50,22 @@ describe("examples/jobs:", function()
     assert.equal("re:two", answers[2].result)
   end)
 
+  it("a field that the command line takes for itself is sent only where the endpoint knows it", function()
+    local lines = '{"text":"one","tenant":"t","user":"u"}\n{"text":"two","mood":"good"}\n'
+    local answers, r = run(CHAT, "ok~o", lines, { "--key-field", "tenant", "--group-field", "user" })
+    assert.equal(1, r.status)
+    assert.equal("re:one", answers[1].result)
+    assert.matches("field 'mood'", answers[2].error.message)
+    answers = run(CHAT, "ok~o", lines, { "--id-field", "tenant" })
+    assert.same({ index = 1, tenant = "t", result = "re:one" }, answers[1])
+  end)
+
+  it("requests that could not be sent are told apart from those that were", function()
+    local nobody = "http://127.0.0.1:1/v1"
+    local r = cli.command({ "run", CHAT, "--base-url", nobody, "--retries", "1" }, '{"text":"one"}\n')
+    assert.matches("0 (0 of them retries, 2 more could not be sent, the server was away 1 time)", r.err, 1, true)
+  end)
+
   it("what the server puts off, breaks off or refuses for now is asked again", function()
     local answers, r = run(CHAT, "limited-20,reset,529,diebody,ok", ('{"text":"x"}\n'):rep(40))
     assert.equal(0, r.status, r.err)

@@ -305,6 +305,28 @@ describe("tokenbatcher check --input", function()
     assert.truthy(r.out:find("cannot open the input", 1, true), r.out)
   end)
 
+  local FUSSY = [[return { inference_fn = setmetatable({
+    name = "fussy", max_records = 2, defaults = { max_batch_size = 2 },
+    group = function(_, record) return record.kind end,
+    problem = function(_, record) return record.n == 3 and "three is not sent" or nil end,
+    set_aside = function(_, names) io.stderr:write("aside: ", table.concat(names, " "), "\n") end,
+  }, { __call = function() error "it costs" end }) }]]
+
+  it("does as a backend wants to be used, and shows it", function()
+    local lines = '{"n":1,"kind":"a"}\n{"n":2,"kind":"a"}\n{"n":3}\n{"n":4,"kind":"a"}\n{"n":5,"kind":"b"}\n'
+    local path = cli.file("kinds", lines)
+    local r = cli.check(FUSSY, { "--input", path, "--key-field", "n", "--id-field", "kind" })
+    assert.equal(1, r.status, r.err)
+    for _, part in ipairs { "fussy: max_batch_size = 2\n", "5 lines, 1 of them bad",
+      "line 3: inference_failed: three is not sent", "batches: 3, of 1.3 records" } do
+      assert.truthy(r.out:find(part, 1, true), r.out)
+    end
+    assert.truthy(r.err:find("aside: kind n\n", 1, true), r.err)
+    r = cli.check(FUSSY, { "--input", path, "--set", "max_batch_size=1", "--requests-per-minute", "2" })
+    assert.truthy(r.out:find("max_batch_size = 1 (not its default, 2)", 1, true), r.out)
+    assert.truthy(r.out:find("in 60 s at the least", 1, true), r.out)
+  end)
+
   it("says how long the limits of its policy make it last", function()
     local r = cli.check([[return { max_batch_size = 1, inference_fn = print, policy =
       require("tokenbatcher").policy.rate_limited { requests_per_minute = 2 } }]],

@@ -1,6 +1,7 @@
 --- A call with its attempts: the policy decides (init.lua), the circuit holds back, this waits.
 --
--- What is counted of a backend's calls is in a Calls: {requests, retries, usage}, and its circuit.
+-- What is counted of a backend's calls is in a Calls: {requests, retries, unsent, usage}, and its circuit. Retries are
+-- requests; of an attempt that came to no server nothing was sent.
 
 local circuit = require "tokenbatcher.backend.retry.circuit"
 local clock = require "tokenbatcher.runtime.clock"
@@ -13,7 +14,8 @@ Calls.__index = Calls
 
 --- @param policy table  of retry.new  @param p table|nil  the circuit's parameters; nil: no circuit
 function M.new(policy, p)
-  return setmetatable({ policy = policy, circuit = p and circuit.new(p) or nil, requests = 0, retries = 0 }, Calls)
+  return setmetatable({ policy = policy, circuit = p and circuit.new(p) or nil, requests = 0, retries = 0,
+    unsent = 0 }, Calls)
 end
 
 -- One attempt. What it raises (cancelled, say) goes on, and the circuit's probe is another's.
@@ -68,14 +70,19 @@ end
 function Calls:run(try, until_us)
   local limit
   until_us, limit = limit_of(self, until_us)
-  local held, n, tried, own, last, since_us = self.circuit, 0, 0, 0, nil, nil
+  local held, n, sent, own, last, since_us = self.circuit, 0, 0, 0, nil, nil
   while true do
     local role = held and held:enter(until_us) or not held and "call"
     if not role then return nil, last, limit .. " came before the server was back" end
-    n, tried = n + 1, tried + 1
+    n = n + 1
     if n == 1 then since_us = clock.now_us() end
-    if tried > 1 then self.retries = self.retries + 1 end
     local value, failed = attempt(self, try, role)
+    if failed and failed.err and not failed.err.was_sent then
+      self.unsent = self.unsent + 1
+    else
+      sent = sent + 1
+      if sent > 1 then self.retries = self.retries + 1 end
+    end
     if not failed then
       if held then held:succeeded() end
       return value
@@ -98,7 +105,8 @@ end
 
 --- What it is about, for progress and summaries: a new table.
 function Calls:status()
-  local out = { requests = self.requests, retries = self.retries, state = "off", opened = 0, waiting = 0 }
+  local out = { requests = self.requests, retries = self.retries, unsent = self.unsent, state = "off", opened = 0,
+    waiting = 0 }
   if self.usage then
     out.usage = {}
     for name, value in pairs(self.usage) do out.usage[name] = value end

@@ -110,7 +110,9 @@ function M.new(name, p, given)
     records = records.new(p, endpoint, given.base), requests = requests.new(name, p),
     answered = { groups = {}, n = 0 } }
   local backend = { name = name, status = function() return self.requests.calls:status() end,
-    was_there = function() self.requests.calls:was_there() end }
+    was_there = function() self.requests.calls:was_there() end,
+    set_aside = function(_, names) self.records:set_aside(names) end,
+    problem = function(_, record) return (select(2, self.records:read(record))) end }
   if endpoint.has_lists then
     backend.group = function(_, record) return self.records:group(record) end
   else

@@ -1,6 +1,7 @@
 --- What a request holds of a record: its input, and its own fields (model, temperature, ...), which go out with it.
 -- Records whose fields differ never share a request. A field that is neither known to the endpoint nor named in
--- `send` or `ignore` is the record's error: nothing is left out in silence.
+-- `send` or `ignore` is the record's error: nothing is left out in silence. What the command line was told to take for
+-- itself (--key-field and the like) is left out where the endpoint does not know it, either.
 --
 -- A record is a text; a list of token ids; a table with the input in `field` (or in the endpoint's own: "input",
 -- "messages"); or a line of a batch file, {custom_id, method, url, body}.
@@ -27,6 +28,7 @@ end
 function M.new(p, endpoint, base)
   local self = setmetatable({ p = p, endpoint = endpoint, base = base, fields = p.fields or { p.field },
     send = set_of(p.send), ignore = set_of(p.ignore), beside = set_of(endpoint.beside or {}) }, Reader)
+  self.aside = {}
   for _, name in ipairs(NAMES_OF_LINE) do self.ignore[name] = not self.send[name] or nil end
   self.plain = self:rest {}
   return self
@@ -79,7 +81,7 @@ local function verdict(self, name, value)
   local problem = REFUSED[name] and self.endpoint.known[name] and REFUSED[name](value)
   if problem then return "the record's field " .. problem end
   if self.send[name] or self.endpoint.known[name] or self.beside[name] then return false end
-  if self.ignore["*"] then return nil end
+  if self.aside[name] or self.ignore["*"] then return nil end
   if self.send["*"] then return false end
   return ("the record's field '%s' is none that the endpoint '%s' knows: name it in `send`, to send it, or in `ignore`")
     :format(name:sub(1, 40), self.endpoint.path)
@@ -154,6 +156,11 @@ local function split(self, record)
   own, problem = own_fields(self, body, name)
   if not own then return nil, problem end
   return body[name], own, name
+end
+
+--- @param names string[]  of fields that are not for the server, unless it knows them
+function Reader:set_aside(names)
+  self.aside = set_of(names)
 end
 
 --- @return table {value, json, text (for comparing words with), own, rest (JSON of the other fields), part (records
