@@ -5,26 +5,34 @@ local find, gsub, sub = string.find, string.gsub, string.sub
 
 local M = {}
 
---- Is a quote still open at the end of text[from..to]? Then the field goes on in the next line.
-function M.is_open(text, from, to)
-  local count, at = 0, from
-  while true do
-    at = find(text, '"', at, true)
-    if not at or at > to then return count % 2 == 1 end
-    count, at = count + 1, at + 1
-  end
+-- Where the quote ends in which text[at] is, or nil; a quote that comes twice is one of the field's.
+local function end_of_quote(text, at, to)
+  repeat
+    local stop = find(text, '"', at, true)
+    if not stop or stop > to then return nil end
+    if stop == to or sub(text, stop + 1, stop + 1) ~= '"' then return stop end
+    at = stop + 2
+  until false
 end
 
--- A quoted field that begins at `at`. @return its text and the place behind its last quote; nil: it does not end
-local function quoted(text, at, to)
-  local stop = at
-  repeat
-    stop = find(text, '"', stop + 1, true)
-    if not stop or stop > to then return nil end
-    local is_twice = sub(text, stop + 1, stop + 1) == '"' and stop < to
-    if is_twice then stop = stop + 1 end
-  until not is_twice
-  return (gsub(sub(text, at + 1, stop - 1), '""', '"')), stop + 1
+-- Where the next field begins, or nil.
+local function next_field(text, at, to)
+  local comma = find(text, ",", at, true)
+  return comma and comma <= to and comma + 1 or nil
+end
+
+--- Does a quoted field go on behind text[from..to]? @param is_open boolean  it went on behind the line before this one
+function M.is_open(text, from, to, is_open)
+  local at = from
+  while at do
+    if is_open or sub(text, at, at) == '"' and at <= to then
+      local stop = end_of_quote(text, is_open and at or at + 1, to)
+      if not stop then return true end
+      at, is_open = stop + 1, false
+    end
+    at = next_field(text, at, to)
+  end
+  return false
 end
 
 --- The fields of text[from..to], into `out`. @return number of fields, or nil and what is wrong
@@ -33,12 +41,12 @@ function M.split(text, from, to, out)
   while true do
     n = n + 1
     if at <= to and sub(text, at, at) == '"' then
-      local value, behind = quoted(text, at, to)
-      if not value then return nil, ("field %d has a quote that does not end"):format(n) end
-      if behind <= to and sub(text, behind, behind) ~= "," then
+      local stop = end_of_quote(text, at + 1, to)
+      if not stop then return nil, ("field %d has a quote that does not end"):format(n) end
+      if stop < to and sub(text, stop + 1, stop + 1) ~= "," then
         return nil, ("field %d goes on behind its quote"):format(n)
       end
-      out[n], at = value, behind
+      out[n], at = gsub(sub(text, at + 1, stop - 1), '""', '"'), stop + 1
     else
       local comma = find(text, ",", at, true)
       local stop = comma and comma <= to and comma or to + 1

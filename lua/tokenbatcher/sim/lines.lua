@@ -72,17 +72,18 @@ function Lines:next()
   return from, has_return and stop - 2 or stop - 1
 end
 
--- The end of a line of CSV, of which a quoted field may have ends of lines in it. It begins at self.chunk[from].
+-- A line of CSV of which a quoted field has ends of lines in it. It begins at self.chunk[from].
 local function close_quote(self, from, to)
-  local parts, bytes = { self.chunk:sub(from, to) }, 0
-  repeat
+  local parts, bytes, first, is_open = { self.chunk:sub(from, to) }, 0, self.number, true
+  while is_open do
     local next_from, next_to = self:next()
-    if not next_from then break end
+    if not next_from then error(("%s:%d: a quote begins that does not end"):format(self.path, first), 0) end
     parts[#parts + 1], bytes = self.chunk:sub(next_from, next_to), bytes + next_to - next_from
     if bytes > LINE_BYTES then
-      error(("%s:%d: a quoted field is longer than 16 MiB"):format(self.path, self.number), 0)
+      error(("%s:%d: a quoted field is longer than 16 MiB"):format(self.path, first), 0)
     end
-  until csv.is_open(parts[#parts], 1, #parts[#parts])
+    is_open = csv.is_open(self.chunk, next_from, next_to, true)
+  end
   local text = table.concat(parts, "\n")
   return text, 1, #text
 end
@@ -92,7 +93,7 @@ end
 function Lines:take(quotes)
   local from, to = self:next()
   if not from then return nil end
-  if quotes and csv.is_open(self.chunk, from, to) then return close_quote(self, from, to) end
+  if quotes and csv.is_open(self.chunk, from, to, false) then return close_quote(self, from, to) end
   return self.chunk, from, to
 end
 

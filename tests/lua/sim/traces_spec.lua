@@ -133,6 +133,13 @@ describe("a trace", function()
       assert.equal("date", opened.format.unit)
     end)
 
+    it("is CSV with a quote in a field that has none around it, and an error where one does not end", function()
+      local text = 't,c,what\n1,5,3.5" disk\n2,6,plain\n'
+      assert.equal(2, #assert(rows_of(text, { columns = "time=t,cost=c", unit = "s" })))
+      refuses('t,c,what\n1,5,x\n2,6,"open\n3,7,x\n4,8,x\n', { columns = "time=t,cost=c", unit = "s" },
+        "t:3: a quote begins that does not end")
+    end)
+
     it("is JSON lines, dotted where they are inside of others, or have dots in their names", function()
       local text = '{"id":1,"req":{"at":1700000000123,"usage":{"p":12,"c":3}},"u.name":7,"prio":2,"m":"x","k":null}\n'
         .. '{"id":2,"req":{"at":1700000001123,"usage":{"p":15}},"u.name":"y","prio":-1.5,"m":"z"}\n'
@@ -251,6 +258,13 @@ describe("a trace", function()
     assert.same({ "", "" }, split '"",')
     assert.equal("field 2 goes on behind its quote", split 'a,"b"c')
     assert.equal("field 1 has a quote that does not end", split '"a,b')
+    assert.same({ '3.5" disk', 'b"' }, split '3.5" disk,b"')
+    for line, is_open in pairs { ['a,"b'] = true, ['"a""'] = true, ['"a"",b'] = true, ['a"b,c'] = false,
+      ['"a","b"'] = false, ['a,"'] = true, ['""'] = false, ["a,"] = false, [""] = false } do
+      assert.equal(is_open, csv.is_open(line, 1, #line, false), line)
+    end
+    assert.is_false(csv.is_open('b",c', 1, 4, true))
+    assert.is_true(csv.is_open('b","c', 1, 5, true))
   end)
 
   it("has dates of the calendar alone", function()
