@@ -1,6 +1,6 @@
 --- Flags that simulate and tune share, and what their values must be.
 
-local columns = require "tokenbatcher.sim.columns"
+local columns = require "tokenbatcher.sim.trace.columns"
 local experiment = require "tokenbatcher.sim.experiment"
 local noise = require "tokenbatcher.sim.noise"
 local policies = require "tokenbatcher.policy"

@@ -8,11 +8,11 @@
 -- Each takes tokens=D (cost of a record, default 1), output=D (default: not known), keys=N (default: no keys;
 -- key k is chosen as often as 1/k says), timeout=D (seconds; default none). D is a number,
 -- lognormal(mu,sigma), exponential(mean), gamma(mean,cv) or uniform(from,to); of tokens and output also
--- @FILE: lengths of real records (lengths.lua), drawn by lot; with tokens=@FILE the output is that of the same
--- record, unless output is given. For sources, see trace.lua.
+-- @FILE: lengths of real records (trace/lengths.lua), drawn by lot; with tokens=@FILE the output is that of the same
+-- record, unless output is given. For sources, see trace/init.lua.
 
 local errors = require "tokenbatcher.base.errors"
-local lengths = require "tokenbatcher.sim.lengths"
+local lengths = require "tokenbatcher.sim.trace.lengths"
 local options = require "tokenbatcher.core.options"
 local random = require "tokenbatcher.sim.random"
 local tbffi = require "tokenbatcher.core.ffi"
@@ -99,7 +99,7 @@ local function read_parameters(kind, text, files)
   return given
 end
 
---- @param files table|nil  columns: of files of lengths (see lengths.lua)
+--- @param files table|nil  columns: of files of lengths (see trace/lengths.lua)
 -- @return a specification {kind, text, p}, or nil and a message
 function M.parse(text, files)
   local kind, rest = text:match "^%s*([%a_]+)%s*:?(.*)$"

@@ -8,7 +8,7 @@
 -- cannot take less than nothing, nor a token. Of all choices of terms that come out so, the one with the least error
 -- is taken.
 
-local formats = require "tokenbatcher.sim.formats"
+local formats = require "tokenbatcher.sim.trace.formats"
 local json = require "tokenbatcher.base.json"
 
 local abs, ceil, log, max, sqrt = math.abs, math.ceil, math.log, math.max, math.sqrt

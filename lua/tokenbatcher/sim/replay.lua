@@ -1,4 +1,4 @@
---- sim: what would policies and settings have done to this traffic? Arrivals (trace.lua, arrivals.lua)
+--- sim: what would policies and settings have done to this traffic? Arrivals (trace/, arrivals.lua)
 -- meet a device (service.lua) in runs (experiment.lua, search.lua), and are shown (compare.lua, plot.lua,
 -- html.lua and others). It knows base, core, what ships, scripts and, of batching, decisions and costs;
 -- it has no batcher, no loop and no clock. The command line knows it.

@@ -2,10 +2,10 @@
 -- quoted, pipes, and lengths for arrivals that are made up.
 
 local cli = dofile "tests/lua/cli_helper.lua"
-local columns = require "tokenbatcher.sim.columns"
-local csv = require "tokenbatcher.sim.csv"
-local dates = require "tokenbatcher.sim.dates"
-local lengths = require "tokenbatcher.sim.lengths"
+local columns = require "tokenbatcher.sim.trace.columns"
+local csv = require "tokenbatcher.sim.trace.csv"
+local dates = require "tokenbatcher.sim.trace.dates"
+local lengths = require "tokenbatcher.sim.trace.lengths"
 local trace = require "tokenbatcher.sim.trace"
 
 -- All rows of a trace, as {at_us, cost, output, key, group, class, priority}. @return rows, trace

@@ -1,16 +1,16 @@
 --- A trace: a file of arrivals, read line by line, in memory that does not grow with it. What
 -- fits into one block of rows is kept for the next run over it, longer ones are read anew.
 --
--- A source of arrivals, here and in arrivals.lua, shows the next one in its fields: at_us (its
+-- A source of arrivals, here and in ../arrivals.lua, shows the next one in its fields: at_us (its
 -- time since the first one, or math.huge when there is none left), cost, output (-1: not known), key, group,
 -- class, priority, timeout_us, batch_timeout_us, slo_us, record (nil: none is known), turn (those of one number,
 -- above 0, that follow each other were submitted in one turn: one decision saw them all). take() goes on to
 -- the one after it; answered(now_us) hears of every record that has its answer, or will have none; is_done: there
 -- will be no more. Of a part of a trace, from_s says how long after the trace it begins.
 
-local blocks = require "tokenbatcher.sim.blocks"
-local formats = require "tokenbatcher.sim.formats"
-local lines_of = require "tokenbatcher.sim.lines"
+local blocks = require "tokenbatcher.sim.trace.blocks"
+local formats = require "tokenbatcher.sim.trace.formats"
+local lines_of = require "tokenbatcher.sim.trace.lines"
 
 local floor = math.floor
 

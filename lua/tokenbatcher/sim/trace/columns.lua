@@ -5,8 +5,8 @@
 -- command line named)}: where the column `failed` is 0, the request has failed at its source, and is no arrival. unit:
 -- a name of M.UNITS, or nil: not known yet. Without a time every row is at 0 (see lengths.lua).
 
-local csv = require "tokenbatcher.sim.csv"
-local dates = require "tokenbatcher.sim.dates"
+local csv = require "tokenbatcher.sim.trace.csv"
+local dates = require "tokenbatcher.sim.trace.dates"
 local errors = require "tokenbatcher.base.errors"
 local json = require "tokenbatcher.base.json"
 local options = require "tokenbatcher.core.options"

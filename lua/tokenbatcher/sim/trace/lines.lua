@@ -1,6 +1,6 @@
 --- A file, or standard input, line by line, in memory that does not grow with it.
 
-local csv = require "tokenbatcher.sim.csv"
+local csv = require "tokenbatcher.sim.trace.csv"
 
 local M = {}
 local Lines = {}

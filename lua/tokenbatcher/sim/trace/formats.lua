@@ -11,11 +11,11 @@
 --
 -- A file that is one value has `rows` in place of new: {n, at_s, cost, output (arrays from 0), failed}.
 
-local columns = require "tokenbatcher.sim.columns"
-local dates = require "tokenbatcher.sim.dates"
+local columns = require "tokenbatcher.sim.trace.columns"
+local dates = require "tokenbatcher.sim.trace.dates"
 local json = require "tokenbatcher.base.json"
 local options = require "tokenbatcher.core.options"
-local vllm_bench = require "tokenbatcher.sim.vllm_bench"
+local vllm_bench = require "tokenbatcher.sim.trace.vllm_bench"
 
 local byte, floor, max = string.byte, math.floor, math.max
 

@@ -2,8 +2,8 @@
 -- That is a trace of any format (its times are not looked at, and need not be there), one of vLLM's benchmarks, or
 -- a number a line, or two with a comma between: cost,output.
 
-local formats = require "tokenbatcher.sim.formats"
-local lines_of = require "tokenbatcher.sim.lines"
+local formats = require "tokenbatcher.sim.trace.formats"
+local lines_of = require "tokenbatcher.sim.trace.lines"
 local options = require "tokenbatcher.core.options"
 
 local M = {}
