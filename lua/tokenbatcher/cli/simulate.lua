@@ -118,7 +118,7 @@ end
 local function tell_errors(row)
   if row.policy_errors > 0 then
     io.stderr:write(("tokenbatcher: %s: the policy raised %d errors; fifo decided those rounds\n"):format(
-      compare.label(row), row.policy_errors))
+      compare.label(row), math.ceil(row.policy_errors)))
   end
 end
 

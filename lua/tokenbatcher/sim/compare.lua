@@ -9,7 +9,8 @@ local M = {}
 
 local LABEL_WIDTH, COLUMN_WIDTH = 30, 7 -- at the most; at the least
 
-local function count(value) return ("%d"):format(value) end
+-- Means of several runs have fractions.
+local function count(value) return (value % 1 == 0 and "%d" or "%.1f"):format(value) end
 local function percent(value) return ("%.1f"):format(100 * value) end
 local function decimal(value) return ("%.2f"):format(value) end
 
@@ -25,7 +26,7 @@ local function fine(value) return ("%.4f"):format(value) end
 local function reasons(row)
   local parts = {}
   for _, name in ipairs(REASONS) do
-    if row.dispatched[name] > 0 then parts[#parts + 1] = ("%s %d"):format(name, row.dispatched[name]) end
+    if row.dispatched[name] > 0 then parts[#parts + 1] = name .. " " .. count(row.dispatched[name]) end
   end
   return table.concat(parts, ", ")
 end
