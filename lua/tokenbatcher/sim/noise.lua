@@ -2,8 +2,8 @@
 --
 -- Slowness belongs to time, not to batches: a device that is slow is so for whoever runs on it just then. So it is a
 -- path, how many times as long as usual work takes at each moment, and a batch takes as long as its work needs on that
--- path. From the start of a batch until the next one starts the path is what the batch took over what it should have
--- taken (fit.lua).
+-- path. A batch has run at the speed of what it should have taken (fit.lua) over what it took; the device, at the mean
+-- speed of those that ran; while none did, as before.
 --
 --   replay        the path as it was recorded, from the first arrival on, again from its beginning where a run is
 --                 longer: the same for every policy. Over its own recording it gives back what was recorded; it
@@ -17,7 +17,8 @@ local M = {}
 local Walk = {}
 Walk.__index = Walk
 
-local BLOCK_S, LEAST_SLOWNESS = 10, 1e-6
+local BLOCK_S = 10
+local MOST_SPEED = 1e6 -- times as fast as usual, or as slow
 --- Draws at the least from which a range is told.
 M.LEAST_DRAWS = 20
 
@@ -32,16 +33,40 @@ function M.parse(text)
   return nil, ("--noise needs replay, blocks or blocks:SECONDS, got '%s'"):format(text)
 end
 
+-- When batches began and ended, and how fast each was, by time; at one moment ends come first.
+local function changes_of(fitted, origin)
+  local out = {}
+  for i, o in ipairs(fitted.batches) do
+    if o.seconds > 0 then
+      local speed = math.min(MOST_SPEED, math.max(1 / MOST_SPEED, fitted.seconds(o.tokens, o.padded) / o.seconds))
+      local at_s = math.max(0, o.at_s - origin)
+      out[#out + 1] = { at_s = at_s, place = 2 * i, running = 1, speed = speed }
+      out[#out + 1] = { at_s = at_s + o.seconds, place = 2 * i + 1, running = -1, speed = speed }
+    end
+  end
+  table.sort(out, function(a, b)
+    if a.at_s ~= b.at_s then return a.at_s < b.at_s end
+    if a.running ~= b.running then return a.running < b.running end
+    return a.place < b.place
+  end)
+  return out
+end
+
 -- The recorded path: at[i] seconds after the first arrival slow[i] begins; it ends at span_s.
 local function path_of(fitted)
-  local origin, at, slow, span_s = fitted.first_at_s or fitted.batches[1].at_s, {}, {}, 0
-  for i, o in ipairs(fitted.batches) do
-    local usual = math.max(1e-9, fitted.seconds(o.tokens, o.padded))
-    at[i], slow[i] = math.max(0, o.at_s - origin), math.max(LEAST_SLOWNESS, o.seconds / usual)
-    span_s = math.max(span_s, o.at_s - origin + o.seconds)
+  local path, running, sum = { at = {}, slow = {}, span_s = 0 }, 0, 0
+  for _, change in ipairs(changes_of(fitted, fitted.first_at_s or fitted.batches[1].at_s)) do
+    running = running + change.running
+    sum = running > 0 and sum + change.running * change.speed or 0
+    if running > 0 then
+      local n = #path.at
+      if path.at[n] ~= change.at_s then n = n + 1 end
+      path.at[n], path.slow[n] = change.at_s, running / math.max(sum, running / MOST_SPEED)
+    end
+    path.span_s = math.max(path.span_s, change.at_s)
   end
-  at[1] = 0 -- what was before the first batch is as slow as it
-  return { at = at, slow = slow, span_s = span_s }
+  if path.at[1] then path.at[1] = 0 end -- what was before the first batch is as slow as it
+  return path
 end
 
 --- @param asked table  of parse  @param fitted table|nil  of fit.of_recording
@@ -50,6 +75,7 @@ end
 function M.new(asked, fitted)
   if not fitted then return nil, "--noise needs --service @RECORDING: it is the slowness of a recorded device" end
   local path = path_of(fitted)
+  if not path.at[1] then return nil, "--noise: no batch of the recording took any time" end
   local draws = asked.kind == "blocks"
   if draws and asked.block_s >= path.span_s then
     return nil, ("--noise blocks: a block of %.14g s is longer than the recording of %.4g s"):format(asked.block_s,
