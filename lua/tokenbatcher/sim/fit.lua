@@ -29,20 +29,10 @@ local function is_number(value)
   return type(value) == "number" and value >= 0 and value < math.huge
 end
 
--- A batch as {at_s, tokens, padded, seconds}; nil; or nil and that it is one that did not run whole.
-local function observation(value)
-  if type(value) ~= "table" or value.batch == nil then return nil end
-  local is_whole = value.failed == 0 and not value.calls
-  if not (is_whole and is_number(value.tokens) and is_number(value.padded) and is_number(value.service_s)
-    and is_number(value.at)) then
-    return nil, true
-  end
-  return { at_s = value.at, tokens = value.tokens, padded = value.padded, seconds = value.service_s }
-end
-
--- When the first record arrived.
-local function first_arrival(value)
-  return type(value) == "table" and is_number(value.at) and value.at or nil
+-- Did this batch run whole?
+local function is_whole(value)
+  return value.failed == 0 and not value.calls and is_number(value.tokens) and is_number(value.padded)
+    and is_number(value.service_s) and is_number(value.at)
 end
 
 local function open(path)
@@ -61,27 +51,49 @@ local function open(path)
   return nil, format and ("%s is no recording, but %s"):format(path, format.name) or path .. " " .. message
 end
 
--- @return list of the batches that ran whole, in the order of their starts, and how many did not; or nil and a message
+local COLUMNS = { "at_s", "tokens", "padded", "seconds" }
+
+-- The same batches in the order of their starts; they are written when they end.
+local function by_start(batches)
+  local order, at_s, is_sorted = {}, batches.at_s, true
+  for i = 1, batches.n do
+    order[i] = i
+    is_sorted = is_sorted and (i == 1 or at_s[i] >= at_s[i - 1])
+  end
+  if is_sorted then return batches end
+  table.sort(order, function(a, b)
+    if at_s[a] ~= at_s[b] then return at_s[a] < at_s[b] end
+    return a < b
+  end)
+  for _, name in ipairs(COLUMNS) do
+    local column, sorted = batches[name], {}
+    for i = 1, batches.n do sorted[i] = column[order[i]] end
+    batches[name] = sorted
+  end
+  return batches
+end
+
+-- @return the batches that ran whole, in columns: {n, at_s, tokens, padded, seconds (lists), left_out (how many did
+-- not), first_at_s (when the first record arrived, or nil)}; or nil and a message
 local function read(path)
   local file, message = open(path)
   if not file then return nil, message end
-  local list, left_out = {}, 0
+  local out, n = { at_s = {}, tokens = {}, padded = {}, seconds = {}, left_out = 0 }, 0
   for line in file:lines() do
-    list.first_at_s = list.first_at_s or not line:find '"batch"' and first_arrival(json.decode(line)) or nil
-    local seen, failed = observation(line:find '"batch"' and json.decode(line))
-    if seen then
-      seen.place = #list
-      list[#list + 1] = seen
-    elseif failed then
-      left_out = left_out + 1
+    local is_batch = line:find '"batch"' ~= nil
+    local value = (is_batch or not out.first_at_s) and json.decode(line)
+    if type(value) == "table" and value.batch == nil then
+      out.first_at_s = out.first_at_s or is_number(value.at) and value.at or nil
+    elseif type(value) == "table" and is_whole(value) then
+      n = n + 1
+      out.at_s[n], out.tokens[n], out.padded[n], out.seconds[n] = value.at, value.tokens, value.padded, value.service_s
+    elseif type(value) == "table" then
+      out.left_out = out.left_out + 1
     end
   end
   file:close()
-  table.sort(list, function(a, b)
-    if a.at_s ~= b.at_s then return a.at_s < b.at_s end
-    return a.place < b.place
-  end)
-  return list, left_out
+  out.n = n
+  return by_start(out)
 end
 
 -- --- least squares ------------------------------------------------------------------
@@ -110,25 +122,27 @@ local function solve(matrix, right, n)
   return out
 end
 
--- The terms of a batch; what is fitted is a factor for each.
-local TERMS = {
-  function() return 1 end, function(o) return o.tokens end, function(o) return o.padded end,
-}
+-- The terms of batches; what is fitted is a factor for each.
+local function terms_of(batches)
+  local ones = {}
+  for i = 1, batches.n do ones[i] = 1 end
+  return { ones, batches.tokens, batches.padded }
+end
 
--- Sums of products of the terms, each divided by its mean, and of the seconds, under weights 1 / fitted^2.
-local function moments(list, n, scale, fitted)
+-- Sums of products of the first n terms, each divided by its mean, and of the seconds, under weights 1 / fitted^2.
+local function moments(batches, terms, n, scale, fitted)
   local xx, xy, yy = {}, {}, 0
   for i = 1, n do
     xx[i], xy[i] = {}, 0
     for k = 1, n do xx[i][k] = 0 end
   end
-  for _, o in ipairs(list) do
-    local w, y = 1 / max(LEAST_S, fitted(o)) ^ 2, o.seconds
+  for at = 1, batches.n do
+    local w, y = 1 / max(LEAST_S, fitted(at)) ^ 2, batches.seconds[at]
     yy = yy + w * y * y
     for i = 1, n do
-      local x = TERMS[i](o) / scale[i]
+      local x = terms[i][at] / scale[i]
       xy[i] = xy[i] + w * x * y
-      for k = 1, n do xx[i][k] = xx[i][k] + w * x * TERMS[k](o) / scale[k] end
+      for k = 1, n do xx[i][k] = xx[i][k] + w * x * terms[k][at] / scale[k] end
     end
   end
   return xx, xy, yy
@@ -169,43 +183,46 @@ local function best_factors(n, xx, xy, yy)
   return best
 end
 
-local function mean_of(list, term)
+local function mean_of(column)
   local sum = 0
-  for _, o in ipairs(list) do sum = sum + term(o) end
-  return sum / #list
+  for i = 1, #column do sum = sum + column[i] end
+  return sum / #column
 end
 
 -- @return the factors of the first n terms
-local function fit(list, n)
-  local scale, factors = {}, nil
-  for i = 1, n do scale[i] = max(LEAST_S, mean_of(list, TERMS[i])) end
-  local function fitted(o)
+local function fit(batches, n)
+  local terms, scale, factors = terms_of(batches), {}, nil
+  for i = 1, n do scale[i] = max(LEAST_S, mean_of(terms[i])) end
+  local function fitted(at)
     local sum = 0
-    for i = 1, n do sum = sum + factors[i] * TERMS[i](o) / scale[i] end
+    for i = 1, n do sum = sum + factors[i] * terms[i][at] / scale[i] end
     return sum
   end
-  factors = best_factors(n, moments(list, n, scale, function() return 1 end))
+  factors = best_factors(n, moments(batches, terms, n, scale, function() return 1 end))
   for _ = 1, ROUNDS do
     local former = factors
-    factors = best_factors(n, moments(list, n, scale, fitted))
+    factors = best_factors(n, moments(batches, terms, n, scale, fitted))
     local change = 0
     for i = 1, n do change = max(change, abs(factors[i] - former[i])) end
     if change <= STANDS then break end
   end
-  local share = mean_of(list, function(o) return o.seconds end) / max(LEAST_S, mean_of(list, fitted))
+  local expected = 0
+  for at = 1, batches.n do expected = expected + fitted(at) end
+  local share = mean_of(batches.seconds) / max(LEAST_S, expected / batches.n)
   for i = 1, n do factors[i] = factors[i] / scale[i] * share end
   return factors
 end
 
 -- What keeps terms from being told apart, or nil.
-local function confusion(list, with_padding)
-  local mean, spread = { mean_of(list, TERMS[2]), mean_of(list, TERMS[3]) }, { 0, 0 }
+local function confusion(batches, with_padding)
+  local tokens, padded, n = batches.tokens, batches.padded, batches.n
+  local mean, spread = { mean_of(tokens), mean_of(padded) }, { 0, 0 }
   local together = 0
-  for _, o in ipairs(list) do
-    local x, y = o.tokens - mean[1], o.padded - mean[2]
+  for i = 1, n do
+    local x, y = tokens[i] - mean[1], padded[i] - mean[2]
     spread[1], spread[2], together = spread[1] + x * x, spread[2] + y * y, together + x * y
   end
-  local function is_flat(i) return sqrt(spread[i]) <= 1e-9 * max(1, mean[i]) * sqrt(#list) end
+  local function is_flat(i) return sqrt(spread[i]) <= 1e-9 * max(1, mean[i]) * sqrt(n) end
   if is_flat(1) then
     return "in the recording %s all batches cost the same: what a batch and what a token takes cannot be told apart"
   end
@@ -219,18 +236,18 @@ end
 local function percentile(sorted, share) return sorted[max(1, ceil(share * #sorted))] end
 
 -- How far the model is off: R2, root mean square, 90th percentiles of the absolute and the relative error.
-local function judge_errors(fitted, list)
-  local mean, squares, all, offs, relative = mean_of(list, function(o) return o.seconds end), 0, 0, {}, {}
-  for i, o in ipairs(list) do
-    local model = fitted.seconds(o.tokens, o.padded)
-    local off = abs(o.seconds - model)
-    squares, all = squares + off * off, all + (o.seconds - mean) ^ 2
+local function judge_errors(fitted, batches)
+  local mean, squares, all, offs, relative = mean_of(batches.seconds), 0, 0, {}, {}
+  for i = 1, batches.n do
+    local model, seconds = fitted.seconds(batches.tokens[i], batches.padded[i]), batches.seconds[i]
+    local off = abs(seconds - model)
+    squares, all = squares + off * off, all + (seconds - mean) ^ 2
     offs[i], relative[i] = off, off / max(LEAST_S, model)
   end
   table.sort(offs)
   table.sort(relative)
   fitted.r2 = all > 0 and 1 - squares / all or 1
-  fitted.rmse_s, fitted.p90_s = sqrt(squares / #list), percentile(offs, 0.9)
+  fitted.rmse_s, fitted.p90_s = sqrt(squares / batches.n), percentile(offs, 0.9)
   fitted.p90_relative = percentile(relative, 0.9)
 end
 
@@ -253,18 +270,20 @@ end
 
 -- Episodes of slowness: batches that take more than twice as long as usual for their work, those with fewer
 -- than five others between them taken together.
-local function judge_slowness(fitted, list)
+local function judge_slowness(fitted, batches)
   local ratios = {}
-  for i, o in ipairs(list) do ratios[i] = o.seconds / max(LEAST_S, fitted.seconds(o.tokens, o.padded)) end
+  for i = 1, batches.n do
+    ratios[i] = batches.seconds[i] / max(LEAST_S, fitted.seconds(batches.tokens[i], batches.padded[i]))
+  end
   local sorted = {}
   for i, ratio in ipairs(ratios) do sorted[i] = ratio end
   table.sort(sorted)
   local usual, episodes, last, busy, slow = percentile(sorted, 0.5), 0, -math.huge, 0, 0
-  for i, o in ipairs(list) do
-    busy = busy + o.seconds
+  for i, seconds in ipairs(batches.seconds) do
+    busy = busy + seconds
     if ratios[i] > SLOW * usual then
       if i - last > APART then episodes = episodes + 1 end
-      last, slow = i, slow + o.seconds
+      last, slow = i, slow + seconds
     end
   end
   fitted.episodes, fitted.slow_share = episodes, busy > 0 and slow / busy or 0
@@ -272,8 +291,8 @@ local function judge_slowness(fitted, list)
   if episodes > 0 and episodes < EPISODES then
     fitted.too_short = ("%d episode%s of slowness; some %d are needed"):format(episodes, episodes == 1 and "" or "s",
       EPISODES)
-  elseif episodes == 0 and #list < BATCHES then
-    fitted.too_short = ("%d batches, and none of them slow; some %d batches are needed"):format(#list, BATCHES)
+  elseif episodes == 0 and batches.n < BATCHES then
+    fitted.too_short = ("%d batches, and none of them slow; some %d batches are needed"):format(batches.n, BATCHES)
   end
 end
 
@@ -285,26 +304,25 @@ end
 --- @param with_padding boolean  fit c x padded, too
 -- @return {a, b, c (none below 0), text, seconds = function(tokens, padded), n, left_out, r2, rmse_s, p90_s,
 -- p90_relative, episodes (of slowness), slow_share (of busy time), autocorrelation (list of {lag, value or nil}),
--- too_short (why it says little of a p99, or nil), batches (list of {at_s, tokens, padded, seconds}, by start),
--- first_at_s (when the first record arrived, or nil)}, or nil and a message
+-- too_short (why it says little of a p99, or nil), batches (by start: see read)}, or nil and a message
 function M.of_recording(path, with_padding)
-  local list, left_out = read(path)
-  if not list then return nil, left_out end
-  local n = with_padding and 3 or 2
-  if #list < ENOUGH * n then
-    return nil, ("the recording %s has %d batches that ran whole; %d are needed"):format(path, #list, ENOUGH * n)
+  local batches, message = read(path)
+  if not batches then return nil, message end
+  local terms = with_padding and 3 or 2
+  if batches.n < ENOUGH * terms then
+    return nil, ("the recording %s has %d batches that ran whole; %d are needed"):format(path, batches.n,
+      ENOUGH * terms)
   end
-  local problem = confusion(list, with_padding)
+  local problem = confusion(batches, with_padding)
   if problem then return nil, problem:format(path) end
-  local factors = fit(list, n)
+  local factors = fit(batches, terms)
   local a, b, c = factors[1], factors[2], factors[3]
   local fitted = {
-    a = a, b = b, c = c, n = #list, left_out = left_out, text = text_of(a, b, c), batches = list,
-    first_at_s = list.first_at_s,
+    a = a, b = b, c = c, n = batches.n, left_out = batches.left_out, text = text_of(a, b, c), batches = batches,
     seconds = function(tokens, padded) return a + b * tokens + (c or 0) * padded end,
   }
-  judge_errors(fitted, list)
-  judge_slowness(fitted, list)
+  judge_errors(fitted, batches)
+  judge_slowness(fitted, batches)
   return fitted
 end
 

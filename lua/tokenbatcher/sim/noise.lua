@@ -35,13 +35,14 @@ end
 
 -- When batches began and ended, and how fast each was, by time; at one moment ends come first.
 local function changes_of(fitted, origin)
-  local out = {}
-  for i, o in ipairs(fitted.batches) do
-    if o.seconds > 0 then
-      local speed = math.min(MOST_SPEED, math.max(1 / MOST_SPEED, fitted.seconds(o.tokens, o.padded) / o.seconds))
-      local at_s = math.max(0, o.at_s - origin)
+  local out, batches = {}, fitted.batches
+  for i = 1, batches.n do
+    local seconds, usual = batches.seconds[i], fitted.seconds(batches.tokens[i], batches.padded[i])
+    if seconds > 0 then
+      local speed = math.min(MOST_SPEED, math.max(1 / MOST_SPEED, usual / seconds))
+      local at_s = math.max(0, batches.at_s[i] - origin)
       out[#out + 1] = { at_s = at_s, place = 2 * i, running = 1, speed = speed }
-      out[#out + 1] = { at_s = at_s + o.seconds, place = 2 * i + 1, running = -1, speed = speed }
+      out[#out + 1] = { at_s = at_s + seconds, place = 2 * i + 1, running = -1, speed = speed }
     end
   end
   table.sort(out, function(a, b)
@@ -55,7 +56,7 @@ end
 -- The recorded path: at[i] seconds after the first arrival slow[i] begins; it ends at span_s.
 local function path_of(fitted)
   local path, running, sum = { at = {}, slow = {}, span_s = 0 }, 0, 0
-  for _, change in ipairs(changes_of(fitted, fitted.first_at_s or fitted.batches[1].at_s)) do
+  for _, change in ipairs(changes_of(fitted, fitted.batches.first_at_s or fitted.batches.at_s[1])) do
     running = running + change.running
     sum = running > 0 and sum + change.running * change.speed or 0
     if running > 0 then

@@ -40,11 +40,12 @@ describe("fit", function()
       return (0.004 + 2e-5 * tokens) * (0.5 + stream:uniform())
     end)
     local fitted, ratios, seen, expected = assert(fit.of_recording(path)), 0, 0, 0
-    for _, o in ipairs(fitted.batches) do
-      local s = fitted.seconds(o.tokens, o.padded)
-      ratios, seen, expected = ratios + o.seconds / s, seen + o.seconds, expected + s
+    local batches = fitted.batches
+    for i = 1, batches.n do
+      local s = fitted.seconds(batches.tokens[i], batches.padded[i])
+      ratios, seen, expected = ratios + batches.seconds[i] / s, seen + batches.seconds[i], expected + s
     end
-    assert.near(1, ratios / #fitted.batches, 0.02)
+    assert.near(1, ratios / batches.n, 0.02)
     assert.near(1, seen / expected, 1e-9)
     assert.near(0.004, fitted.a, 0.0004)
     assert.near(2e-5, fitted.b, 1e-6)
@@ -76,6 +77,19 @@ describe("fit", function()
     fitted = assert(fit.of_recording(recording("none.jsonl", 300, slow_in(0))))
     assert.same({ 0, "300 batches, and none of them slow; some 1000 batches are needed" },
       { fitted.episodes, fitted.too_short })
+  end)
+
+  it("takes batches by their starts, though they are written when they end", function()
+    local lines = { '{"tokenbatcher_recording":1}', '{"at":0.5,"cost":1}' }
+    for i = 1, 40 do
+      local at = i % 2 == 0 and i - 1.5 or i
+      lines[#lines + 1] = ('{"batch":%d,"at":%.6f,"records":1,"tokens":%d,"padded":%d,"cost":1,"service_s":%.6f,'
+        .. '"failed":0}'):format(i, at, 100 + i, 100 + i, 0.01 * (100 + i))
+    end
+    local batches = assert(fit.of_recording(cli.file("starts.jsonl", table.concat(lines, "\n")))).batches
+    assert.same({ 40, 0.5 }, { batches.n, batches.first_at_s })
+    for i = 2, 40 do assert.is_true(batches.at_s[i] >= batches.at_s[i - 1]) end
+    for i = 1, 40 do assert.near(0.01 * batches.tokens[i], batches.seconds[i], 1e-9) end
   end)
 
   it("prints a model that simulate takes as text and as a file, whatever the recording", function()

@@ -11,9 +11,9 @@ local tb = require "tokenbatcher"
 
 -- Batches at at[i] that took slow[i] times 1 ms a token, of 1000 tokens each.
 local function fitted_of(at, slow)
-  local batches = {}
-  for i, at_s in ipairs(at) do batches[i] = { at_s = at_s, tokens = 1000, padded = 1000, seconds = slow[i] } end
-  return { batches = batches, first_at_s = 0, seconds = function(tokens) return tokens * 0.001 end }
+  local batches = { n = #at, at_s = at, seconds = slow, tokens = {}, padded = {}, first_at_s = 0 }
+  for i = 1, #at do batches.tokens[i], batches.padded[i] = 1000, 1000 end
+  return { batches = batches, seconds = function(tokens) return tokens * 0.001 end }
 end
 
 describe("noise", function()
