@@ -31,11 +31,13 @@ RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev "luajit2|luajit" "libluajit2-
 TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
             lua-resty-core wrk curl procps
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
+EXTRA_DEPS = chromium nodejs
 DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install dist deb,$(MAKECMDGOALS)),$(TEST_DEPS)) \
             $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \
             $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),"libclang-rt-14-dev|libclang-rt-19-dev") \
             $(if $(filter sanitize,$(MAKECMDGOALS)),valgrind) \
-            $(if $(filter deb,$(MAKECMDGOALS)),debhelper fakeroot libhiredis-dev)
+            $(if $(filter deb,$(MAKECMDGOALS)),debhelper fakeroot libhiredis-dev) \
+            $(if $(filter test-extra,$(MAKECMDGOALS)),$(EXTRA_DEPS))
 
 CORE_SRC = $(wildcard src/core/*.c)
 EV_SRC   = $(wildcard src/ev/*.c)
@@ -52,7 +54,7 @@ LUA_SRC  = $(shell find lua -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test lint bench bench-gateway rock install-rock soak fuzz sanitize install uninstall dist deb clean help
+.PHONY: all deps run test test-extra lint bench bench-gateway rock install-rock soak fuzz sanitize install uninstall dist deb clean help
 .DELETE_ON_ERROR:
 # `make -j4 deps run` installs before it builds.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)

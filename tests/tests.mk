@@ -75,6 +75,9 @@ $B/tests/bench_without_histograms: tests/bench/bench_core.c $(CORE_SRC) src/core
 test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay ## run all tests; the last line sums them up
 	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
+test-extra: all ## tests that need more (`make deps test-extra`): the page of --report in Chromium
+	$QB='$B' sh tests/extra/run.sh $(ONLY)
+
 lint: all ## style, dependencies between rooms, static analysis, generated text is current
 	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
 

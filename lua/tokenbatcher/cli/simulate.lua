@@ -12,9 +12,11 @@ local sha256 = require "tokenbatcher.base.sha256"
 local plot = require "tokenbatcher.sim.plot"
 local tb = require "tokenbatcher"
 local timeline = require "tokenbatcher.sim.timeline"
+local timeline_plot = require "tokenbatcher.sim.timeline_plot"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local BAR_WIDTH = 30
+local MAX_TIMELINES = 24 -- in a report
 
 local M = { SUMMARY = "Compare policies and settings over a trace, on a virtual clock." }
 
@@ -94,7 +96,8 @@ function M.declare(command)
   command:option("--timeline", "Draw the queue and the batches over time: .svg or .png."):argname "<file>"
   command:option("--window", "What part of time --timeline shows, in seconds of the run (default: all).")
     :argname("<from:to>"):convert(flags.parse_window)
-  command:option("--report", "Write one HTML page with the table and the pictures."):argname "<file>"
+  command:option("--report", "Write one HTML page: the table, and pictures to zoom into and to compare.")
+    :argname "<file>"
 end
 
 -- --- running ---------------------------------------------------------------------------
@@ -199,20 +202,12 @@ local function labels_of(rows)
 end
 
 local function write_report(job, rows, timelines, path)
-  local curves, problem = gnuplot.svg(plot.script(rows, job.slo_s))
-  if not curves then return nil, problem end
-  local pictures = { { "Latency and throughput", curves } }
-  for i, one in ipairs(#timelines <= timeline.MAX_RUNS and timelines or {}) do
-    local svg, message = gnuplot.svg(timeline.script({ one }, { compare.label(rows[i]) }))
-    if not svg then return nil, message end
-    pictures[#pictures + 1] = { "Queue and batches over time: " .. compare.label(rows[i]), svg }
-  end
   local about = facts(job, rows)
   for _, note in ipairs(seeds.notes(rows)) do about[#about + 1] = { "note", note } end
-  if #pictures == 1 then
-    about[#about + 1] = { "timelines", ("left out: there are more than %d runs"):format(timeline.MAX_RUNS) }
+  if #timelines == 0 then
+    about[#about + 1] = { "timelines", ("left out: there are more than %d runs"):format(MAX_TIMELINES) }
   end
-  return write_file(path, html.page(rows, about, pictures))
+  return write_file(path, html.page(rows, about, timelines, job.slo_s))
 end
 
 -- With what, of what and by which command intervals were made.
@@ -240,7 +235,7 @@ local function write_results(job, rows, timelines, args)
   if ok and args.csv then ok, message = write_file(args.csv, output.csv(rows)) end
   if ok and args.plot then ok, message = gnuplot.draw(args.plot, plot.script(rows, job.slo_s)) end
   if ok and args.timeline then
-    ok, message = gnuplot.draw(args.timeline, timeline.script(timelines, labels_of(rows)))
+    ok, message = gnuplot.draw(args.timeline, timeline_plot.script(timelines, labels_of(rows)))
   end
   if ok and args.report then ok, message = write_report(job, rows, timelines, args.report) end
   if ok and args.json ~= "-" and args.csv ~= "-" then write_table(job, rows) end
@@ -275,11 +270,11 @@ local function check_pictures(args, runs)
     if args[flag] then ok, message = gnuplot.format_of(args[flag]) end
     if not ok then return nil, ("--%s: %s"):format(flag, message) end
   end
-  if args.timeline and runs > timeline.MAX_RUNS then
-    return nil, ("--timeline draws up to %d runs, there are %d"):format(timeline.MAX_RUNS, runs)
+  if args.timeline and runs > timeline_plot.MAX_RUNS then
+    return nil, ("--timeline draws up to %d runs, there are %d"):format(timeline_plot.MAX_RUNS, runs)
   end
   if args.window and not (args.timeline or args.report) then return nil, "--window is for --timeline and --report" end
-  if args.plot or args.timeline or args.report then return gnuplot.check() end
+  if args.plot or args.timeline then return gnuplot.check() end
   return true
 end
 
@@ -307,7 +302,7 @@ function M.run(definition, args)
   local timelines = {}
   ok, problem = check_pictures(args, #variants)
   if not ok then return nil, problem end
-  if args.timeline or args.report then
+  if args.timeline or args.report and #variants <= MAX_TIMELINES then
     for i = 1, #variants do timelines[i] = timeline.new(args.window) end
   end
   local rows

@@ -10,6 +10,11 @@ function M.quote(text)
   return "'" .. text:gsub("'", "''"):gsub("%c", " ") .. "'"
 end
 
+--- A colour as gnuplot's words. @param colour number  from 1
+function M.colour(colour)
+  return ("lc rgb '%s'"):format(M.COLOURS[(colour - 1) % #M.COLOURS + 1])
+end
+
 --- How a line is drawn. @param colour number  from 1  @param dash number  from 1, whole lines first
 function M.style(colour, dash)
   local n = #M.COLOURS

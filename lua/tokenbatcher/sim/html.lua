@@ -1,20 +1,13 @@
---- The page of --report: one HTML file with everything inside.
+--- The page of --report: one HTML file with everything inside. Tables first, which need nothing; then the lab, in
+-- which a reader chooses runs, zooms into time, looks at single batches and compares two runs (lab/).
 
 local compare = require "tokenbatcher.sim.compare"
+local lab = require "tokenbatcher.sim.lab.data"
 local seeds = require "tokenbatcher.sim.seeds"
+local timeline_plot = require "tokenbatcher.sim.timeline_plot"
+local timelines = require "tokenbatcher.sim.timeline"
 
 local M = {}
-
-local STYLE = [[
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 2em auto; max-width: 1140px; padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.1em; margin-top: 2em; }
-table { border-collapse: collapse; margin: .6em 0 1.4em; font-variant-numeric: tabular-nums; }
-th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #e4e4e4; }
-th { font-weight: 600; color: #555; } th:first-child, td:first-child, td.words { text-align: left; }
-td.best { font-weight: 700; background: #e8f4ea; } .wide { overflow-x: auto; }
-dl { display: grid; grid-template-columns: max-content auto; gap: .2em 1.2em; } dt { color: #666; } dd { margin: 0; }
-svg { max-width: 100%; height: auto; } p.note { color: #555; font-size: .92em; }
-]]
 
 local NOTE = [[
 <p class=note>Latency runs from the time of arrival, waiting for room included. Goodput: the share of all arrivals
@@ -47,10 +40,52 @@ local function table_of(rows, block)
   return table.concat(out)
 end
 
---- @param facts table  list of {name, text}: what was run  @param pictures table  list of {heading, svg}
-function M.page(rows, facts, pictures)
+local LAB = [[
+<div id=lab>
+<div class=bar>
+<label>A: <select id=run-a></select></label> <label>B: <select id=run-b></select></label>
+<button id=swap>swap</button>
+<span><button id=closer title="closer (+)">+</button> <button id=wider title="wider (-)">-</button>
+<button id=all title="all of time (0)">all</button> <span id=span></span></span>
+</div>
+<h2>Queue and batches over time</h2>
+<p class=note>Drag over a piece of time to see it closer, or turn the wheel; double click for all of it; arrow keys
+move. Point at a batch to read it. Colours: why it went.</p>
+REASONS
+<figure id=figure-a><figcaption></figcaption><canvas tabindex=0 role=img aria-label="queue and batches of run A">
+</canvas></figure>
+<figure id=figure-b><figcaption></figcaption><canvas tabindex=0 role=img aria-label="queue and batches of run B">
+</canvas></figure>
+<div class=pair>
+<div><h2>Answered within a latency</h2><canvas id=curves role=img aria-label="distribution of latency"></canvas>
+<ul class=keys id=keys></ul></div>
+<div><h2>Latency against throughput</h2>
+<canvas id=frontier role=img aria-label="latency against throughput"></canvas><ul class=keys id=lines></ul></div>
+</div>
+<h2>A and B</h2>
+<div class=wide><table><thead><tr><th>figure<th>A<th>B<th>B - A<th>relative</thead><tbody id=comparison></tbody></table>
+</div>
+</div>
+<div id=tip></div>
+<noscript><p class=note>What follows is drawn by a script, which is switched off here; the tables are all of it.</p>
+</noscript>
+]]
+
+local SCRIPTS = { "draw_js", "timeline_js", "curves_js", "page_js" }
+
+local function reasons_key()
+  local out = { "<ul class=keys>" }
+  for _, name in ipairs(timelines.REASONS) do
+    out[#out + 1] = ('<li><i style="background:%s"></i>%s'):format(timeline_plot.COLOURS[name], name)
+  end
+  return table.concat(out) .. "</ul>"
+end
+
+--- @param facts table  list of {name, text}: what was run  @param recorded table  the timeline of each row, or empty
+-- @param slo_s number|nil
+function M.page(rows, facts, recorded, slo_s)
   local out = { "<!doctype html>\n<html lang=en><meta charset=utf-8><title>TokenBatcher simulation</title>\n<style>\n",
-    STYLE, "</style>\n<h1>TokenBatcher simulation</h1>\n<dl>\n" }
+    require "tokenbatcher.sim.lab.style", "</style>\n<h1>TokenBatcher simulation</h1>\n<dl>\n" }
   for _, fact in ipairs(facts) do
     out[#out + 1] = ("<dt>%s</dt><dd>%s</dd>\n"):format(escape(fact[1]), escape(fact[2]))
   end
@@ -59,10 +94,10 @@ function M.page(rows, facts, pictures)
   out[#out + 1] = NOTE
   local intervals = seeds.text(rows)
   if intervals ~= "" then out[#out + 1] = "<h2>How sure</h2>\n<pre class=wide>" .. escape(intervals) .. "</pre>\n" end
-  for _, picture in ipairs(pictures) do
-    out[#out + 1] = ("<h2>%s</h2>\n%s\n"):format(escape(picture[1]), picture[2])
-  end
-  out[#out + 1] = "</html>\n"
+  out[#out + 1] = LAB:gsub("REASONS", function() return reasons_key() end)
+  out[#out + 1] = '<script type="application/json" id=data>' .. lab.of(rows, recorded, slo_s) .. "</script>\n<script>\n"
+  for _, name in ipairs(SCRIPTS) do out[#out + 1] = require("tokenbatcher.sim.lab." .. name) end
+  out[#out + 1] = "</script>\n</html>\n"
   return table.concat(out)
 end
 

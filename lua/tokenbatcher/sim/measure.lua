@@ -68,7 +68,7 @@ function M.row(replay, policy, settings)
     fairness = replay.fairness:index(), dispatched = dispatched,
     policy_errors = replay.policy.errors, policy_overruled = replay.policy.overruled,
     good_per_s = ratio(replay.good, replay:span_s()), policy_disabled = replay.policy.disabled > 0,
-    arrivals_span_s = replay:arrivals_span_s(), latency_curve = replay.latency:curve(200),
+    arrivals_span_s = replay:arrivals_span_s(), latency_curve = replay.latency:curve(400),
   }
   return replay.serving and add_device(row, replay.serving) or row
 end

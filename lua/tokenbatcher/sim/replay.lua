@@ -232,7 +232,7 @@ local function close(self, run, failed)
   local source = self.source
   for _ = 1, run.n do source:answered(self.now - ORIGIN_US) end
   if self.timeline then
-    self.timeline:batch(run.started_us - ORIGIN_US, self.now - ORIGIN_US, run.n, run.reason)
+    self.timeline:batch(run.started_us - ORIGIN_US, self.now - ORIGIN_US, run.n, run.reason, run.cost)
   end
   local decision = self.decision
   if decision and decision.on_complete then
