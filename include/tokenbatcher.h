@@ -95,7 +95,7 @@ extern "C" {
 /* TB_ABI changes with every incompatible change of a header. A record's id is
  * generation x 2^TB_SLOT_BITS + slot; so many records can live at once, and so many keys.
  * TB_MAX_BATCHES is the upper bound of max_concurrent_batches. */
-enum { TB_ABI = 2, TB_SLOT_BITS = 24, TB_MAX_BATCHES = 1024 };
+enum { TB_ABI = 3, TB_SLOT_BITS = 24, TB_MAX_BATCHES = 1024 };
 
 /* A batcher; its inside is the core's. */
 typedef struct tb_batcher tb_batcher;
@@ -385,6 +385,12 @@ typedef struct tb_submission tb_submission;
  * (F2) until the next one went: take a turn. O(1); O(log n) with a deadline, a linger of its
  * own, or a view. */
 tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us);
+
+/* tb_submit() of {.cost = cost} alone, quicker; `now_us` is a whole number. It counts nothing: after a refusal,
+ * which is one of TB_ENOTRUNNING, TB_ECOST, TB_EOVERSIZE, TB_EFULL and TB_ENOMEM, in that order, only the clock
+ * has changed, and the record may be handed to tb_submit(), which counts it, or lets it wait. O(1), or O(log n)
+ * with a view. */
+tb_id tb_submit_plain(tb_batcher *b, double cost, double now_us);
 
 /* Would these `n` costs all be accepted, one after the other, without suspending
  * anybody? First every cost (TB_ECOST, TB_EOVERSIZE), then, without TB_MAY_WAIT in `flags`,

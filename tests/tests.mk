@@ -72,6 +72,14 @@ $B/tests/bench_without_histograms: tests/bench/bench_core.c $(CORE_SRC) src/core
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/without_*.o -lm
 
+# And without assertions.
+$B/tests/bench_ndebug: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/core/hot.h
+	@mkdir -p $(@D)
+	$Qfor file in $(CORE_SRC); do \
+	  $(CC) $(ALL_CFLAGS) -DNDEBUG -Wno-unused-function -c $$file -o $(@D)/ndebug_$$(basename $$file .c).o || exit 1; done
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/ndebug_*.o -lm
+
 test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay ## run all tests; the last line sums them up
 	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
@@ -81,7 +89,7 @@ test-extra: all ## tests that need more (`make deps test-extra`): the page of --
 lint: all ## style, dependencies between rooms, static analysis, generated text is current
 	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
 
-bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ev $B/tests/bench_engine $B/tests/bench_http ## measure against the budgets
+bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ndebug $B/tests/bench_ev $B/tests/bench_engine $B/tests/bench_http ## measure against the budgets
 	$QB='$B' LUAJIT='$(LUAJIT)' $(LUAJIT) tests/bench/report.lua
 
 bench-gateway: all ## the gateway measured with wrk: what batching costs and gains (minutes)

@@ -50,11 +50,17 @@ static void start_call(tb_running *batch, int64_t now_us)
     batch->expires_us = batch->timeout_us ? now_us + batch->timeout_us : TB_TIME_MAX;
 }
 
+/* The records, all of them queued or all of them cut, are so no more. */
+static void leave_queue(tb_batcher *b, const tb_list *records, const tb_load *load)
+{
+    if (b->slot[records->first].state == TB_RECORD_CUT || tb__queue_leave_at_once(b, load)) return;
+    for (uint32_t i = records->first; i != TB_NIL; i = b->slot[i].next) tb__queue_leave(b, i);
+}
+
 static void record_start(tb_batcher *b, uint32_t at, uint32_t batch, tb_tally *waits)
 {
     tb_slot *slot = &b->slot[at];
-    if (slot->state == TB_RECORD_QUEUED) tb__queue_leave(b, at);
-    else assert(slot->state == TB_RECORD_CUT);
+    assert(slot->state == TB_RECORD_QUEUED || slot->state == TB_RECORD_CUT);
     if (slot->heap_at != TB_NIL) { /* every record with a deadline is there */
         tb__heap_remove(b, at);
         if (slot->deadline_us < b->batch[batch].deadline_us) b->batch[batch].deadline_us = slot->deadline_us;
@@ -97,6 +103,7 @@ tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int r
     batch->timeout_us = b->config.inference_timeout_us;
     start_call(batch, b->now_us);
     tb_tally waits = {0};
+    leave_queue(b, &records, load);
     for (uint32_t i = records.first; i != TB_NIL; i = b->slot[i].next) record_start(b, i, at, &waits);
     tb__tally_end(&b->wait_us, &waits);
     tb__account(b);
@@ -221,9 +228,11 @@ int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
         .reason = found->reason,
         .group = found->load.mark & ~TB_ALONE,
     };
-    for (uint32_t i = found->records.first; i != TB_NIL && n < capacity; i = b->slot[i].next, n++) {
-        if (ids) ids[n] = tb__slot_id(b, i);
-        if (costs) costs[n] = tb__double(b->slot[i].cost);
+    for (uint32_t i = found->records.first; i != TB_NIL && n < capacity; n++) {
+        const tb_slot *slot = &b->slot[i];
+        if (ids) ids[n] = tb__make_id(i, slot->generation);
+        if (costs) costs[n] = tb__double(slot->cost);
+        i = slot->next;
     }
     return TB_OK;
 }

@@ -22,6 +22,7 @@ static void adopt(tb_batcher *b, const tb_config *config)
 {
     b->config = *config;
     b->budget = (uint64_t)config->target_batch_cost;
+    b->max_queued_cost = config->max_queue_cost > 0 ? (uint64_t)config->max_queue_cost : UINT64_MAX;
 }
 
 tb_batcher *tb_new(const tb_config *config)

@@ -206,7 +206,8 @@ typedef struct {
 
 struct tb_batcher {
     tb_config config;
-    uint64_t budget;     /* config.target_batch_cost */
+    uint64_t budget;          /* config.target_batch_cost */
+    uint64_t max_queued_cost; /* config.max_queue_cost, or all there is */
     int state;
     int64_t now_us;
     int64_t stop_at_us;  /* TB_TIME_MAX: stop waits as long as it takes */

@@ -2,6 +2,9 @@
 #ifndef TB_HOT_H
 #define TB_HOT_H
 
+/* On the way of every submission: in one piece, or a sixth of it is calls and what they keep. */
+#define TB_ON_THE_WAY static inline __attribute__((always_inline))
+
 static inline void tb__advance(tb_batcher *b, int64_t now_us)
 {
     if (now_us <= b->now_us) return;
@@ -27,13 +30,19 @@ static inline tb_id tb__slot_id(const tb_batcher *b, uint32_t at)
     return tb__make_id(at, b->slot[at].generation);
 }
 
-static inline uint32_t tb__slot_take(tb_batcher *b)
+/* A slot that has been used before; there is one. */
+static inline uint32_t tb__slot_take_again(tb_batcher *b)
 {
     uint32_t at = b->free_slot;
-    if (at == TB_NIL) return tb__slot_first_use(b);
+    assert(at != TB_NIL);
     b->free_slot = b->slot[at].next;
     b->slot[at].generation++;
     return at;
+}
+
+static inline uint32_t tb__slot_take(tb_batcher *b)
+{
+    return b->free_slot == TB_NIL ? tb__slot_first_use(b) : tb__slot_take_again(b);
 }
 
 /* A slot that has used up its generations goes back to no list: no id twice. */
@@ -46,7 +55,7 @@ static inline void tb__slot_give(tb_batcher *b, uint32_t at)
     b->free_slot = at;
 }
 
-static inline void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at)
+TB_ON_THE_WAY void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at)
 {
     tb_slot *slot = &b->slot[at];
     slot->prev = list->last;
@@ -79,7 +88,7 @@ static inline void tb__load_add(tb_load *load, uint64_t cost, uint32_t mark)
 }
 
 /* An empty batch takes any record: the one exception to the budget. */
-static inline bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t cost)
+TB_ON_THE_WAY bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t cost)
 {
     if (load->size == 0) return true;
     if (load->size >= b->config.max_batch_size) return false;
@@ -89,7 +98,7 @@ static inline bool tb__fits(const tb_batcher *b, const tb_load *load, uint64_t c
 }
 
 /* No record of cost 1 would fit any more. */
-static inline bool tb__is_full(const tb_batcher *b, const tb_load *load)
+TB_ON_THE_WAY bool tb__is_full(const tb_batcher *b, const tb_load *load)
 {
     if (load->size == 0) return false;
     if (load->size >= b->config.max_batch_size || load->mark & TB_ALONE) return true;
@@ -104,8 +113,7 @@ static inline bool tb__room_for(const tb_batcher *b, uint32_t queued, uint64_t q
 {
     assert(queued > 0 || queued_cost == 0);
     if (queued >= b->config.max_queue_size) return false;
-    return queued == 0 || b->config.max_queue_cost == 0 ||
-           (double)(queued_cost + cost) <= b->config.max_queue_cost;
+    return queued == 0 || queued_cost + cost <= b->max_queued_cost;
 }
 
 static inline bool tb__has_room(const tb_batcher *b, uint64_t cost)
@@ -149,15 +157,20 @@ static inline bool tb__is_open(const tb_batcher *b, uint32_t view)
     return b->views_in_use & (1u << view);
 }
 
-/* The record joins the queue proper (at its end, or because its cut dissolved). */
-static inline void tb__queue_enter(tb_batcher *b, uint32_t at)
+/* The queue's accounts take in a record that nothing follows. */
+TB_ON_THE_WAY void tb__queue_count(tb_batcher *b, tb_slot *slot)
 {
-    tb_slot *slot = &b->slot[at];
     assert(slot->state != TB_RECORD_QUEUED);
     slot->state = TB_RECORD_QUEUED;
     b->queued++;
     b->queued_cost += slot->cost;
-    b->overdue += slot->overdue;
+}
+
+/* The record joins the queue proper (at its end, or because its cut dissolved). */
+static inline void tb__queue_enter(tb_batcher *b, uint32_t at)
+{
+    tb__queue_count(b, &b->slot[at]);
+    b->overdue += b->slot[at].overdue;
     if (b->views_in_use) tb__views_add(b, at);
 }
 
@@ -172,14 +185,23 @@ static inline void tb__queue_leave(tb_batcher *b, uint32_t at)
     if (b->views_in_use) tb__views_remove(b, at);
 }
 
+/* All records of a load are queued no more. False: something follows each of them, and each is to leave. */
+static inline bool tb__queue_leave_at_once(tb_batcher *b, const tb_load *load)
+{
+    if (b->views_in_use || b->overdue) return false;
+    assert(b->queued >= load->size && b->queued_cost >= load->sum);
+    b->queued -= load->size;
+    b->queued_cost -= load->sum;
+    return true;
+}
+
 /* A record has joined the end of the queue. If all before it are in the open batch, so
  * may this one be; otherwise tb__open_extend() will come to it. */
-static inline void tb__open_append(tb_batcher *b, uint32_t at)
+TB_ON_THE_WAY void tb__open_append(tb_batcher *b, uint32_t at, uint32_t mark)
 {
     tb_open *open = &b->open;
     if (open->next != TB_NIL) return;
     uint64_t cost = b->slot[at].cost;
-    uint32_t mark = tb__mark(b, at);
     if (open->full || (b->has_marks && !tb__may_share(&open->load, mark)) || !tb__fits(b, &open->load, cost)) {
         open->full = true;
         open->next = at;
@@ -194,7 +216,7 @@ static inline void tb__pending_add(tb_batcher *b, uint32_t at)
 {
     tb__list_append(b, &b->pending, at);
     tb__queue_enter(b, at);
-    tb__open_append(b, at);
+    tb__open_append(b, at, tb__mark(b, at));
 }
 
 /* --- histograms ----------------------------------------------------------- */
@@ -207,27 +229,39 @@ static inline uint32_t tb__bucket_of(uint64_t value)
     return bucket < TB_HISTOGRAM_BUCKETS ? bucket : TB_HISTOGRAM_BUCKETS - 1;
 }
 
-/* Many values for one histogram: buckets are counted at once, the rest at the end, so
- * that a loop over records does not wait for memory. (make bench compiles the core a
- * second time with TB_WITHOUT_HISTOGRAMS, to show what they cost.) */
+/* Many values for one histogram. Neighbours are often equal (records of one turn): a run of them
+ * is counted at its end, and a loop over records does not wait for memory. (make bench compiles
+ * the core a second time with TB_WITHOUT_HISTOGRAMS, to show what they cost.) */
 typedef struct {
+    uint64_t value, run; /* the last one, so many times */
     uint64_t count, sum, max;
 } tb_tally;
 
-static inline void tb__tally(tb_histogram *h, tb_tally *t, uint64_t value)
+static inline void tb__tally_run(tb_histogram *h, tb_tally *t)
 {
 #ifndef TB_WITHOUT_HISTOGRAMS
-    h->bucket[tb__bucket_of(value)]++;
-    t->count++;
-    t->sum += value;
-    if (value > t->max) t->max = value;
+    h->bucket[tb__bucket_of(t->value)] += t->run;
+    t->count += t->run;
+    t->sum += t->run * t->value;
+    if (t->run && t->value > t->max) t->max = t->value;
 #else
-    (void)h, (void)t, (void)value;
+    (void)h, (void)t;
 #endif
 }
 
-static inline void tb__tally_end(tb_histogram *h, const tb_tally *t)
+static inline void tb__tally(tb_histogram *h, tb_tally *t, uint64_t value)
 {
+    if (value != t->value) {
+        tb__tally_run(h, t);
+        t->value = value;
+        t->run = 0;
+    }
+    t->run++;
+}
+
+static inline void tb__tally_end(tb_histogram *h, tb_tally *t)
+{
+    tb__tally_run(h, t);
     h->count += t->count;
     h->sum += (double)t->sum;
     if (t->max > h->max) h->max = t->max;

@@ -171,8 +171,9 @@ void tb__cuts_add(tb_batcher *b)
     assert(b->open.full);
     assert(b->cuts < b->cut_capacity);
     uint32_t first = queue_head(b), last = open_last(b), next = b->open.next;
+    bool has_left = tb__queue_leave_at_once(b, &b->open.load);
     for (uint32_t at = first; at != next; at = b->slot[at].next) {
-        tb__queue_leave(b, at);
+        if (!has_left) tb__queue_leave(b, at);
         b->slot[at].state = TB_RECORD_CUT;
     }
     b->cut[(b->cut_first + b->cuts) % b->cut_capacity] = (tb_cut){b->open.load, first, last};

@@ -107,6 +107,12 @@ static bool is_plain(const tb_submission *record)
     return !(record->timeout_us | record->batch_timeout_us | record->group);
 }
 
+/* It is a cost, and nothing else. */
+static bool is_bare(const tb_submission *record)
+{
+    return is_plain(record) && !(record->submitted_us | record->key | record->flags) && record->priority == 0;
+}
+
 /* Memory for all that a record needs, now and when it is let in. */
 static bool reserve(tb_batcher *b, const tb_submission *record)
 {
@@ -119,12 +125,67 @@ static bool reserve(tb_batcher *b, const tb_submission *record)
     return !b->views_in_use || tb__views_reserve(b, record->key, record->group);
 }
 
-tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
+TB_ON_THE_WAY void fill_bare(tb_batcher *b, uint32_t at, uint64_t cost)
+{
+    tb_slot *slot = &b->slot[at];
+    slot->cost = cost;
+    slot->priority = 0;
+    slot->submitted_us = b->now_us;
+    slot->deadline_us = TB_TIME_MAX;
+    slot->seq = b->next_seq++;
+    slot->key = 0;
+    slot->heap_at = TB_NIL;
+    slot->overdue = slot->more = slot->own = 0;
+}
+
+/* A bare record where memory may have to grow, or something follows the queue. */
+static __attribute__((noinline)) tb_id add_followed(tb_batcher *b, uint64_t cost)
+{
+    static const tb_submission BARE = {0};
+    if (!reserve(b, &BARE)) return TB_ENOMEM;
+    uint32_t at = tb__slot_take(b);
+    fill_bare(b, at, cost);
+    if (b->group) b->group[at] = 0;
+    enqueue(b, at);
+    return tb__slot_id(b, at);
+}
+
+/* One that needs no look at anything else: what every record costs is here. */
+TB_ON_THE_WAY tb_id add_bare(tb_batcher *b, uint64_t cost)
+{
+    uint32_t at = tb__slot_take_again(b);
+    fill_bare(b, at, cost);
+    tb__list_append(b, &b->pending, at);
+    tb__queue_count(b, &b->slot[at]);
+    tb__open_append(b, at, 0);
+    b->news = true;
+    b->submitted++;
+    return tb__slot_id(b, at);
+}
+
+/* Its id, or the refusal, which is not counted. */
+TB_ON_THE_WAY tb_id submit_bare(tb_batcher *b, double cost_given)
+{
+    uint64_t cost;
+    if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
+    int error = cost_check(b, cost_given, &cost);
+    if (error) return error;
+    if (b->waiting.size || !tb__has_room(b, cost)) return TB_EFULL;
+    if (b->free_slot == TB_NIL || b->views_in_use || b->has_marks) return add_followed(b, cost);
+    return add_bare(b, cost);
+}
+
+tb_id tb_submit_plain(tb_batcher *b, double cost, double now_us)
 {
     assert(b != NULL);
-    assert(record != NULL);
+    tb__advance(b, (int64_t)now_us);
+    return submit_bare(b, cost);
+}
+
+/* All other records, and those that are refused: counted, or let wait. */
+static __attribute__((noinline)) tb_id submit_with_care(tb_batcher *b, const tb_submission *record)
+{
     uint64_t cost;
-    tb__advance(b, now_us);
     if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
     int error = cost_check(b, record->cost, &cost);
     if (error == TB_ECOST) return error;
@@ -140,6 +201,18 @@ tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
     if (fits) enqueue(b, at);
     else join_line(b, at);
     return tb__slot_id(b, at);
+}
+
+tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
+{
+    assert(b != NULL);
+    assert(record != NULL);
+    tb__advance(b, now_us);
+    if (is_bare(record)) {
+        tb_id id = submit_bare(b, record->cost);
+        if (id > 0) return id;
+    }
+    return submit_with_care(b, record);
 }
 
 static int check_costs(const tb_batcher *b, const double *costs, uint32_t n, uint32_t *i)

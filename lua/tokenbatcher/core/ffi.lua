@@ -11,7 +11,7 @@
 local ffi = require "ffi"
 local library_files = require "tokenbatcher.base.library"
 
-local ABI = 2
+local ABI = 3
 local LIBRARY = "libtokenbatcher.so"
 
 ffi.cdef "ssize_t readlink(const char *path, char *buffer, size_t size);"

@@ -113,8 +113,34 @@ static int64_t draw_now(drive *d)
 
 /* --- Operations -------------------------------------------------------- */
 
+static void check_id(drive *d, tb_id id, int error)
+{
+    for (uint32_t i = 0; i < d->dead_count && i < DRIVE_DEAD; i++)
+        DRIVE_CHECK(d, d->dead[i] != id, "the id is used again");
+    DRIVE_CHECK(d, error ? id == error : id > 0 && id < 9007199254740992.0 && floor(id) == id,
+                "the answer must be %d", error);
+}
+
+/* A record of cost alone, by either call. */
+static void do_submit_bare(drive *d)
+{
+    tb_submission s = {.cost = draw_cost(d)};
+    int is_plain = drive_draw(d, 2) == 0, room = tb_has_room(d->b, s.cost);
+    tb_id id = is_plain ? tb_submit_plain(d->b, s.cost, (double)d->now_us) : tb_submit(d->b, &s, d->now_us);
+    drive_note(d, "submit%s(cost %g, %lld) = %.0f", is_plain ? "_plain" : "", s.cost, (long long)d->now_us, id);
+    DRIVE_CHECK(d, model_find_record(&d->m, id) == d->m.record_count, "the id is in use");
+    int error = is_plain ? model_submit_plain(&d->m, s.cost, id, d->now_us) : model_submit(&d->m, &s, id, d->now_us);
+    check_id(d, id, error);
+    DRIVE_CHECK(d, room == !error, "tb_has_room was %d", room);
+    if (is_plain) d->seen.plain_answers[-error]++;
+}
+
 static void do_submit(drive *d)
 {
+    if (drive_draw(d, 4) == 0) {
+        do_submit_bare(d);
+        return;
+    }
     tb_submission s;
     memset(&s, 0, sizeof s);
     s.cost = draw_cost(d);
@@ -136,11 +162,8 @@ static void do_submit(drive *d)
                s.cost, (long long)s.timeout_us, (long long)s.batch_timeout_us, (long long)s.submitted_us, s.key,
                s.group, s.flags, (long long)d->now_us, id);
     DRIVE_CHECK(d, model_find_record(&d->m, id) == d->m.record_count, "the id is in use");
-    for (uint32_t i = 0; i < d->dead_count && i < DRIVE_DEAD; i++)
-        DRIVE_CHECK(d, d->dead[i] != id, "the id is used again");
     int error = model_submit(&d->m, &s, id, d->now_us);
-    DRIVE_CHECK(d, error ? id == error : id > 0 && id < 9007199254740992.0 && floor(id) == id,
-                "the answer must be %d", error);
+    check_id(d, id, error);
     int queued = !error && d->m.records[d->m.record_count - 1].state == TB_RECORD_QUEUED;
     DRIVE_CHECK(d, room == queued || error == TB_ETIMEOUT || error == TB_ERECORD, "tb_has_room was %d", room);
     d->seen.groups += !error && s.group > 0;

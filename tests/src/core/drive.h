@@ -17,6 +17,7 @@ typedef struct drive_seen {
     double events[DRIVE_KINDS];              /* by enum tb_event_kind */
     double reasons[TB_REASONS];              /* by enum tb_reason */
     double submit_errors[DRIVE_ERRORS];      /* by -error */
+    double plain_answers[DRIVE_ERRORS];      /* by -error; of tb_submit_plain() */
     double check_errors[DRIVE_ERRORS];       /* by -error */
     double cancelled[TB_RECORD_RUNNING + 1]; /* by enum tb_record_state */
     double held, ended, lone, groups, own; /* of R5, R7, F1, F3 */

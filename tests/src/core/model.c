@@ -125,6 +125,16 @@ int model_submit(model *m, const tb_submission *s, tb_id id, int64_t now_us)
     return TB_OK;
 }
 
+int model_submit_plain(model *m, double cost, tb_id id, int64_t now_us)
+{
+    tb_submission s = {.cost = cost};
+    double rejected = m->stats.total_rejected;
+    int was_refused = m->was_refused, error = model_submit(m, &s, id, now_us);
+    m->stats.total_rejected = rejected;
+    m->was_refused = was_refused;
+    return error;
+}
+
 int model_submit_check(model *m, const double *costs, uint32_t n, uint32_t flags, uint32_t *culprit)
 {
     double size = model_count_state(m, TB_RECORD_QUEUED), sum = model_queue_cost(m);

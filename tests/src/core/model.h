@@ -69,6 +69,8 @@ void model_set(model *m, const tb_config *config, int64_t now_us);
 
 /* Each returns what the core must have answered. `id` is the core's. */
 int model_submit(model *m, const tb_submission *s, tb_id id, int64_t now_us);
+/* Of cost alone; a refusal counts nothing. */
+int model_submit_plain(model *m, double cost, tb_id id, int64_t now_us);
 int model_submit_check(model *m, const double *costs, uint32_t n, uint32_t flags,
                        uint32_t *culprit);
 int model_cancel(model *m, tb_id id, int64_t now_us);

@@ -34,6 +34,68 @@ static void bad_costs_are_refused(void **state)
     rig_end(r);
 }
 
+static tb_id submit_plain(rig *r, double cost)
+{
+    return tb_submit_plain(r->b, cost, (double)r->now_us);
+}
+
+static void plain_is_a_submission(void **state)
+{
+    (void)state;
+    tb_config config = small_config();
+    rig *r = rig_start(&config);
+    tb_id first = submit_plain(r, 0.25), second = submit_cost(r, 2), third = submit_plain(r, 3);
+    tb_id fourth = submit_cost(r, 4);
+    assert_true(stats(r).total_submitted == 4 && stats(r).queue_cost == 10);
+    assert_int_equal(turn(r), 1);
+    assert_batch(r, r->batches[0], first, second, third, fourth, 0.0);
+    finish(r, r->batches[0]);
+    assert_true(stats(r).total_completed == 4);
+    tb_id again = submit_plain(r, 5);
+    assert_true(again != first && again != second && again != third && again != fourth);
+    rig_end(r);
+}
+
+/* As tb_submit() does, less what that counts. */
+static void plain_refusals_count_nothing(void **state)
+{
+    (void)state;
+    tb_config config = small_config();
+    config.max_queue_size = 2;
+    config.max_queue_cost = 50;
+    config.on_oversize = TB_OVERSIZE_REJECT;
+    rig *r = rig_start(&config);
+    assert_true(submit_plain(r, NAN) == TB_ECOST && submit_plain(r, -1) == TB_ECOST);
+    assert_true(submit_plain(r, 101) == TB_EOVERSIZE);
+    assert_true(submit_plain(r, 49) > 0);
+    assert_true(submit_plain(r, 2) == TB_EFULL); /* by cost */
+    assert_true(submit_plain(r, 1) > 0);
+    assert_true(submit_plain(r, 0) == TB_EFULL); /* by size */
+    tb_id first_in_line = submit_waiting(r, 40);
+    assert_true(stats(r).total_rejected == 0 && stats(r).total_submitted == 2);
+    assert_true(first_in_line > 0);
+    tb_stop(r->b, TB_NO_TIMEOUT, r->now_us);
+    assert_true(submit_plain(r, NAN) == TB_ENOTRUNNING);
+    assert_true(stats(r).total_rejected == 0);
+    rig_end(r);
+}
+
+static void plain_never_overtakes(void **state)
+{
+    (void)state;
+    tb_config config = small_config();
+    config.max_queue_cost = 50;
+    config.batch_timeout_us = 1000000;
+    config.prefetch_batches = 0;
+    rig *r = rig_start(&config);
+    occupy(r);
+    submit_cost(r, 30);
+    assert_true(submit_waiting(r, 40) > 0);
+    assert_true(submit_plain(r, 1) == TB_EFULL); /* it would fit */
+    assert_int_equal(tb_waiting(r->b), 1);
+    rig_end(r);
+}
+
 static void times_must_be_positive(void **state)
 {
     (void)state;
@@ -283,6 +345,9 @@ int main(void)
         TEST("S2: a cost is rounded up to a whole number", costs_are_rounded_up),
         TEST("S2: NaN, infinity, a negative and a huge cost are refused and disturb nothing",
              bad_costs_are_refused),
+        TEST("S2, S4: a plain submission is the same record, in the same queue", plain_is_a_submission),
+        TEST("S4: a plain submission that is refused counts nothing", plain_refusals_count_nothing),
+        TEST("S4: a plain submission never overtakes who waits, even if there is room", plain_never_overtakes),
         TEST("C2: a timeout below 0 is refused", times_must_be_positive),
         TEST("S3: stopped and stopping batchers refuse with not_running", only_running_accepts),
         TEST("S4: a queue of max_queue_size records is full; running ones take no room",

@@ -44,6 +44,7 @@ MISUSE(config_unset, tb_config_unset(NULL, 3))
 MISUSE(config_check, tb_config_check(NULL))
 MISUSE(submit_none, tb_submit(NULL, &record, 1))
 MISUSE(submit_nothing, tb_submit(r->b, NULL, 1))
+MISUSE(submit_plain_none, tb_submit_plain(NULL, 1, 1))
 MISUSE(check_none, tb_submit_check(NULL, NULL, 0, 0, NULL))
 MISUSE(check_nothing, tb_submit_check(r->b, NULL, 1, 0, NULL))
 MISUSE(has_room, tb_has_room(NULL, 1))
@@ -142,6 +143,7 @@ static tb_id choosing(void)
 
 MISUSE(choose_while_choosing, (choosing(), tb_choose(r->b, &queue, r->now_us)))
 MISUSE(submit_while_choosing, (choosing(), tb_submit(r->b, &record, r->now_us)))
+MISUSE(submit_plain_while_choosing, (choosing(), tb_submit_plain(r->b, 1, (double)r->now_us)))
 MISUSE(cancel_while_choosing, tb_cancel(r->b, choosing(), r->now_us))
 MISUSE(set_while_choosing, (choosing(), tb_set(r->b, &config, r->now_us)))
 MISUSE(close_while_choosing, (choosing(), tb_views_close(r->b)))
@@ -155,6 +157,7 @@ MISUSE(form_while_choosing, (choosing(), tb_stop(r->b, -1, r->now_us), tb_form_d
 static const misuse MISUSES[] = {
     IS(state), IS(start), IS(stop), IS(flush), IS(set_none), IS(set_nothing), IS(get_none), IS(get_nowhere),
     IS(new_nothing), IS(init), IS(config_set), IS(config_unset), IS(config_check), IS(submit_none),
+    IS(submit_plain_none),
     IS(submit_nothing), IS(check_none), IS(check_nothing), IS(has_room), IS(record_state), IS(record_deadline),
     IS(cancel), IS(refuse), IS(waiting), IS(poll_none), IS(poll_nowhere), IS(next), IS(form), IS(form_default),
     IS(read_none), IS(read_nowhere), IS(settle_none), IS(settle_77), IS(finish_none), IS(finish_77),
@@ -170,6 +173,7 @@ static const misuse MISUSES[] = {
     IS(keys_first), IS(keys_next), IS(key_first), IS(key_next), IS(stats_none), IS(stats_nowhere),
     IS(at_most_none), IS(at_most_no_such), IS(sum_no_such), IS(verify), IS(memory), IS(start_before_time),
     IS(start_after_time), IS(later_than_time), IS(submitted_before_time), IS(choose_while_choosing),
+    IS(submit_plain_while_choosing),
     IS(submit_while_choosing), IS(cancel_while_choosing), IS(set_while_choosing), IS(close_while_choosing),
     IS(form_while_choosing),
 };

@@ -66,6 +66,8 @@ static void assert_seen(const drive_seen *s)
         assert_true(s->submit_errors[-error] > 0);
         if (error != TB_ETIMEOUT) assert_true(s->check_errors[-error] > 0);
     }
+    static const int plain[] = {TB_OK, TB_ENOTRUNNING, TB_ECOST, TB_EOVERSIZE, TB_EFULL};
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) assert_true(s->plain_answers[-plain[i]] > 0);
     assert_true(s->submit_errors[-TB_ERECORD] > 0 && s->check_errors[-TB_ETOOLARGE] > 0);
     assert_true(s->groups > 0 && s->own > 0 && s->lone > 0 && s->held > 0 && s->ended > 0);
     for (int state = TB_RECORD_WAITING; state <= TB_RECORD_RUNNING; state++)
