@@ -386,11 +386,11 @@ typedef struct tb_submission tb_submission;
  * own, or a view. */
 tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us);
 
-/* tb_submit() of {.cost = cost} alone, quicker; `now_us` is a whole number. It counts nothing: after a refusal,
+/* tb_submit() of {.cost = cost} alone, quicker. It counts nothing: after a refusal,
  * which is one of TB_ENOTRUNNING, TB_ECOST, TB_EOVERSIZE, TB_EFULL and TB_ENOMEM, in that order, only the clock
  * has changed, and the record may be handed to tb_submit(), which counts it, or lets it wait. O(1), or O(log n)
  * with a view. */
-tb_id tb_submit_plain(tb_batcher *b, double cost, double now_us);
+tb_id tb_submit_plain(tb_batcher *b, double cost, int64_t now_us);
 
 /* Would these `n` costs all be accepted, one after the other, without suspending
  * anybody? First every cost (TB_ECOST, TB_EOVERSIZE), then, without TB_MAY_WAIT in `flags`,

@@ -65,6 +65,14 @@ void tb_ev_free(tb_ev *ev);
  * system call. Read it after tb_ev_take(), so that no post is from the future. */
 int64_t tb_ev_now(void);
 
+/* The same, as a whole number in a double, at a third of the cost where the processor's time-stamp counter may be
+ * trusted (it is invariant, and the kernel's own clock); elsewhere it is tb_ev_now(). A few microseconds off
+ * at the most, and never earlier than it was before. From the loop's thread. */
+double tb_ev_clock(tb_ev *ev);
+
+/* tb_submit_plain() at tb_ev_clock(), in one call. */
+tb_id tb_ev_submit_plain(tb_ev *ev, tb_batcher *b, double cost);
+
 /* One turn of the loop: blocks until `deadline_us` has come (TB_NEVER_US: no
  * deadline), a post arrived, tb_ev_wake() was called, or a watched descriptor or
  * signal fired. A deadline in the past, or 0, never blocks, nor does a wait while

@@ -14,16 +14,22 @@
 #include <stdint.h>
 #include <time.h>
 
-enum { TB__US_PER_S = 1000000, TB__US_PER_MS = 1000, TB__NS_PER_US = 1000 };
+enum { TB__US_PER_S = 1000000, TB__US_PER_MS = 1000, TB__NS_PER_US = 1000, TB__NS_PER_S = 1000000000 };
 
-/* CLOCK_MONOTONIC in microseconds. From any thread and from a signal handler. */
-static inline int64_t tb__clock_us(void)
+/* CLOCK_MONOTONIC in nanoseconds. From any thread and from a signal handler. */
+static inline int64_t tb__clock_ns(void)
 {
     struct timespec now;
     int failed = clock_gettime(CLOCK_MONOTONIC, &now);
     assert(!failed);
     (void)failed;
-    return (int64_t)now.tv_sec * TB__US_PER_S + now.tv_nsec / TB__NS_PER_US;
+    return (int64_t)now.tv_sec * TB__NS_PER_S + now.tv_nsec;
+}
+
+/* The same in microseconds. */
+static inline int64_t tb__clock_us(void)
+{
+    return tb__clock_ns() / TB__NS_PER_US;
 }
 
 #endif

@@ -175,10 +175,10 @@ TB_ON_THE_WAY tb_id submit_bare(tb_batcher *b, double cost_given)
     return add_bare(b, cost);
 }
 
-tb_id tb_submit_plain(tb_batcher *b, double cost, double now_us)
+tb_id tb_submit_plain(tb_batcher *b, double cost, int64_t now_us)
 {
     assert(b != NULL);
-    tb__advance(b, (int64_t)now_us);
+    tb__advance(b, now_us);
     return submit_bare(b, cost);
 }
 

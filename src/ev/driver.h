@@ -6,7 +6,7 @@
  * knows no Lua. Whoever owns a loop (src/script's engines have the program's instead, the
  * Lua runtime, a C program's pump) knows it by tokenbatcher_ev.h.
  *
- * Order, a file knows those before it: file libev timer wake inbox sources loop
+ * Order, a file knows those before it: file libev clock timer wake inbox sources loop
  *
  * What ends a wait is one of four things, and each has one home:
  *
@@ -36,6 +36,7 @@
 #ifndef TB_EV_DRIVER_H
 #define TB_EV_DRIVER_H
 
+#include "clock.h"
 #include "tokenbatcher_ev.h"
 
 #include <ev.h>
@@ -71,6 +72,7 @@ struct tb__ev_inbox {
 
 struct tb_ev {
     struct ev_loop *loop;
+    struct tb__ev_clock clock;
 
     ev_io timer_io;
     int timer_fd;
@@ -93,6 +95,9 @@ struct tb_ev {
     uint32_t unreported; /* fired watches plus signals seen */
     bool is_turning;     /* within tb_ev_wait() */
 };
+
+/* clock.c */
+void tb__ev_clock_open(struct tb__ev_clock *clock);
 
 /* timer.c */
 bool tb__ev_timer_open(tb_ev *ev);

@@ -21,6 +21,7 @@ tb_ev *tb_ev_new(uint32_t inbox_capacity)
     }
     ev->timer_fd = ev->wake_fd = ev->epoll_fd = -1;
     ev->deadline_us = ev->armed_us = TB_NEVER_US;
+    tb__ev_clock_open(&ev->clock);
     ev->loop = ev_loop_new(EVFLAG_AUTO);
     if (ev->loop && tb__ev_timer_open(ev) && tb__ev_wake_open(ev) &&
         tb__ev_inbox_open(ev, inbox_capacity)) {

@@ -11,11 +11,6 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-int64_t tb_ev_now(void)
-{
-    return tb__clock_us();
-}
-
 /* The turn itself is what the deadline is for. */
 static void on_timer(struct ev_loop *loop, ev_io *w, int revents)
 {

@@ -108,7 +108,7 @@ static tb_batcher *running(void)
 static void submit(tb_batcher *b, int n)
 {
     for (int i = 0; i < n; i++)
-        if (tb_submit_plain(b, 1 + i % 7, (double)clock_us) <= 0) die("a record was refused");
+        if (tb_submit_plain(b, 1 + i % 7, clock_us) <= 0) die("a record was refused");
 }
 
 static void submit_structs(tb_batcher *b, int n)

@@ -265,7 +265,7 @@ static void steady_round(tb_batcher *b, int64_t now_us, uint32_t round)
     for (uint32_t i = 0; i < 64; i++) {
         tb_submission record = {.cost = i % 50, .flags = i % 2 ? TB_MAY_WAIT : 0};
         if (i % 4 == 0) record.timeout_us = 1 + (i * 37 + round) % 500;
-        ids[i] = i % 8 == 6 ? tb_submit_plain(b, record.cost, (double)now_us) : tb_submit(b, &record, now_us);
+        ids[i] = i % 8 == 6 ? tb_submit_plain(b, record.cost, now_us) : tb_submit(b, &record, now_us);
     }
     for (uint32_t i = 0; i < 64; i += 9) tb_cancel(b, ids[i], now_us);
     for (int k = 0; k < 40; k++) {

@@ -36,7 +36,7 @@ static void bad_costs_are_refused(void **state)
 
 static tb_id submit_plain(rig *r, double cost)
 {
-    return tb_submit_plain(r->b, cost, (double)r->now_us);
+    return tb_submit_plain(r->b, cost, r->now_us);
 }
 
 static void plain_is_a_submission(void **state)

@@ -143,7 +143,7 @@ static tb_id choosing(void)
 
 MISUSE(choose_while_choosing, (choosing(), tb_choose(r->b, &queue, r->now_us)))
 MISUSE(submit_while_choosing, (choosing(), tb_submit(r->b, &record, r->now_us)))
-MISUSE(submit_plain_while_choosing, (choosing(), tb_submit_plain(r->b, 1, (double)r->now_us)))
+MISUSE(submit_plain_while_choosing, (choosing(), tb_submit_plain(r->b, 1, r->now_us)))
 MISUSE(cancel_while_choosing, tb_cancel(r->b, choosing(), r->now_us))
 MISUSE(set_while_choosing, (choosing(), tb_set(r->b, &config, r->now_us)))
 MISUSE(close_while_choosing, (choosing(), tb_views_close(r->b)))
