@@ -41,6 +41,7 @@ end
 -- named here is known to nobody; what users' scripts need is theirs.
 local OUTSIDERS = {
   bit = { "" },
+  ["table.new"] = { "" },
   ffi = { "^core/ffi%.lua$", "_ffi%.lua$" },
   cjson = { "^base/json%.lua$" },
   ["string.buffer"] = { "^backend/threads%.lua$", "^script/worker%.lua$" },

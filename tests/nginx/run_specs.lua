@@ -7,6 +7,7 @@
 -- @return function(files, is_skipped, report)  see the end
 
 local errors = require "tokenbatcher.base.errors"
+local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
 local loop = require "tokenbatcher.runtime.loop"
 local tb = require "tokenbatcher"
@@ -102,7 +103,7 @@ local PATIENCE = 5
 local function wait_for_all(main)
   local idle = 0
   stuck = 0
-  while not (main:done() and main.state == "failed") and not all_done(spawned) do
+  while not (main:done() and main[Future.STATE] == "failed") and not all_done(spawned) do
     until_quiet()
     idle = not loop.is_busy() and idle + 1 or 0
     if stuck > PATIENCE or idle > PATIENCE then return not all_done(spawned) end
@@ -136,7 +137,7 @@ tb.run = function(fn, opts)
   clean_up()
   main.awaited = false
   for _, future in ipairs(list) do
-    if future.state == "failed" and not future.awaited then raise(future._held) end
+    if future[Future.STATE] == "failed" and not future.awaited then raise(future[Future.HELD]) end
   end
   if is_deadlock then error(errors.new("deadlock", "nothing can go on"), 0) end
   return unpack(results)

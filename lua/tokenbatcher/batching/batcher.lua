@@ -1,4 +1,4 @@
---- batching: records come in (submission.lua), batches go out and come back (turn.lua, run.lua),
+--- batching: records come in (submission.lua, most by quick.lua), batches go out and come back (turn.lua, run.lua),
 -- as a policy decides (decision.lua). It knows base, core and runtime; policies, estimators and
 -- inference functions are handed to it.
 --
@@ -66,6 +66,11 @@ function Batcher:_now()
   return is_stopped(self) and 0 or clock.now_us()
 end
 
+-- See quick.lua. To be called where any of these has changed.
+local function note_plain(self)
+  self._is_plain = not (self._recording or self._join or self._grouper) and self._max_record_cost == math.huge
+end
+
 -- Functions and the like, in fields of their own for the hot paths; `false` where there is none, since a field
 -- that is nil is asked of the metatable each time.
 local function apply(self, config, values, estimator_name)
@@ -81,6 +86,7 @@ local function apply(self, config, values, estimator_name)
   self._suspect_us = (values.suspect_s or 0) * 1e6
   self._may_wait = config.on_full == C.TB_FULL_WAIT
   self._log = values.log
+  note_plain(self)
 end
 
 local function estimator_name(self, given)
@@ -134,7 +140,9 @@ local function new(class, given)
     _drained = false, unsettled = 0,
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
     _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false, _is_timed = false,
-    _is_keyed = false, _is_grouped = false, _may_have_unwanted = false,
+    _is_keyed = false, _is_grouped = false, _may_have_unwanted = false, _is_plain = false,
+    _max_record_cost = math.huge,
+    submit = submission.submit, ask = submission.ask, settle = turn.settle, -- found without a call of __index
   }, meta)
   self._port = port_of(self)
   self._suspects = suspects.new(handle, self._keys)
@@ -206,6 +214,7 @@ local function adopt_decision(self, decision)
   self._decision = decision
   self._max_record_cost = decision and decision.resolved.module and decision.policy.max_record_cost or math.huge
   C.tb_views_close(self._handle)
+  note_plain(self)
 end
 
 -- The recording that `values` ask for: the one in use, a new one, or false. A file that cannot
@@ -227,6 +236,7 @@ local function adopt_recording(self, recording)
   local former = self._recording
   self._recording = recording
   if former and former ~= recording then former:close() end
+  note_plain(self)
 end
 
 -- Bounds of the queue that keep every batch from being full are hardly meant: said once for each.
@@ -258,7 +268,7 @@ function Batcher:start()
   local is_driven, reason = loop.can_start()
   if not is_driven then errors.misuse(tostring(self) .. ": start " .. reason) end
   if self._decision == nil then adopt_decision(self, new_decision(self, self._values)) end
-  self._recording = new_recording(self, self._values)
+  adopt_recording(self, new_recording(self, self._values))
   C.tb_start(self._handle, clock.now_us())
   warn_of_bounds(self)
   self._drained = Future.new(false, false)
@@ -336,14 +346,7 @@ function Batcher:set(given)
 end
 
 Batcher.submit, Batcher.try_submit = submission.submit, submission.try_submit
-Batcher.submit_batch = submission.submit_batch
-
---- submit and await in one. @return result, or nil and an err
-function Batcher:ask(record, opts)
-  local future, err = self:submit(record, opts)
-  if not future then return nil, err end
-  return future:await()
-end
+Batcher.submit_batch, Batcher.ask = submission.submit_batch, submission.ask
 Batcher.settle, Batcher.cancel_record, Batcher.cancel_queued = turn.settle, turn.cancel_record, turn.cancel_queued
 Batcher.turn, Batcher.abandon, Batcher.forget_calls = turn.turn, turn.abandon, turn.forget_calls
 

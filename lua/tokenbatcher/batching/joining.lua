@@ -12,6 +12,7 @@ local tbffi = require "tokenbatcher.core.ffi"
 local Timers = require "tokenbatcher.runtime.timers"
 
 local C = tbffi.lib
+local STATE, ID = Future.STATE, Future.ID
 
 local M = {}
 local Joining = {}
@@ -82,7 +83,7 @@ end
 
 -- Is it on its way, and due no later than that? One that runs is due no more.
 local function may_be_joined(self, record, due_us, option_us)
-  local state = C.tb_record_state(self.handle, record.id)
+  local state = C.tb_record_state(self.handle, record[ID])
   if state == C.TB_RECORD_RUNNING then return true end
   if state ~= C.TB_RECORD_QUEUED and state ~= C.TB_RECORD_CUT then return false end
   return record.submitted_us + (record.linger_us or option_us) <= due_us
@@ -93,7 +94,7 @@ end
 function Joining:find(text, group, due_us, option_us)
   local by_string = self.records[group or ""]
   local record = by_string and by_string[text]
-  if not record or record.state or not may_be_joined(self, record, due_us, option_us) then return nil end
+  if not record or record[STATE] or not may_be_joined(self, record, due_us, option_us) then return nil end
   return record
 end
 
@@ -116,8 +117,8 @@ end
 function Joining:expire(batcher, now_us)
   local caller = self.deadlines:pop(now_us)
   while caller do
-    local is_waiting = C.tb_record_state(self.handle, caller.joined_to.id) ~= C.TB_RECORD_RUNNING
-    if not caller.state and is_waiting then leave(batcher, caller, runs.expired()) end
+    local is_waiting = C.tb_record_state(self.handle, caller.joined_to[ID]) ~= C.TB_RECORD_RUNNING
+    if not caller[STATE] and is_waiting then leave(batcher, caller, runs.expired()) end
     caller = self.deadlines:pop(now_us)
   end
 end

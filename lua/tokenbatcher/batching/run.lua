@@ -7,9 +7,12 @@
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
+local Future = require "tokenbatcher.runtime.future"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 local C = tbffi.lib
+local STATE, ID = Future.STATE, Future.ID
+local fulfil = Future.fulfil
 
 local M = {}
 
@@ -96,8 +99,8 @@ local function fail_range(run, first, last, message, cause, traceback)
   local now = clock.now_us()
   for i = first, last do
     local future = run.futures[i]
-    if not future.state then
-      C.tb_settle(run.batcher._handle, run.ids[i], FAILED, now)
+    if not future[STATE] then
+      C.tb_settle(run.batcher._handle, future[ID], FAILED, now)
       run.failed = run.failed + 1
       run.batcher:settle(future, nil, errors.new("inference_failed", message, cause, traceback))
     end
@@ -112,29 +115,43 @@ end
 
 -- A failure fails its record alone.
 local function settle_failure(run, at, future, failure, now)
-  C.tb_settle(run.batcher._handle, run.ids[at], FAILED, now)
+  C.tb_settle(run.batcher._handle, future[ID], FAILED, now)
   run.failed = run.failed + 1
   if failure.refused then blame(run, at) end
   run.batcher:settle(future, nil, failure_err(failure))
 end
 
--- positions[i] is the place in the run of results[i]; nil: i itself. Where a whole batch succeeds, the core
--- completes what is left in one call (tb_batch_finish); a half of it (`partial`) is told record by record.
-local function settle_results(run, positions, results, n)
-  local now, futures, batcher, answered = clock.now_us(), run.futures, run.batcher, 0
-  local settle = batcher.settle
+-- A whole batch: the core completes what has not failed in one call, at its end (tb_batch_finish).
+local function settle_all(run, results, n)
+  local futures, answered = run.futures, 0
   for i = 1, n do
-    local at, result = positions and positions[i] or i, results[i]
-    local future = futures[at]
-    if not future.state and getmetatable(result) == Failure then
-      settle_failure(run, at, future, result, now)
-    elseif not future.state then
-      settle(batcher, future, result, nil)
+    local future, result = futures[i], results[i]
+    local is_pending = not future[STATE]
+    if is_pending and getmetatable(result) == Failure then
+      settle_failure(run, i, future, result, clock.now_us())
+    elseif is_pending then
+      fulfil(future, result)
       answered = answered + 1
-      if run.partial then C.tb_settle(batcher._handle, run.ids[at], COMPLETED, now) end
     end
   end
-  run.answered = run.answered + answered
+  run.answered = answered
+  run.batcher.unsettled = run.batcher.unsettled - answered
+end
+
+-- A part of one: positions[i] is the place in the run of results[i].
+local function settle_part(run, positions, results, n)
+  local now, batcher = clock.now_us(), run.batcher
+  for i = 1, n do
+    local at, result = positions[i], results[i]
+    local future = run.futures[at]
+    if not future[STATE] and getmetatable(result) == Failure then
+      settle_failure(run, at, future, result, now)
+    elseif not future[STATE] then
+      batcher:settle(future, result, nil)
+      run.answered = run.answered + 1
+      C.tb_settle(batcher._handle, future[ID], COMPLETED, now)
+    end
+  end
 end
 
 local function make_info(run, attempt, records, costs, cost, deadline, keys)
@@ -181,10 +198,10 @@ local function still_wanted(run, positions, first, last)
   for i = first, last do
     local at = positions[i]
     local future = run.futures[at]
-    if not future.state then
-      local deadline = tonumber(C.tb_record_deadline(run.batcher._handle, run.ids[at]))
+    if not future[STATE] then
+      local deadline = tonumber(C.tb_record_deadline(run.batcher._handle, future[ID]))
       if deadline >= 0 and deadline <= now then
-        C.tb_settle(run.batcher._handle, run.ids[at], EXPIRED, now)
+        C.tb_settle(run.batcher._handle, future[ID], EXPIRED, now)
         run.batcher:settle(future, nil, M.expired())
       else
         wanted[#wanted + 1] = at
@@ -223,7 +240,7 @@ end
 local function wait_for_room(run, positions, first, last)
   local cost, handle = 0, run.batcher._handle
   for i = first, last do
-    if not run.futures[positions[i]].state then cost = cost + run.costs[positions[i]] end
+    if not run.futures[positions[i]][STATE] then cost = cost + run.costs[positions[i]] end
   end
   local at_s = cost > 0 and run.decision and run.decision:may_call(cost, clock.now_us())
   while at_s and not run.over do
@@ -240,7 +257,7 @@ local function attempt_half(run, positions)
   local n = #positions
   local records, costs, keys, ids = {}, {}, {}, tbffi.new("double[?]", n)
   for i, at in ipairs(positions) do
-    records[i], costs[i], keys[i], ids[i - 1] = run.records[at], run.costs[at], run.keys[at], run.ids[at]
+    records[i], costs[i], keys[i], ids[i - 1] = run.records[at], run.costs[at], run.keys[at], run.futures[at][ID]
   end
   run.attempt = run.attempt + 1
   remember_info(run)
@@ -268,7 +285,7 @@ local function bisect(run, positions, failed)
       local results, message, cause, traceback = attempt_half(run, wanted)
       if run.over then return report_late(run, message, cause) end
       if results then
-        settle_results(run, wanted, results, #wanted)
+        settle_part(run, wanted, results, #wanted)
       else
         bisect(run, wanted, { message = message, cause = cause, traceback = traceback })
         if run.over then return end
@@ -279,8 +296,11 @@ end
 
 local function bisect_all(run, failed)
   local positions = {}
-  for i = 1, run.size do positions[i] = i end
-  run.partial, run.attempt = true, 1
+  for i = 1, run.size do
+    positions[i] = i
+    run.futures[i].is_kept = true -- it is looked at after it has settled: see quick.lua
+  end
+  run.attempt = 1
   bisect(run, positions, failed)
 end
 
@@ -309,7 +329,7 @@ function M.body(run)
     make_info(run, 1, records, costs, run.cost, run.deadline, keys), run.size)
   if run.over then return report_late(run, message, cause) end
   if results then
-    settle_results(run, nil, results, run.size)
+    settle_all(run, results, run.size)
   elseif may_bisect then
     bisect_all(run, { message = message, cause = cause, traceback = traceback })
   else
@@ -320,7 +340,7 @@ end
 --- Have all of its records settled while it runs?
 function M.is_unwanted(run)
   for i = 1, run.size do
-    if not run.futures[i].state then return false end
+    if not run.futures[i][STATE] then return false end
   end
   return true
 end
@@ -330,7 +350,7 @@ function M.close(run, code, message)
   run.over = true
   for i = 1, run.size do
     local future = run.futures[i]
-    if not future.state then
+    if not future[STATE] then
       run.failed = run.failed + 1
       run.batcher:settle(future, nil, errors.new(code, message))
     end

@@ -9,6 +9,8 @@ local Future = require "tokenbatcher.runtime.future"
 local host = require "tokenbatcher.runtime.host"
 local grouping = require "tokenbatcher.batching.grouping"
 local joining = require "tokenbatcher.batching.joining"
+local quick = require "tokenbatcher.batching.quick"
+local refusals = require "tokenbatcher.batching.refusals"
 local submit_options = require "tokenbatcher.batching.submit_options"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
@@ -16,8 +18,10 @@ local tbffi = require "tokenbatcher.core.ffi"
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
 local RUNNING, MAY_WAIT, MORE = tonumber(C.TB_RUNNING), tonumber(C.TB_MAY_WAIT), tonumber(C.TB_MORE)
 
-local M = {}
+local here, is_open, plain_cost = tasks.here, quick.is_open, quick.cost_of
+local hand_in_plain, ask_plain = quick.hand_in, quick.ask
 
+local M = {}
 local submission = tbffi.new "tb_submission"
 local culprit = tbffi.new "uint32_t[1]"
 
@@ -53,30 +57,6 @@ local function require_accepting(self, name)
   if state == RUNNING then return end
   errors.raise("not_running", ("%s is %s: call start() before submit()"):format(tostring(self),
     state == C.TB_DRAINING and "stopping" or "stopped"))
-end
-
--- What the caller is told when the core refused; `i`: which record of a list is at fault.
-local function refusal(self, code, i)
-  local record = i and ("record %d"):format(i) or "the record"
-  if code == C.TB_EFULL then
-    return errors.new("queue_full", ("%s: the queue is full (max_queue_size = %d%s)"):format(tostring(self),
-      self._config.max_queue_size, self._config.max_queue_cost > 0
-        and (", max_queue_cost = %.0f"):format(self._config.max_queue_cost) or ""))
-  elseif code == C.TB_EOVERSIZE then
-    local limit = math.min(self._config.target_batch_cost, self._max_record_cost)
-    return errors.new("oversize", ("%s: %s alone costs more than %s = %.0f"):format(tostring(self), record,
-      limit == self._max_record_cost and "the policy allows" or "target_batch_cost", limit))
-  end
-  error(("%s: %s"):format(tostring(self), tbffi.text(C.tb_error_text(code))), 0)
-end
-
--- A list that the bounds of an empty queue do not hold (S5).
-local function too_large(self, values, n)
-  local sum, config = 0, self._config
-  for i = 0, n - 1 do sum = sum + math.ceil(values[i]) end
-  local bound = n > config.max_queue_size and ("%d records, and max_queue_size = %d"):format(n, config.max_queue_size)
-    or ("records that cost %.0f, and max_queue_cost = %.0f"):format(sum, config.max_queue_cost)
-  return errors.new("batch_too_large", ("%s: the list has %s: it can never enter as one"):format(tostring(self), bound))
 end
 
 local function enlist(self, record, id)
@@ -152,7 +132,7 @@ end
 -- @return true, or nil and an err when it was turned away
 local function wait_in_line(self, future)
   -- a log function that was called meanwhile may have waited itself, and let the line go on
-  if C.tb_record_state(self._handle, future.id) ~= C.TB_RECORD_WAITING then
+  if C.tb_record_state(self._handle, future[Future.ID]) ~= C.TB_RECORD_WAITING then
     if future.refused then return Future.outcome(future) end
     return true
   end
@@ -208,30 +188,59 @@ local function check_record(self, record, name)
   if record == nil then errors.misuse("submit: the record is nil") end
 end
 
---- Hand in a record.
--- @param record any  any value but nil
--- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, batch_timeout_s, key, group
--- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, bad_join, not_running.
-function M.submit(self, record, opts)
-  if record == nil or type(self) ~= "table" or not self._class then check_record(self, record, "submit") end
+-- @param value number|nil  its cost, if that is known already
+local function submit_with_care(self, record, opts, value)
   if not (host.task and C.tb_state(self._handle) == RUNNING) or host.context then require_accepting(self, "submit") end
   if opts ~= nil then submit_options.check(self._class, opts) end
   if self._grouper then opts = grouping.options_of(self._grouper, record, opts) end
   local text = self._join and joining.string_of(self._join, record)
   local joined = text and join(self, text, opts, clock.now_us())
   if joined then return joined end
-  local value = cost_of(self, record, opts)
+  value = value or cost_of(self, record, opts)
   local waits = C.tb_has_room(self._handle, value) == 0 and may_wait(self)
   local now = clock.now_us()
   if not host.task then clock.notify() end
   local future, code = hand_in(self, record, value, opts, waits and MAY_WAIT or 0, now, 0)
-  if not future then return nil, refusal(self, code) end
+  if not future then return nil, refusals.of(self, code) end
   local given = text and shared(self, future, text, opts, now) or future
   if waits then
     local ok, err = wait_in_line(self, future)
     if not ok then return nil, err end
   end
   return given
+end
+
+--- Hand in a record.
+-- @param record any  any value but nil
+-- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, batch_timeout_s, key, group
+-- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, bad_join, not_running.
+function M.submit(self, record, opts)
+  local value = nil
+  if is_open(self, record) then
+    value = plain_cost(self, record, opts)
+    local future = value and hand_in_plain(self, record, value)
+    if future then return future end
+  else
+    check_record(self, record, "submit")
+  end
+  return submit_with_care(self, record, opts, value)
+end
+
+--- submit and await in one. @return result, or nil and an err
+function M.ask(self, record, opts)
+  local value, task = nil, here()
+  if task and is_open(self, record) then
+    value = plain_cost(self, record, opts)
+    if value then
+      local is_in, result, err = ask_plain(self, task, record, value)
+      if is_in then return result, err end
+    end
+  else
+    check_record(self, record, "ask")
+  end
+  local future, err = submit_with_care(self, record, opts, value)
+  if not future then return nil, err end
+  return future:await()
 end
 
 -- @return future, or nil, err and the core's code
@@ -244,7 +253,7 @@ local function enter(self, record, opts, flags, submitted_us)
   local value = cost_of(self, record, opts)
   clock.notify()
   local future, code = hand_in(self, record, value, opts, flags, now, submitted_us)
-  if not future then return nil, refusal(self, code), code end
+  if not future then return nil, refusals.of(self, code), code end
   return shared(self, future, text, opts, now)
 end
 
@@ -344,7 +353,7 @@ local function hand_in_all(self, records, values, n, opts, flags)
   return futures, last
 end
 
--- May these be handed in as one call? 0, or what refuses all of them, and which one is at fault.
+-- May these be handed in as one call? 0, or what refuses all, and which is at fault.
 local function check_batch(self, values, n, flags)
   for i = 0, n - 1 do
     if values[i] > self._max_record_cost then
@@ -373,13 +382,13 @@ function M.submit_batch(self, records, opts)
   local flags = may_wait(self) and MAY_WAIT or 0
   local code, at_fault = check_batch(self, values, n, flags)
   if code ~= 0 then
-    local err = code == C.TB_ETOOLARGE and too_large(self, values, n) or refusal(self, code, at_fault)
+    local err = code == C.TB_ETOOLARGE and refusals.too_large(self, values, n) or refusals.of(self, code, at_fault)
     if self._recording then self._recording:refused(clock.now_us(), values, n, opts) end
     return nil, err
   end
   clock.notify()
   local futures, last = hand_in_all(self, records, values, n, own, flags)
-  if not futures then return nil, refusal(self, last) end
+  if not futures then return nil, refusals.of(self, last) end
   if last then
     wait_in_line(self, last)
     local first = futures[1].joined_to or futures[1]

@@ -16,8 +16,11 @@ local REASONS = require("tokenbatcher.core.stats").REASONS
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
+local new_table = require "table.new"
+
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
 local settle_future = Future.settle
+local STATE, ID = Future.STATE, Future.ID
 
 local M = {}
 
@@ -85,7 +88,7 @@ end
 function M.cancel_record(self, future)
   M.forbid_in_estimator(self, "cancel")
   if future.joined_to then return joining.cancel(self, future) end
-  local id = future.id
+  local id = future[ID]
   local slot = id % SLOTS
   C.tb_cancel(self._handle, id, clock.now_us())
   if self._futures[slot] == future then forget(self, id) else self._may_have_unwanted = true end
@@ -98,7 +101,7 @@ end
 function M.cancel_queued(self)
   local list = {}
   for _, future in pairs(self._futures) do list[#list + 1] = future end
-  table.sort(list, function(a, b) return a.id < b.id end)
+  table.sort(list, function(a, b) return a[ID] < b[ID] end)
   for _, future in ipairs(list) do future:cancel() end
 end
 
@@ -115,7 +118,7 @@ local function settle_blame(self, run, now)
   local suspects = self._suspects
   if not self._is_keyed or self._suspect_us == 0 or not run.blamed and suspects.count == 0 then return end
   for i = 1, run.size do
-    local key, state = run.keys[i], run.futures[i].state
+    local key, state = run.keys[i], run.futures[i][STATE]
     if key ~= "" and state == "failed" then
       local is_blamed = run.blamed and run.blamed[i] and run.answered > 0
         or suspects:has(key) and was_inference(run.futures[i])
@@ -203,12 +206,10 @@ local function read_run(self, id)
   reserve(n)
   C.tb_batch_read(self._handle, id, batch, ids, costs, n)
   local all_records, all_futures = self._records, self._futures
-  local run_records, run_futures, run_ids, run_costs = {}, {}, {}, {}
+  local run_records, run_futures, run_costs = new_table(n, 0), new_table(n, 0), new_table(n, 0)
   for i = 1, n do
-    local record_id = ids[i - 1]
-    local slot = record_id % SLOTS
-    run_records[i], run_futures[i] = all_records[slot], all_futures[slot]
-    run_ids[i], run_costs[i] = record_id, costs[i - 1]
+    local slot = ids[i - 1] % SLOTS
+    run_records[i], run_futures[i], run_costs[i] = all_records[slot], all_futures[slot], costs[i - 1]
     all_records[slot], all_futures[slot] = nil, nil
   end
   local group = self._groups:name(batch.group)
@@ -219,7 +220,7 @@ local function read_run(self, id)
     batcher = self, id = id, size = n, cost = batch.cost, reason = REASONS[batch.reason + 1],
     deadline = deadline >= 0 and deadline / 1e6 or nil,
     tokens = batch.sum, padded = batch.padded, started_us = tonumber(batch.started_us), failed = 0,
-    records = run_records, futures = run_futures, ids = run_ids, costs = run_costs, keys = keys, group = group,
+    records = run_records, futures = run_futures, costs = run_costs, keys = keys, group = group,
     info = NO_INFO, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
     decision = self._decision, estimator = self._cost_source.estimator, observe = self._observe,
     timeout_s = self._call_timeout_s,

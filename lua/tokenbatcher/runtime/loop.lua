@@ -214,6 +214,8 @@ local function clean_up()
   is_running, is_driven_on, clock.is_turning = false, false, false
 end
 
+local function pack(...) return { n = select("#", ...), ... } end
+
 --- Run fn as a coroutine until it and all it spawned are done and every record has
 -- settled. @param pump table  @return what fn returns
 function M.run(fn, pump)
@@ -227,12 +229,8 @@ function M.run(fn, pump)
   clock.use(pump)
   spawn.unawaited_failure()
   local results
-  local main = spawn.start(fn, nil, function(task, ok, ...)
-    if ok then
-      results = { n = select("#", ...), ... }
-    else
-      task.failed = { value = (...), traceback = task.traceback }
-    end
+  local main = spawn.start(function() results = pack(fn()) end, nil, function(task, ok, value)
+    if not ok then task.failed = { value = value, traceback = task.traceback } end
   end)
   local ok, err = pcall(run_loop, main)
   clean_up()

@@ -45,12 +45,12 @@ local function finish(task, ok, value, second)
   Future.settle(task.future, nil, err)
 end
 
-local function ended(task, ...)
+local function ended(task, ok, value, second)
   live, is_live[task] = live - 1, nil
-  task.when_ended(task, ...)
+  task.when_ended(task, ok, value, second)
 end
 
---- A task that keeps the run going. @param when_ended function(task, ok, ...)
+--- A task that keeps the run going. @param when_ended function(task, ok, value, second)
 function M.start(fn, arguments, when_ended)
   local task = tasks.start(fn, arguments, ended)
   live, is_live[task], task.when_ended = live + 1, true, when_ended

@@ -22,6 +22,16 @@ function M.wake(task, value)
   host.resume(task)
 end
 
+--- Let a task go on that waits for an answer, which is where it will look for it.
+-- @function answer(task)
+M.answer = host.answer
+
+--- The task that runs, if it is one of ours and its own code, not that of a coroutine in it, and may suspend; nil.
+M.here = host.here
+
+--- Suspend this task, which here() was, until it is given an answer. @param what string  see suspend
+M.pause = host.pause
+
 --- The batcher whose inference function runs here, or nil.
 M.owner = host.owner
 

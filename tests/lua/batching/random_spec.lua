@@ -138,11 +138,32 @@ local function take(world, records, futures, err)
   for i, record in ipairs(records) do watch(world, record, futures[i]) end
 end
 
+-- A cost and nothing else, at times: the quick way in.
+local function options_of(world, record)
+  local random = world.random
+  local is_plain = random.one_in(3) and group_of(world, record) == ""
+  local opts = is_plain and {} or own_options(world, record)
+  opts.estimated_cost = random.below(random.one_in(10) and 150 or 8)
+  return opts, is_plain
+end
+
+-- Its future is nobody's; a producer asks many times.
+local function ask_one(world)
+  local record = next_record(world)
+  local value, err = world.batcher:ask(record, (options_of(world, record)))
+  if value == nil and (err.code == "queue_full" or err.code == "oversize") then
+    world.rejected = world.rejected + 1
+    return
+  end
+  assert(value == nil or value == "re:" .. record, "another record's answer")
+  assert(value ~= nil or CODES[err.code], "settled with " .. tostring(err))
+  world.futures[#world.futures + 1] = { record = record, value = value, err = err, times = 1 }
+end
+
 local function submit_one(world, method)
   local random, record = world.random, next_record(world)
-  local opts = own_options(world, record)
-  opts.estimated_cost = random.below(random.one_in(10) and 150 or 8)
-  opts.timeout_s = random.one_in(4) and (random.below(50) + 1) / 100 or nil
+  local opts, is_plain = options_of(world, record)
+  if not is_plain then opts.timeout_s = random.one_in(4) and (random.below(50) + 1) / 100 or nil end
   local future, err = world.batcher[method](world.batcher, record, opts)
   take(world, { record }, future and { future }, err)
 end
@@ -164,6 +185,7 @@ end
 local function cancel_any(world)
   if #world.futures == 0 then return end
   local entry = world.random.pick(world.futures)
+  if not entry.future then return end
   local was_done = entry.future:done()
   assert(entry.future:cancel() == not was_done, "cancel lies")
 end
@@ -184,7 +206,7 @@ end
 local OPERATIONS = {
   function(world) submit_one(world, "submit") end, function(world) submit_one(world, "submit") end,
   function(world) submit_one(world, "submit") end, function(world) submit_one(world, "try_submit") end,
-  submit_many, cancel_any, cancel_any, bad_submit, change,
+  ask_one, ask_one, submit_many, cancel_any, cancel_any, bad_submit, change,
   function(world) world.batcher:flush() end,
 }
 

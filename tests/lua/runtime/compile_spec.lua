@@ -50,7 +50,7 @@ describe("compilation:", function()
   it("the submit loop, the pump and the settling of answers compile: no NYI in our files", function()
     local traces, aborts = probe "submit"
     assert.same({}, serious(aborts))
-    for _, file in ipairs { "compile_probe.lua", "batcher.lua", "own.lua", "run.lua" } do
+    for _, file in ipairs { "compile_probe.lua", "own.lua", "run.lua" } do
       assert.is_truthy(traces[file], "no trace begins in " .. file)
     end
   end)
@@ -58,7 +58,7 @@ describe("compilation:", function()
   it("256 coroutines that submit and await compile, too", function()
     local traces, aborts = probe "coroutines"
     assert.same({}, serious(aborts))
-    for _, file in ipairs { "compile_probe.lua", "batcher.lua", "own.lua", "run.lua", "future.lua" } do
+    for _, file in ipairs { "compile_probe.lua", "own.lua", "run.lua", "future.lua" } do
       assert.is_truthy(traces[file], "no trace begins in " .. file)
     end
   end)

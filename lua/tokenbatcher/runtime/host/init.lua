@@ -6,7 +6,9 @@
 --                   else ever waits with it
 --   owner()         the batcher whose inference function runs, or nil
 --   can_suspend()   true, or nil and why not
---   suspend(waiter, what), resume(waiter)
+--   suspend(waiter, what), resume(waiter), answer(waiter)
+--   here(), pause(task, what)   the task that runs (nil where tasks are not coroutines of ours); it waits
+--   admits()        may records be handed in here? (see check, which says why not)
 --   rests(waiter)   will it be woken at the end of this turn without a timer? has_resting()
 --   has_ready()     is there a task that could go on at once?
 --   start(task)     run task.fn(unpack(task.arguments)), then task.on_end(task, ok, ...)

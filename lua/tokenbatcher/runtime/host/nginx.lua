@@ -131,6 +131,17 @@ function M.resume(waiter)
   waiter.sema:post(1)
 end
 
+function M.answer(waiter)
+  if not waiter.waiting then return end
+  waiter.waiting = false
+  M.resume(waiter)
+end
+
+--- Tasks are nginx's light threads, which wait on a semaphore.
+function M.here() return nil end
+
+function M.admits() return PHASES[get_phase()] == true end
+
 -- --- a turn ---------------------------------------------------------------------
 
 -- Who sleeps no time: until a decision has been made; and those whose turn it is.

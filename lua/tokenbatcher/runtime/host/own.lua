@@ -1,4 +1,4 @@
---- Tasks that are coroutines of ours. A task is {fn, arguments, on_end, co, waiting, value,
+--- Tasks that are coroutines of ours. A task is {fn, arguments, on_end, co, waiting, what, value,
 -- owner}; see tasks.lua.
 
 local clock = require "tokenbatcher.runtime.clock"
@@ -18,7 +18,7 @@ local MOST_LOOKS = 3 -- coroutines that always block must not keep batchers from
 local M = { task = nil, context = nil, call = pcall }
 
 local ready, ready_first, ready_last = {}, 1, 0
-local waits = {} -- what suspended tasks wait for -> how many do
+local all = setmetatable({}, { __mode = "k" }) -- tasks that may wait, for describe_waiting()
 
 local function enqueue(task)
   ready_last = ready_last + 1
@@ -29,6 +29,27 @@ function M.resume(task)
   enqueue(task)
   clock.notify()
 end
+
+-- Within a turn nobody need be told.
+function M.answer(task)
+  if not task.waiting then return end
+  task.waiting = false
+  enqueue(task)
+  if not clock.is_turning then clock.notify() end
+end
+
+function M.here()
+  local task = M.task
+  if task and not M.context and running() == task.co then return task end
+end
+
+function M.pause(task, what)
+  task.waiting, task.what = true, what
+  yield()
+end
+
+--- Records come in from anywhere.
+function M.admits() return true end
 
 function M.waiter() return M.task end
 
@@ -41,9 +62,8 @@ function M.can_suspend()
 end
 
 function M.suspend(task, what)
-  waits[what] = (waits[what] or 0) + 1
+  task.what = what
   yield()
-  waits[what] = waits[what] - 1
   local value = task.value
   task.value = nil
   return value
@@ -51,7 +71,7 @@ end
 
 --- The running task ends here: it is never resumed.
 function M.drop()
-  M.task.waiting, M.task.is_dropped = true, true
+  M.task.is_dropped = true
   yield()
 end
 
@@ -68,6 +88,7 @@ end
 function M.start(task)
   local fn = task.fn
   task.co = create(type(fn) == "function" and fn or function_of(fn))
+  all[task] = true
   M.resume(task)
 end
 
@@ -76,45 +97,36 @@ function M.remember_traceback(value, traceback)
   if M.task then M.task.raised, M.task.raised_traceback = value, traceback end
 end
 
-local function returned(task, ok, ...)
+local function returned(task, ok, value, second)
+  all[task] = nil
   if not ok then
-    local value = (...)
     local is_remembered = task.raised_traceback and rawequal(task.raised, value)
     task.traceback = is_remembered and task.raised_traceback or debug.traceback(task.co, errors.text(value))
   end
-  task.on_end(task, ok, ...)
+  task.on_end(task, ok, value, second)
 end
 
 -- It waits for nothing, and never goes on.
 local function drop_task(task)
-  task.waiting = false
+  all[task] = nil
   task.on_end(task, false, errors.new("cancelled", "it went on although it had been called off"))
 end
 
-local function resumed(task, again, ok, ...)
-  M.task, M.context = nil, nil
-  if ok and task.waiting then
-    if task.is_dropped then drop_task(task) end
-    return
-  end
+-- It has come back for another reason than to wait for something of ours.
+local function came_back(task, again, ok, value, second)
+  if task.is_dropped then return drop_task(task) end
   if ok and status(task.co) == "suspended" then
     -- a bare coroutine.yield() in a user's code: its turn comes again
-    task.waiting = true
-    again(task)
-    return
+    task.waiting, task.what = true, nil
+    return again(task)
   end
-  returned(task, ok, ...)
+  returned(task, ok, value, second)
 end
 
-local function resume_task(task, again)
-  M.task = task
+local function begin(task)
   local arguments = task.arguments
-  if arguments then
-    task.arguments = nil
-    resumed(task, again, resume(task.co, unpack(arguments, 1, arguments.n)))
-  else
-    resumed(task, again, resume(task.co))
-  end
+  task.arguments = nil
+  return resume(task.co, unpack(arguments, 1, arguments.n))
 end
 
 function M.has_ready()
@@ -127,9 +139,17 @@ local function run_ready(again)
     local task = ready[ready_first]
     ready[ready_first] = nil
     ready_first = ready_first + 1
-    resume_task(task, again)
+    M.task = task
+    local ok, value, second
+    if task.arguments then ok, value, second = begin(task) else ok, value, second = resume(task.co) end
+    if M.context then M.context = nil end
+    if not (ok and task.waiting) then
+      M.task = nil
+      came_back(task, again, ok, value, second)
+    end
     budget = budget - 1
   end
+  M.task = nil
   if ready_first > ready_last then ready_first, ready_last = 1, 0 end
 end
 
@@ -187,10 +207,12 @@ end
 
 --- "2 in await, 1 in sleep".
 function M.describe_waiting()
-  local parts = {}
-  for what, n in pairs(waits) do
-    if n > 0 then parts[#parts + 1] = n .. " in " .. what end
+  local counts, parts = {}, {}
+  for task in pairs(all) do
+    local what = task.waiting and task.what
+    if what then counts[what] = (counts[what] or 0) + 1 end
   end
+  for what, n in pairs(counts) do parts[#parts + 1] = n .. " in " .. what end
   table.sort(parts)
   return table.concat(parts, ", ")
 end
@@ -199,7 +221,8 @@ end
 function M.clear()
   for i = ready_first, ready_last do ready[i] = nil end
   ready_first, ready_last = 1, 0
-  waits, M.task, M.context = {}, nil, nil
+  M.task, M.context = nil, nil
+  for task in pairs(all) do all[task] = nil end
 end
 
 return M

@@ -30,11 +30,13 @@ local function add_watches(pump, ev, note)
   function pump.watch_write(fd, fn) return note(fd, fn, C.tb_ev_watch_write(ev, fd)) end
 end
 
+local function real_now() return tonumber(C.tb_ev_now()) end
+
 -- wait, arm, wake and the like: what the driver does in one call each.
 local function add_waiting(pump, ev, dispatch)
   local is_poking = false
 
-  function pump.now() return tonumber(C.tb_ev_now()) end
+  function pump.now() return C.tb_ev_clock(ev) end
 
   -- Fractions of a microsecond are rounded up: never early.
   function pump.wait(deadline)
@@ -56,10 +58,14 @@ local function add_waiting(pump, ev, dispatch)
   function pump.fd() return C.tb_ev_fd(ev) end
 
   --- Gives the descriptors back; nothing may be called any more.
-  function pump.close() tbffi.close_driver(ev) end
+  function pump.close()
+    pump.ev, pump.now = nil, real_now
+    tbffi.close_driver(ev)
+  end
 end
 
---- @return table  now() microseconds; wait(deadline); wake(); arm(deadline); fd();
+--- @return table  now() microseconds; ev, the driver, for calls into C that read the clock there; wait(deadline);
+-- wake(); arm(deadline); fd();
 -- external() whether something but time may still happen; watch(fd, fn), watch_write(fd, fn); signal(n, fn);
 -- attach(fd), detach(fd); close()
 function M.new()
@@ -91,7 +97,7 @@ function M.new()
     return true
   end
 
-  local pump = {}
+  local pump = { ev = ev }
   add_attach(pump, ev)
   add_waiting(pump, ev, dispatch)
   add_watches(pump, ev, note_watch)
