@@ -1,12 +1,13 @@
 --- Tasks inside an nginx worker (OpenResty): nginx's light threads. A batcher per worker, since
 -- each worker has a Lua state of its own.
 --
--- Who waits, waits on a semaphore. Each batch and each coroutine of spawn() runs in a timer of
--- its own with no delay (nginx_worker.lua); no request has one.
+-- Who waits, waits on a semaphore. Each batch and each coroutine of spawn() runs in a timer with no
+-- delay (nginx_worker.lua); no request has one. A timer costs a turn of nginx's loop and a request of its
+-- own, so its light thread then takes further tasks, for a while: see the pool.
 --
 -- THE SPECIAL PROBLEM OF NGX.EXIT. In a timer it ends the light thread, from inside, and nothing
--- returns. Only the collector notices: a task's guard lives on the thread's stack and nowhere
--- else, so a guard that is collected before the task has ended says that it never will.
+-- returns. Only the collector notices: a thread's guard lives on its stack and nowhere
+-- else, so a guard that is collected while the thread has a task says that this will never end.
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
@@ -37,16 +38,17 @@ local M = { task = nil, context = nil, call = no_suspend }
 local running = 0 -- tasks that have begun and not ended
 local lost = {} -- those whose light thread is gone
 
-local function guard(task)
+-- @param thread table  {task or nil, sema, remember}
+local function guard(thread)
   local proxy = newproxy(true)
   getmetatable(proxy).__gc = function()
-    if not task.is_over then lost[#lost + 1] = task end
+    if thread.task then lost[#lost + 1] = thread.task end
   end
   return proxy
 end
 
 local function end_task(task, ok, ...)
-  task.is_over, running = true, running - 1
+  running = running - 1
   task.on_end(task, ok, ...)
   pump.wake()
 end
@@ -58,22 +60,93 @@ worker.also_watch(function()
   end
 end)
 
-local function run_task(task)
-  if task.owner then ngx.ctx[OWNER] = task.owner end
+-- --- the pool -------------------------------------------------------------------
+
+-- A light thread that has run a task waits for another, and ends: after so many, since the pool of its request
+-- grows; when none has come for so long; and with the pump, so that an idle worker has no timer.
+local MOST_RUNS, IDLE_S = 100, 1
+-- More do not wait: each holds one of nginx's running timers.
+local MOST_IDLE = 16
+
+local idle, n_idle = {}, 0 -- those that wait
+local n_handed = 0 -- tasks that were given to one of those and have not begun
+
+local function ended(thread, ...)
+  local task = thread.task
+  thread.task = nil
+  end_task(task, ...)
+end
+
+-- What a task has put into ngx.ctx is gone with it.
+local function run(thread)
+  local task = thread.task
+  local arguments = task.arguments
+  ngx.ctx = { [OWNER] = task.owner }
   running = running + 1
-  local function remember(value)
-    task.traceback = debug.traceback(errors.text(value), 2)
+  ended(thread, xpcall(task.fn, thread.remember, unpack(arguments, 1, arguments.n)))
+end
+
+local function leave_pool(thread)
+  for i = 1, n_idle do
+    if idle[i] == thread then
+      idle[i] = idle[n_idle]
+      idle[n_idle], n_idle = nil, n_idle - 1
+      return
+    end
+  end
+end
+
+-- @return boolean  has one come?
+local function wait_for_task(thread)
+  if n_idle >= MOST_IDLE or worker.is_exiting() then return false end
+  n_idle = n_idle + 1
+  idle[n_idle] = thread
+  thread.sema:wait(IDLE_S)
+  if thread.task then
+    n_handed = n_handed - 1
+    return true
+  end
+  leave_pool(thread)
+  return false
+end
+
+-- Its run count is looked at before it waits: who waits takes what comes.
+local function run_tasks(task)
+  local thread = { task = task, sema = semaphore.new(0) }
+  function thread.remember(value)
+    thread.task.traceback = debug.traceback(errors.text(value), 2)
     return value
   end
-  local arguments, proxy = task.arguments, guard(task)
-  end_task(task, xpcall(task.fn, remember, unpack(arguments, 1, arguments.n)))
+  local proxy, runs = guard(thread), 0
+  repeat
+    run(thread)
+    runs = runs + 1
+  until runs >= MOST_RUNS or not wait_for_task(thread)
   return proxy -- until here it is alive
 end
 
-function M.start(task)
-  task.job = run_task
-  worker.begin_soon(task)
+local function take_idle()
+  local thread = idle[n_idle]
+  idle[n_idle], n_idle = nil, n_idle - 1
+  return thread
 end
+
+pump.at_rest(function()
+  while n_idle > 0 do take_idle().sema:post(1) end
+end)
+
+function M.start(task)
+  if n_idle == 0 then
+    task.job = run_tasks
+    return worker.begin_soon(task)
+  end
+  local thread = take_idle()
+  thread.task, n_handed = task, n_handed + 1
+  thread.sema:post(1)
+end
+
+-- Has a task been started that has not begun?
+local function has_unstarted() return n_handed > 0 or worker.has_unstarted() end
 
 --- A light thread's own traceback is all there is.
 function M.remember_traceback() end
@@ -102,22 +175,22 @@ function M.waiter()
   return waiter
 end
 
--- Woken by resume() alone: a semaphore that returns for another reason is not trusted again.
-local function wait_for_wake(waiter)
+-- It was not woken: a second has passed, or its semaphore has returned for another reason and is not trusted
+-- again. Only resume() wakes. (Apart from suspend(), or the compiler would give up on that for the loop.)
+local function wait_on(waiter, ok, err)
   while waiter.waiting do
-    local ok, err = waiter.sema:wait(worker.WATCH_S)
-    if waiter.waiting then
-      if ok or err ~= "timeout" then waiter.sema = semaphore.new(0) end
-      worker.watch()
-      if pump.has_given_up() then
-        error("tokenbatcher: the nginx worker exits, and this waited for longer than its exit_timeout", 0)
-      end
+    if ok or err ~= "timeout" then waiter.sema = semaphore.new(0) end
+    worker.watch()
+    if pump.has_given_up() then
+      error("tokenbatcher: the nginx worker exits, and this waited for longer than its exit_timeout", 0)
     end
+    ok, err = waiter.sema:wait(worker.WATCH_S)
   end
 end
 
 function M.suspend(waiter)
-  wait_for_wake(waiter)
+  local ok, err = waiter.sema:wait(worker.WATCH_S)
+  if waiter.waiting then wait_on(waiter, ok, err) end
   local value = waiter.value
   waiter.value = nil
   if n_spare < SPARE then
@@ -171,7 +244,7 @@ function M.turn(steps, late_us, is_leaving)
   local now = pump.now()
   steps.away(late_us)
   local first = steps.first_timer()
-  if first and first <= now and worker.has_unstarted() then pump.let_run() end
+  if first and first <= now and has_unstarted() then pump.let_run() end
   if steps.timers(now) then pump.let_run() end
   if steps.awaits(now) then pump.let_run() end
   steps.away(pump.now() - now)
@@ -180,7 +253,7 @@ function M.turn(steps, late_us, is_leaving)
   sleepers, after_turn = after_turn, {}
   steps.decide(pump.now())
   clock.is_turning = false
-  if sleepers[1] and worker.has_unstarted() then pump.let_run() end
+  if sleepers[1] and has_unstarted() then pump.let_run() end
   wake_sleepers(steps)
 end
 

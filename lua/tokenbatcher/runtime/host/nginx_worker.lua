@@ -29,6 +29,8 @@ function M.now()
   return tonumber(C.tb_ev_now())
 end
 
+M.is_exiting = ngx.worker.exiting
+
 function M.log(level, text) ngx.log(LEVELS[level], "tokenbatcher: ", text) end
 
 local unstarted = {} -- job -> when a timer was last asked for

@@ -24,7 +24,7 @@ local worker = require "tokenbatcher.runtime.host.nginx_worker"
 local semaphore = require "ngx.semaphore"
 
 local ngx = ngx -- luacheck: ignore
-local timer_at, is_exiting = ngx.timer.at, ngx.worker.exiting
+local timer_at, is_exiting = ngx.timer.at, worker.is_exiting
 local real_now, WATCH_S = worker.now, worker.WATCH_S
 local WATCH_US = WATCH_S * 1e6
 
@@ -40,6 +40,7 @@ local port -- of the loop: turn(is_leaving), is_busy(), next_us(), abandon()
 local exit_timeout_s = EXIT_TIMEOUT_S
 local leave_by -- when an exiting worker gives up, microseconds
 
+local rest -- called when the pump ends
 local bell -- of the loop that is in charge
 local is_alive, is_asleep, is_rung = false, false, false
 local turned_at, suspected_at = 0, nil
@@ -82,7 +83,10 @@ end
 
 -- The worker exits: false when its time is up.
 local function leave()
-  leave_by = leave_by or real_now() + exit_timeout_s * 1e6
+  if not leave_by then
+    leave_by = real_now() + exit_timeout_s * 1e6
+    rest()
+  end
   if real_now() < leave_by then return true end
   local ok, err = pcall(port.abandon)
   if not ok then worker.log("error", errors.text(err)) end
@@ -126,6 +130,7 @@ local function loop()
     end
   end
   is_alive = false
+  rest()
 end
 
 local pump_job = { job = loop }
@@ -162,6 +167,9 @@ function pump.close() end
 function pump.has_given_up()
   return leave_by ~= nil and real_now() >= leave_by + WATCH_US
 end
+
+--- Call fn() whenever there is nothing left to drive, and when the worker begins to exit.
+function pump.at_rest(fn) rest = fn end
 
 --- How long an exiting worker waits. @param s number  seconds
 function pump.set_exit_timeout(s) exit_timeout_s = s end
