@@ -44,9 +44,8 @@ static tb_id refuse_for_room(tb_batcher *b)
 
 /* A record is never earlier than the one ahead of it, so that the head of the queue
  * is the oldest. */
-static int64_t time_of_call(const tb_batcher *b, const tb_submission *record)
+static int64_t time_of_call(const tb_batcher *b, int64_t at)
 {
-    int64_t at = record->submitted_us;
     if (at == 0) return b->now_us;
     assert(at > 0);
     const tb_list *ahead = b->waiting.size ? &b->waiting : &b->pending;
@@ -83,7 +82,7 @@ static void fill(tb_batcher *b, uint32_t at, const tb_submission *record, uint64
     slot->cost = cost;
     slot->priority = record->priority;
     slot->key = record->key;
-    slot->submitted_us = time_of_call(b, record);
+    slot->submitted_us = time_of_call(b, record->submitted_us);
     slot->deadline_us = TB_TIME_MAX;
     slot->seq = b->next_seq++;
     slot->heap_at = TB_NIL;
@@ -107,10 +106,10 @@ static bool is_plain(const tb_submission *record)
     return !(record->timeout_us | record->batch_timeout_us | record->group);
 }
 
-/* It is a cost, and nothing else. */
+/* It is a cost and a time, and nothing else. */
 static bool is_bare(const tb_submission *record)
 {
-    return is_plain(record) && !(record->submitted_us | record->key | record->flags) && record->priority == 0;
+    return is_plain(record) && !(record->key | (record->flags & TB_MORE)) && record->priority == 0;
 }
 
 /* Memory for all that a record needs, now and when it is let in. */
@@ -125,12 +124,12 @@ static bool reserve(tb_batcher *b, const tb_submission *record)
     return !b->views_in_use || tb__views_reserve(b, record->key, record->group);
 }
 
-TB_ON_THE_WAY void fill_bare(tb_batcher *b, uint32_t at, uint64_t cost)
+TB_ON_THE_WAY void fill_bare(tb_batcher *b, uint32_t at, uint64_t cost, int64_t submitted_us)
 {
     tb_slot *slot = &b->slot[at];
     slot->cost = cost;
     slot->priority = 0;
-    slot->submitted_us = b->now_us;
+    slot->submitted_us = submitted_us;
     slot->deadline_us = TB_TIME_MAX;
     slot->seq = b->next_seq++;
     slot->key = 0;
@@ -139,22 +138,22 @@ TB_ON_THE_WAY void fill_bare(tb_batcher *b, uint32_t at, uint64_t cost)
 }
 
 /* A bare record where memory may have to grow, or something follows the queue. */
-static __attribute__((noinline)) tb_id add_followed(tb_batcher *b, uint64_t cost)
+static __attribute__((noinline)) tb_id add_followed(tb_batcher *b, uint64_t cost, int64_t submitted_us)
 {
     static const tb_submission BARE = {0};
     if (!reserve(b, &BARE)) return TB_ENOMEM;
     uint32_t at = tb__slot_take(b);
-    fill_bare(b, at, cost);
+    fill_bare(b, at, cost, submitted_us);
     if (b->group) b->group[at] = 0;
     enqueue(b, at);
     return tb__slot_id(b, at);
 }
 
 /* One that needs no look at anything else: what every record costs is here. */
-TB_ON_THE_WAY tb_id add_bare(tb_batcher *b, uint64_t cost)
+TB_ON_THE_WAY tb_id add_bare(tb_batcher *b, uint64_t cost, int64_t submitted_us)
 {
     uint32_t at = tb__slot_take_again(b);
-    fill_bare(b, at, cost);
+    fill_bare(b, at, cost, submitted_us);
     tb__list_append(b, &b->pending, at);
     tb__queue_count(b, &b->slot[at]);
     tb__open_append(b, at, 0);
@@ -164,22 +163,23 @@ TB_ON_THE_WAY tb_id add_bare(tb_batcher *b, uint64_t cost)
 }
 
 /* Its id, or the refusal, which is not counted. */
-TB_ON_THE_WAY tb_id submit_bare(tb_batcher *b, double cost_given)
+TB_ON_THE_WAY tb_id submit_bare(tb_batcher *b, double cost_given, int64_t submitted_us)
 {
     uint64_t cost;
     if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
     int error = cost_check(b, cost_given, &cost);
     if (error) return error;
     if (b->waiting.size || !tb__has_room(b, cost)) return TB_EFULL;
-    if (b->free_slot == TB_NIL || b->views_in_use || b->has_marks) return add_followed(b, cost);
-    return add_bare(b, cost);
+    if (b->free_slot == TB_NIL || b->views_in_use || b->has_marks)
+        return add_followed(b, cost, submitted_us);
+    return add_bare(b, cost, submitted_us);
 }
 
 tb_id tb_submit_plain(tb_batcher *b, double cost, int64_t now_us)
 {
     assert(b != NULL);
     tb__advance(b, now_us);
-    return submit_bare(b, cost);
+    return submit_bare(b, cost, b->now_us);
 }
 
 /* All other records, and those that are refused: counted, or let wait. */
@@ -209,7 +209,7 @@ tb_id tb_submit(tb_batcher *b, const tb_submission *record, int64_t now_us)
     assert(record != NULL);
     tb__advance(b, now_us);
     if (is_bare(record)) {
-        tb_id id = submit_bare(b, record->cost);
+        tb_id id = submit_bare(b, record->cost, time_of_call(b, record->submitted_us));
         if (id > 0) return id;
     }
     return submit_with_care(b, record);

@@ -16,6 +16,7 @@
 enum tb__ref {
     REF_SELF,
     REF_SUBMIT,
+    REF_SUBMIT_PLAIN,
     REF_TURN,
     REF_TAKE,
     REF_CANCEL,
@@ -31,7 +32,8 @@ enum tb__ref {
     REFS
 };
 static const char *const names[REFS] = {
-    [REF_SUBMIT] = "submit",       [REF_TURN] = "turn",         [REF_TAKE] = "take",
+    [REF_SUBMIT] = "submit",       [REF_SUBMIT_PLAIN] = "submit_plain",
+    [REF_TURN] = "turn",           [REF_TAKE] = "take",
     [REF_CANCEL] = "cancel",       [REF_STOP] = "stop",         [REF_ABANDON] = "abandon",
     [REF_STATS] = "stats",         [REF_SET] = "set",           [REF_IDS] = "ids",
     [REF_TEXTS] = "texts",         [REF_CODES] = "codes",       [REF_MESSAGES] = "messages",
@@ -176,15 +178,34 @@ static void push_options(lua_State *L, const tb_submit_options *options)
     lua_pushstring(L, options->group);
 }
 
+/* Its cost is all that is said of it. */
+static bool is_plain(const struct tb__input *record)
+{
+    const tb_submit_options *o = record->options;
+    return o->estimated_tokens != 0 && o->priority == 0 && o->timeout_s == 0 && o->batch_timeout_s == 0 &&
+           !o->key && !o->group;
+}
+
+static void push_record(tb_engine *engine, lua_State *L, int method, const struct tb__input *record)
+{
+    push_method(engine, L, method);
+    lua_pushnumber(L, (double)record->id);
+    lua_pushlstring(L, record->size ? record->bytes : "", record->size);
+    lua_pushnumber(L, (double)record->submitted_us);
+}
+
 static void submit_body(tb_engine *engine, lua_State *L, void *data)
 {
     struct submitting *s = data;
-    push_method(engine, L, REF_SUBMIT);
-    lua_pushnumber(L, (double)s->record->id);
-    lua_pushlstring(L, s->record->size ? s->record->bytes : "", s->record->size);
-    lua_pushnumber(L, (double)s->record->submitted_us);
-    push_options(L, s->record->options);
-    lua_call(L, 10, 2);
+    if (is_plain(s->record)) {
+        push_record(engine, L, REF_SUBMIT_PLAIN, s->record);
+        lua_pushnumber(L, s->record->options->estimated_tokens);
+        lua_call(L, 5, 2);
+    } else {
+        push_record(engine, L, REF_SUBMIT, s->record);
+        push_options(L, s->record->options);
+        lua_call(L, 10, 2);
+    }
     s->error = (int)lua_tonumber(L, 1);
     if (s->error != TB_OK) tb__keep_message(engine, lua_tostring(L, 2));
 }

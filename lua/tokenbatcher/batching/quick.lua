@@ -13,7 +13,7 @@ local options = require "tokenbatcher.core.options"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
-local RUNNING = tonumber(C.TB_RUNNING)
+local RUNNING, MAY_WAIT = tonumber(C.TB_RUNNING), tonumber(C.TB_MAY_WAIT)
 local STATE, HELD, BATCHER, ID = Future.STATE, Future.HELD, Future.BATCHER, Future.ID
 local MAX_COST = options.MAX_COST
 local new_future, await_alone = Future.new, Future.await_alone
@@ -37,6 +37,19 @@ function M.cost_of(self, record, opts)
   return cost.estimate(self._cost_source, record)
 end
 
+-- @param future table|nil  to be used again
+local function enlist(self, record, id, future)
+  if future then
+    future[STATE], future[HELD], future[BATCHER], future[ID] = false, false, self, id
+  else
+    future = new_future(self, id)
+  end
+  local slot = id % SLOTS
+  self._records[slot], self._futures[slot] = record, future
+  self.unsettled = self.unsettled + 1
+  return future
+end
+
 --- Hand it to the core. @param future table|nil  to be used again
 -- @return its future; nil: it was refused, and is to be handed in with care
 local function hand_in(self, record, value, future)
@@ -50,17 +63,22 @@ local function hand_in(self, record, value, future)
   end
   if id < 0 then return nil end
   if not host.task then clock.notify() end
-  if future then
-    future[STATE], future[HELD], future[BATCHER], future[ID] = false, false, self, id
-  else
-    future = new_future(self, id)
-  end
-  local slot = id % SLOTS
-  self._records[slot], self._futures[slot] = record, future
-  self.unsettled = self.unsettled + 1
-  return future
+  return enlist(self, record, id, future)
 end
 M.hand_in = hand_in
+
+local called = tbffi.new "tb_submission" -- no other field is ever set
+
+--- The same for a record that another thread has handed in, which may take a place in the line.
+-- @param submitted_us number  when it did
+-- @return its future; or nil and the core's code, which has counted it
+function M.hand_in_called(self, record, value, submitted_us)
+  called.cost, called.submitted_us, called.flags = value, submitted_us, self._may_wait and MAY_WAIT or 0
+  local id = C.tb_submit(self._handle, called, clock.now_us())
+  if id < 0 then return nil, id end
+  clock.notify()
+  return enlist(self, record, id)
+end
 
 --- May a record come in this way, here? @param self any  what `submit` was called with
 function M.is_open(self, record)

@@ -10,6 +10,8 @@ local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
 local loop = require "tokenbatcher.runtime.loop"
 local options = require "tokenbatcher.core.options"
+local quick = require "tokenbatcher.batching.quick"
+local refusals = require "tokenbatcher.batching.refusals"
 local script = require "tokenbatcher.script.load"
 local spawn = require "tokenbatcher.runtime.spawn"
 local submission = require "tokenbatcher.batching.submission"
@@ -18,6 +20,7 @@ local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
+local ID = Future.ID
 
 local M = {}
 
@@ -41,13 +44,13 @@ local function convert(name, fn, ...)
 end
 
 -- What is wrong with a result, or nil and the bytes.
-local function bytes_of(self, future, result)
+local function bytes_of(self, id, result)
   local encode = self.encode
   if not encode then
     if type(result) == "string" then return nil, result end
     return ("the result is a %s; a script without 'encode' must answer with strings"):format(type(result))
   end
-  local bytes, message = convert("encode", encode, self.records[future.tag % SLOTS], result)
+  local bytes, message = convert("encode", encode, self.records[id % SLOTS], result)
   if message then return message end
   if type(bytes) == "string" then return nil, bytes end
   return ("encode returned a %s, not a string"):format(type(bytes))
@@ -83,9 +86,10 @@ local function start(batcher)
   return Future.outcome(starting)
 end
 
--- What C knows. `finished` are futures to be told of, from `first` to `last`; `live` is
--- future by slot, until C has been told, and (for encode) `records` likewise; a future's tag is its
--- id. `ids` to `tracebacks` are what take() has filled.
+-- What C knows. `finished` are futures to be told of and `finished_ids` theirs, from `first` to `last`; `live` is
+-- future by slot, until C has been told, and (for encode) `records` likewise. `ids` to `tracebacks` are what take()
+-- has filled. A future's id of C is looked up in `names`, by the slot in the core of its record, which stays its own
+-- until it has settled; one without a record in the core has it as its tag.
 local Engine = {}
 Engine.__index = Engine
 
@@ -97,19 +101,27 @@ end
 local function new_engine(batcher, made)
   local self = setmetatable({
     batcher = batcher, decode = made.decode, encode = made.encode, submit_options = made.submit_options,
-    is_stopped = false, fd = loop.outside().fd(), live = {}, records = {}, finished = {}, first = 1, last = 0,
+    is_stopped = false, fd = loop.outside().fd(), live = {}, records = {}, names = {},
+    finished = {}, finished_ids = {}, first = 1, last = 0,
     opts = no_options(), ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
   }, Engine)
   self.on_settled = function(future)
-    self.last = self.last + 1
-    self.finished[self.last] = future
+    local last = self.last + 1
+    self.last, self.finished[last], self.finished_ids[last] = last, future, self:name_of(future)
     clock.notify()
   end
   return self
 end
 
+function Engine:name_of(future)
+  local record = future[ID]
+  return record and self.names[record % SLOTS] or future.tag
+end
+
 local function watch(self, future, id)
-  self.live[id % SLOTS], future.tag = future, id
+  local record = future[ID]
+  self.live[id % SLOTS] = future
+  if record then self.names[record % SLOTS] = id else future.tag = id end
   Future.on_settled(future, self.on_settled)
   return 0
 end
@@ -122,7 +134,7 @@ local function refuse(self, id, submitted_us, code, message, name)
   return watch(self, future, id)
 end
 
---- @param submitted_us number  0: called from the loop's own thread; what follows may be nil
+--- What follows submitted_us may be nil. @param submitted_us number  0: called from the loop's own thread
 -- @return 0, or a code and a message
 function Engine:submit(id, bytes, submitted_us, tokens, priority, timeout_s, batch_timeout_s, key, group)
   local record, opts = bytes, self.opts
@@ -148,6 +160,25 @@ function Engine:submit(id, bytes, submitted_us, tokens, priority, timeout_s, bat
   return refuse(self, id, submitted_us, CODES[name] or ESCRIPT, errors.message_of(err), name)
 end
 
+-- @return its future; nil: it is to be handed in with care; nil, code and message: it was refused
+local function hand_in_plain(self, bytes, submitted_us, tokens)
+  local batcher = self.batcher
+  if self.decode or self.submit_options or not quick.is_open(batcher, bytes) then return nil end
+  if submitted_us == 0 then return quick.hand_in(batcher, bytes, tokens) end
+  local future, code = quick.hand_in_called(batcher, bytes, tokens, submitted_us)
+  if future or code == CODES.not_running then return future end
+  return nil, code, refusals.of(batcher, code)
+end
+
+--- The same for a record of which the program says its bytes and what it costs. @param tokens number  a cost
+function Engine:submit_plain(id, bytes, submitted_us, tokens)
+  local future, code, err = hand_in_plain(self, bytes, submitted_us, tokens)
+  if code then return refuse(self, id, submitted_us, code, err.message, err.code) end
+  if not future then return self:submit(id, bytes, submitted_us, tokens) end
+  if self.encode then self.records[id % SLOTS] = bytes end
+  return watch(self, future, id)
+end
+
 --- One turn. @return number of records to take, number waiting in line, is it stopped, a
 -- message when a coroutine of the script's has failed
 function Engine:turn()
@@ -156,26 +187,36 @@ function Engine:turn()
   return self.last - self.first + 1, self.batcher:waiting(), self.is_stopped, message
 end
 
-local function put_answer(self, i, future)
+-- Only of one without bytes does C read more than those.
+local function put_failure(self, i, err, message)
+  self.texts[i] = false
+  self.codes[i] = err and err.code or "bad_output"
+  self.messages[i] = err and err.message or message
+  self.tracebacks[i] = err and err.traceback or false
+end
+
+local function put_answer(self, i, id, future)
   local result, err = Future.outcome(future)
   local message, bytes
-  if err == nil then message, bytes = bytes_of(self, future, result) end
-  self.ids[i], self.texts[i] = future.tag, bytes or false
-  self.codes[i] = err and err.code or message and "bad_output" or false
-  self.messages[i] = err and err.message or message or false
-  self.tracebacks[i] = err and err.traceback or false
+  if err == nil then message, bytes = bytes_of(self, id, result) end
+  self.ids[i] = id
+  if bytes then self.texts[i] = bytes else put_failure(self, i, err, message) end
 end
 
 --- Up to `max` answers, into the lists. @return their number
 function Engine:take(max)
-  local n = math.min(max, self.last - self.first + 1)
+  local n, first = math.min(max, self.last - self.first + 1), self.first
+  local finished, ids, live, records = self.finished, self.finished_ids, self.live, self.records
   for i = 1, n do
-    local future = self.finished[self.first]
-    self.finished[self.first], self.first = nil, self.first + 1
-    put_answer(self, i, future)
-    local slot = future.tag % SLOTS
-    self.live[slot], self.records[slot] = nil, nil
+    local at = first + i - 1
+    local future, id = finished[at], ids[at]
+    finished[at] = nil
+    put_answer(self, i, id, future)
+    local slot = id % SLOTS
+    live[slot] = nil
+    if records[slot] ~= nil then records[slot] = nil end
   end
+  self.first = first + n
   if self.first > self.last then self.first, self.last = 1, 0 end
   return n
 end
@@ -183,7 +224,7 @@ end
 --- @return boolean  whether it changed anything
 function Engine:cancel(id)
   local future = self.live[id % SLOTS]
-  return future ~= nil and future.tag == id and future:cancel()
+  return future ~= nil and not future:done() and self:name_of(future) == id and future:cancel()
 end
 
 --- @param timeout_s number  below 0: none

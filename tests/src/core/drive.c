@@ -125,7 +125,9 @@ static void check_id(drive *d, tb_id id, int error)
 static void do_submit_bare(drive *d)
 {
     tb_submission s = {.cost = draw_cost(d)};
-    int is_plain = drive_draw(d, 2) == 0, room = tb_has_room(d->b, s.cost);
+    int is_plain = drive_draw(d, 2) == 0;
+    if (!is_plain) s.submitted_us = draw_submitted(d);
+    int room = tb_has_room(d->b, s.cost);
     tb_id id = is_plain ? tb_submit_plain(d->b, s.cost, d->now_us) : tb_submit(d->b, &s, d->now_us);
     drive_note(d, "submit%s(cost %g, %lld) = %.0f", is_plain ? "_plain" : "", s.cost, (long long)d->now_us, id);
     DRIVE_CHECK(d, model_find_record(&d->m, id) == d->m.record_count, "the id is in use");

@@ -104,6 +104,64 @@ static void records_and_results_go_through_decode_and_encode(void **state)
     tb_engine_free(engine);
 }
 
+/* A record of bytes and a cost takes a shorter way than others: to the same callback. */
+static void records_of_a_cost_alone_are_answered_like_others(void **state)
+{
+    enum { ROUNDS = 40, EACH = 6 };
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop, "batch_timeout_s = 0, join = function(r) return r == 'same' and r or nil"
+        " end, inference_fn = function(r) local out = {} for i = 1, #r do out[i] = 're:' .. r[i] end return out end");
+    const tb_submit_options cost = {.size = sizeof cost, .estimated_tokens = 3};
+    const tb_submit_options keyed = {.size = sizeof keyed, .estimated_tokens = 3, .key = "k"};
+    for (int round = 0; round < ROUNDS; round++) {
+        char text[EACH][16];
+        int64_t ids[EACH];
+        rig->notes = (struct notes){0};
+        for (int i = 0; i < EACH; i++) {
+            snprintf(text[i], sizeof text[i], i < 4 ? "%d of %d" : "same", i, round);
+            ids[i] = submit(engine, text[i], i == 1 ? &keyed : i == 2 ? NULL : &cost, &rig->notes);
+            assert_true(ids[i] > 0);
+        }
+        assert_int_equal(tb_engine_cancel(engine, ids[3]), TB_OK);
+        assert_int_equal(tb_engine_cancel(engine, ids[3]), TB_ENOENT);
+        run_until(rig->loop, &rig->notes.results, EACH);
+        for (int n = 0; n < EACH; n++) {
+            const struct note *note = &rig->notes.list[n];
+            int i = 0;
+            while (i < EACH && ids[i] != note->id) i++;
+            assert_true(i < EACH);
+            if (i == 3) assert_string_equal(note->code, "cancelled");
+            else assert_string_equal(note->data + 3, text[i]);
+        }
+    }
+    assert_int_equal(unanswered(engine), 0);
+    tb_engine_free(engine);
+}
+
+static void a_cost_alone_is_refused_like_any_record(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop, ECHO "max_queue_size = 2, on_full = 'reject', log = function() end,"
+        "on_oversize = 'reject', target_batch_cost = 10, batch_timeout_s = 0");
+    tb_submit_options cost = {.size = sizeof cost, .estimated_tokens = 11};
+    assert_int_equal(submit(engine, "a", &cost, &rig->notes), TB_EOVERSIZE);
+    cost.estimated_tokens = 3;
+    assert_true(submit(engine, "a", &cost, &rig->notes) > 0);
+    assert_true(submit(engine, "b", &cost, &rig->notes) > 0);
+    assert_int_equal(submit(engine, "c", &cost, &rig->notes), TB_EFULL);
+    assert_contains(tb_engine_message(engine), "the queue is full");
+    run_until(rig->loop, &rig->notes.results, 2);
+    /* of another thread: the answer says so */
+    cost.estimated_tokens = 11;
+    assert_true(tb_engine_submit_threadsafe(engine, "d", 1, &cost, on_result, &rig->notes) > 0);
+    run_until(rig->loop, &rig->notes.results, 3);
+    assert_string_equal(rig->notes.list[2].code, "oversize");
+    tb_engine_numbers numbers;
+    assert_int_equal(tb_engine_stats(engine, &numbers, sizeof numbers), TB_OK);
+    assert_int_equal(numbers.batcher.total_rejected, 3);
+    tb_engine_free(engine);
+}
+
 static void without_encode_a_result_that_is_no_string_is_bad_output(void **state)
 {
     struct rig *rig = *state;
@@ -230,6 +288,8 @@ int main(void)
         WITH_RIG(bytes_go_in_and_bytes_come_out_whatever_they_are),
         WITH_RIG(a_record_without_a_callback_runs_all_the_same),
         WITH_RIG(records_and_results_go_through_decode_and_encode),
+        WITH_RIG(records_of_a_cost_alone_are_answered_like_others),
+        WITH_RIG(a_cost_alone_is_refused_like_any_record),
         WITH_RIG(without_encode_a_result_that_is_no_string_is_bad_output),
         WITH_RIG(a_script_that_fails_tells_why_and_where),
         WITH_RIG(refusals_change_nothing_and_no_callback_follows),
