@@ -14,6 +14,7 @@
 local Decision = require "tokenbatcher.batching.decision"
 local Fairness = require "tokenbatcher.sim.fairness"
 local Histogram = require "tokenbatcher.sim.histogram"
+local intake = require "tokenbatcher.sim.intake"
 local Keys = require "tokenbatcher.core.keys"
 local known = require "tokenbatcher.sim.known"
 local Serving = require "tokenbatcher.sim.device.serving"
@@ -27,18 +28,16 @@ local M = {}
 local Replay = {}
 Replay.__index = Replay
 
--- Of the core's clock: a submission at 0 would mean "now".
-local ORIGIN_US = 1e6
+local ORIGIN_US, feed = intake.ORIGIN_US, intake.feed
 local EVENTS, BATCH_SLOTS = 64, tonumber(C.TB_MAX_BATCHES)
 local COMPLETED, FAILED = tonumber(C.TB_COMPLETED), tonumber(C.TB_FAILED)
 local ADMITTED, DRAINED = tonumber(C.TB_EVENT_ADMITTED), tonumber(C.TB_EVENT_DRAINED)
 local EXPIRED, TIMED_OUT = tonumber(C.TB_EVENT_EXPIRED), tonumber(C.TB_EVENT_BATCH_TIMED_OUT)
-local MAY_WAIT, OVERSIZE, FULL = tonumber(C.TB_MAY_WAIT), tonumber(C.TB_EOVERSIZE), tonumber(C.TB_EFULL)
+local MAY_WAIT = tonumber(C.TB_MAY_WAIT)
 local NO_TIMEOUT = tonumber(C.TB_NO_TIMEOUT)
 local SECONDS_MAX = 1e9
 
 local events = tbffi.new("tb_event[?]", EVENTS)
-local submission = tbffi.new "tb_submission"
 local batch = tbffi.new "tb_batch"
 
 -- --- what a decision may know of it -----------------------------------------------------
@@ -80,62 +79,12 @@ function M.new(spec)
     fairness = Fairness.new(),
   }, Replay)
   for at = 0, BATCH_SLOTS - 1 do self.runs[at] = false end
-  self.slot_count = spec.config.max_concurrent_batches
+  self.slot_count, self.running, self.core_us, self.formed = spec.config.max_concurrent_batches, 0, -1, 0
+  self.room = spec.config.max_queue_cost > 0 and 0 or spec.config.max_queue_size
   if spec.policy.in_core then return self end
   self.decision = Decision.new(handle, port_of(self), spec.policy)
   self.max_cost = self.decision.resolved.module and self.decision.policy.max_record_cost or huge
   return self
-end
-
--- --- arrivals ---------------------------------------------------------------------
-
-local function refused(self)
-  self.source:answered(self.now - ORIGIN_US)
-end
-
-local function submit(self, at_us)
-  local source = self.source
-  local cost, key, group = source.cost, source.key, source.group
-  self.records, self.newest_us = self.records + 1, at_us
-  if cost > self.max_cost then
-    C.tb_refuse(self.handle, 1)
-    return refused(self)
-  end
-  local key_id, group_id = key and self.keys:take(key) or 0, group and self.groups:take(group) or 0
-  submission.cost, submission.priority, submission.key = cost, source.priority, key_id
-  submission.timeout_us, submission.submitted_us, submission.flags = source.timeout_us, at_us, self.flags
-  submission.group, submission.batch_timeout_us = group_id, source.batch_timeout_us
-  local id = C.tb_submit(self.handle, submission, self.now)
-  if id < 0 then
-    if key then self.keys:give(key_id) end
-    if group then self.groups:give(group_id) end
-    if id ~= FULL and id ~= OVERSIZE then error(tbffi.text(C.tb_error_text(id)), 0) end
-    return refused(self)
-  end
-  self.queued = self.queued + 1
-  local slot = id % SLOTS
-  if slot >= self.slots then known.reserve(self, slot) end
-  self.arrived_us[slot], self.cost_of[slot] = at_us, cost
-  self.output_of[slot], self.key_of[slot], self.group_of[slot] = source.output, key_id, group_id
-  if source.record ~= nil then self.record_of[slot], self.has_records = source.record, true end
-  if key then self.fairness:arrived(key_id) end
-end
-
--- Hand in what has arrived, until one has to wait for room. A turn's arrivals go in together: the decision
--- that follows them is made when the last of them has been submitted.
-local function feed(self)
-  local source, handle = self.source, self.handle
-  while not self.is_blocked do
-    local at_us, turn = source.at_us + ORIGIN_US, source.turn
-    if at_us > self.now then
-      if turn == 0 or turn ~= self.turn_fed or source.is_done then return end
-      self.now = at_us
-    end
-    self.turn_fed = turn
-    submit(self, at_us)
-    source:take()
-    self.is_blocked = C.tb_waiting(handle) > 0
-  end
 end
 
 -- --- batches ------------------------------------------------------------------------
@@ -155,7 +104,8 @@ end
 
 local function leave_queue(self, slot, cost)
   if self.has_records then self.record_of[slot] = nil end
-  self.groups:give(self.group_of[slot])
+  local group = self.group_of[slot]
+  if group ~= 0 then self.groups:give(group) end
   local key = self.key_of[slot]
   if key == 0 then return end
   self.keys:give(key)
@@ -205,7 +155,7 @@ local function dispatch(self, id)
   end
   if not outputs_known then output, largest_output, kv_steps = no_outputs(self) end
   self.fairness:dispatched()
-  self.queued = self.queued - n
+  self.queued, self.running = self.queued - n, self.running + 1
   run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, batch.padded, batch.cost
   run.started_us, run.reason = now, batch.reason
   run.failed = self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
@@ -226,7 +176,7 @@ end
 
 -- A batch is over; tell the policy.
 local function close(self, run, failed)
-  run.end_us = huge
+  run.end_us, self.running = huge, self.running - 1
   next_end(self)
   self.last_us = self.now
   local source = self.source
@@ -314,7 +264,8 @@ end
 
 local function turn(self)
   pull_events(self)
-  local id = next_batch(self)
+  local id = self.formed ~= 0 and self.formed or next_batch(self)
+  self.formed = 0
   while id ~= 0 do
     dispatch(self, id)
     pull_events(self)
@@ -330,11 +281,17 @@ local function drain(self)
   C.tb_stop(self.handle, NO_TIMEOUT, self.now)
 end
 
+-- Has the core something to say, or may it have something to send?
+local function needs_turn(self)
+  if self.formed ~= 0 or self.timeline or not intake.is_busy(self) then return true end
+  self.core_us = tonumber(C.tb_next(self.handle))
+  return self.core_us >= 0 and self.core_us <= self.now
+end
+
 -- When something happens next: an arrival, the end of a batch, or what the core asks for.
 local function next_time(self)
-  local at = self.next_end_us
+  local at, core = self.next_end_us, self.core_us
   if not self.is_blocked then at = min(at, self.source.at_us + ORIGIN_US) end
-  local core = tonumber(C.tb_next(self.handle))
   if core >= 0 and core < at then at = core <= self.now and self.now + 1 or core end
   if not self.serving then return at end
   self.next_end_us = min(self.next_end_us, self.serving:run_to(at))
@@ -351,7 +308,10 @@ function Replay:run(progress)
     feed(self)
     finish_due(self) -- what has ended while a turn's arrivals came in
     if self.source.is_done and not self.is_draining and not self.is_blocked then drain(self) end
-    turn(self)
+    if needs_turn(self) then
+      turn(self)
+      self.core_us = tonumber(C.tb_next(self.handle))
+    end
     if not self.is_ended then self.now = math.max(next_time(self), self.now) end
     if self.records >= tell_at then
       progress(self.records)
