@@ -89,7 +89,13 @@ test-extra: all ## tests that need more (`make deps test-extra`): the page of --
 lint: all ## style, dependencies between rooms, static analysis, generated text is current
 	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/lint.sh
 
-bench: all $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ndebug $B/tests/bench_ev $B/tests/bench_engine $B/tests/bench_http ## measure against the budgets
+# What records are compared with, where there is npm.
+$B/peers/node_modules:
+	@mkdir -p $B/peers
+	$Qif command -v npm >/dev/null; then cd $B/peers && npm install --no-audit --no-fund --silent --prefix . \
+	  dataloader@2 async@3 || echo "npm could not install dataloader and async: records are not compared with them"; fi
+
+bench: all $B/peers/node_modules $B/tests/bench_core $B/tests/bench_without_histograms $B/tests/bench_ndebug $B/tests/bench_ev $B/tests/bench_engine $B/tests/bench_http ## measure against the budgets
 	$QB='$B' LUAJIT='$(LUAJIT)' $(LUAJIT) tests/bench/report.lua
 
 bench-gateway: all ## the gateway measured with wrk: what batching costs and gains (minutes)

@@ -59,8 +59,26 @@ local ROWS = {
   { "core_by_struct_ns_per_record", "the same, submitted as a struct (tb_submit)", "%.1f", "ns", nil, true },
   { "core_to_bare", "C core over the bare loop", "%.2f", "x", 4.2 },
   { "ndebug_core_to_bare", "the same, built with -DNDEBUG", "%.2f", "x", 4 },
-  { "lua_submit_ns_per_record", "Lua: submit + future + result, per record", "%.0f", "ns", 300, true },
-  { "lua_coroutines_ns_per_record", "Lua: 256 coroutines awaiting, per record", "%.0f", "ns", 700, true },
+  { "lua_submit_ns_per_record", "Lua: submit + future + result, per record", "%.0f", "ns", nil, true },
+  { "lua_coroutines_ns_per_record", "Lua: 256 coroutines awaiting, per record", "%.0f", "ns", nil, true },
+  { "peer_ours_one", "one producer, 256 at once: a record here", "%.0f", "ns", optional = true },
+  { "peer_dataloader_one", "the same in npm's dataloader (Node)", "%.0f", "ns", optional = true },
+  { "peer_cargoqueue_one", "the same in async.cargoQueue (Node)", "%.0f", "ns", optional = true },
+  { "peer_promises_one", "the same in a list of promises (Node)", "%.0f", "ns", optional = true },
+  { "peer_one_to_dataloader", "one producer, ours over dataloader", "%.2f", "x", 0.75, optional = true },
+  { "peer_one_to_cargoqueue", "one producer, ours over async.cargoQueue", "%.2f", "x", optional = true },
+  { "peer_one_to_promises", "one producer, ours over a list of promises", "%.2f", "x", optional = true },
+  { "peer_ours_awaiting", "256 producers, each awaiting: a record here", "%.0f", "ns", optional = true },
+  { "peer_ours_ask", "the same by batcher:ask", "%.0f", "ns", optional = true },
+  { "peer_dataloader_awaiting", "the same in npm's dataloader (Node)", "%.0f", "ns", optional = true },
+  { "peer_cargoqueue_awaiting", "the same in async.cargoQueue (Node)", "%.0f", "ns", optional = true },
+  { "peer_promises_awaiting", "the same in a list of promises (Node)", "%.0f", "ns", optional = true },
+  { "peer_awaiting_to_dataloader", "256 awaiting, ours over dataloader", "%.2f", "x", 1.4, optional = true },
+  { "peer_awaiting_to_cargoqueue", "256 awaiting, ours over async.cargoQueue", "%.2f", "x", optional = true },
+  { "peer_awaiting_to_promises", "256 awaiting, ours over a list of promises", "%.2f", "x", optional = true },
+  { "peer_ask_to_dataloader", "256 that ask, ours over dataloader", "%.2f", "x", 1.2, optional = true },
+  { "peer_ask_to_cargoqueue", "256 that ask, ours over async.cargoQueue", "%.2f", "x", optional = true },
+  { "peer_ask_to_promises", "256 that ask, ours over a list of promises", "%.2f", "x", optional = true },
   { "lone_record_us_p50", "lone record, eager: submit to inference_fn, p50", "%.1f", "us", 50 },
   { "lone_record_us_p99", "lone record, eager: submit to inference_fn, p99", "%.1f", "us" },
   { "engine_one_thread_ns_per_record", "C engine: submit to callback, per record", "%.0f", "ns", nil, true },
@@ -133,6 +151,7 @@ local ROWS = {
   { "deadline_5000us_p99", "deadline 5 ms: late by, p99", "%.0f", "us" },
 }
 
+read(LUAJIT .. " tests/bench/bench_peers.lua")
 for _ = 1, RUNS do
   read(B .. "/tests/bench_core")
   read(B .. "/tests/bench_without_histograms --short", "bare_of_histograms_")
