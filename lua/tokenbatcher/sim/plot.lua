@@ -46,10 +46,12 @@ end
 
 --- Points of the mean of several runs, and of the lowest and highest of them: {x, mean}, {x, low, high}.
 function M.points_of_seeds(rows, slo_s, from, to)
-  local curves, mean, band = {}, {}, {}
+  local curves, xs, mean, band = {}, { slo_s }, {}, {}
   for i, row in ipairs(rows) do curves[i] = M.points_of(row, slo_s) end
-  for i = 0, BAND_POINTS do
-    local x, sum, low, high = from * (to / from) ^ (i / BAND_POINTS), 0, math.huge, 0
+  for i = 0, BAND_POINTS do xs[#xs + 1] = from * (to / from) ^ (i / BAND_POINTS) end
+  table.sort(xs)
+  for _, x in ipairs(xs) do
+    local sum, low, high = 0, math.huge, 0
     for _, curve in ipairs(curves) do
       local share = share_at(curve, x)
       sum, low, high = sum + share, math.min(low, share), math.max(high, share)

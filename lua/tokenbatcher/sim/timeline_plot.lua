@@ -94,10 +94,9 @@ local function bars_plot(run, number, size)
     end
   end
   if (run.lanes or 1) == 1 then return "plot " .. table.concat(plots, ", \\\n  ") end
-  return ("set ytics %d\nset yrange [0:%d]\nset ylabel 'slots'\n"
-    .. "set title 'a row for each slot, bars up to %d records high'\n"
-    .. "plot %s\nset ytics autofreq\nunset title"):format(math.ceil(run.lanes / 8), run.lanes, size,
-    table.concat(plots, ", \\\n  "))
+  local title = size > 1 and ("a row for each slot, bars up to %d records high"):format(size) or "a row for each slot"
+  return ("set ytics %d\nset yrange [0:%d]\nset ylabel 'slots'\nset title '%s'\nplot %s\nset ytics autofreq\n"
+    .. "unset title"):format(math.ceil(run.lanes / 8), run.lanes, title, table.concat(plots, ", \\\n  "))
 end
 
 local function panels(run, number, label, depth, size)

@@ -96,6 +96,12 @@ describe("a distribution of latency", function()
       assert.near(x < 1 and 0 or x < 3 and 50 or 100, point[2], 1e-9)
       assert.same({ x, x < 3 and 0 or 100, x < 1 and 0 or 100 }, band[i])
     end
+    seeds[1].goodput, seeds[2].goodput = 0.1, 0.3
+    local at_slo
+    for _, point in ipairs((plot.points_of_seeds(seeds, 0.777, 0.5, 5))) do
+      if point[1] == 0.777 then at_slo = point[2] end
+    end
+    assert.near(20, at_slo, 1e-9)
     local script = plot.script({ row_of("fifo", "", { per_seed = seeds }) }, nil)
     assert.truthy(script:find("with filledcurves fs transparent", 1, true))
     assert.truthy(script:find("with yerrorbars", 1, true))

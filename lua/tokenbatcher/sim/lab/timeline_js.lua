@@ -45,7 +45,8 @@ function drawQueue(g, box, run, view, most) {
     const until = i + 1 < at.length ? at[i + 1] : run.to;
     const from = x(Math.max(at[i], view.from)), to = x(Math.min(until, view.to));
     if (to - from >= 1) {
-      g.fillRect(from, y(run.depth[i]), to - from + 0.3, box.bottom - y(run.depth[i]));
+      const pixel = Math.floor(from); // whole ones: else seams show between the pieces
+      g.fillRect(pixel, y(run.depth[i]), Math.ceil(to) - pixel, box.bottom - y(run.depth[i]));
       continue;
     }
     const pixel = Math.floor(from); // of many in one pixel the most counts
@@ -68,7 +69,7 @@ function barOf(run, i, box, view, most) {
 
 function drawBatches(g, box, run, view, most, chosen) {
   const what = run.batch_bin ? "largest batch in " + short(run.batch_bin) + " s" :
-    run.lanes > 1 ? "slots; bars up to " + short(most) + " records high" : "batch size, records";
+    run.lanes > 1 ? "slots" + (most > 1 ? "; bars up to " + short(most) + " records high" : "") : "batch size, records";
   if (run.lanes > 1) {
     const place = n => box.bottom - n / run.lanes * (box.bottom - box.top);
     axis(g, "y", ticks(0, run.lanes, Math.min(8, run.lanes)).filter(Number.isInteger), place, box, what);
