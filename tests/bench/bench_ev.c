@@ -3,17 +3,21 @@
  *
  * Prints, for each timeout, `deadline_<n>us p50 <x> us p99 <y> us` and the same for
  * `bare_timer_<n>us`: the microseconds from the deadline to the return. The two are
- * measured in turns.
+ * measured in turns. `bare_wake`: from the write to an eventfd to the return of a thread that has
+ * slept in read() on it for half a millisecond, which is the least that one record costs another thread.
  */
 #include "tokenbatcher_ev.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { ROUNDS = 400 };
+enum { ROUNDS = 400, WAKES = 2000, IDLE_NS = 500000 };
 
 static int compare(const void *a, const void *b)
 {
@@ -61,6 +65,57 @@ static void measure(tb_ev *ev, int timer, int64_t timeout_us)
     print("bare_timer", timeout_us, bare_us);
 }
 
+static double now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static struct {
+    int there, back; /* eventfds */
+    double woken_us;
+} sleeper;
+
+static void *sleep_and_note(void *unused)
+{
+    uint64_t count = 1;
+    for (int i = 0; i < WAKES; i++) {
+        if (read(sleeper.there, &count, sizeof count) < 0) abort();
+        sleeper.woken_us = now_us();
+        if (write(sleeper.back, &count, sizeof count) < 0) abort();
+    }
+    return unused;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void bare_wake(void)
+{
+    static double took_us[WAKES];
+    const struct timespec idle = {.tv_nsec = IDLE_NS};
+    uint64_t count = 1;
+    pthread_t thread;
+    sleeper.there = eventfd(0, 0);
+    sleeper.back = eventfd(0, 0);
+    if (sleeper.there < 0 || sleeper.back < 0 || pthread_create(&thread, NULL, sleep_and_note, NULL)) abort();
+    for (int i = 0; i < WAKES; i++) {
+        nanosleep(&idle, NULL);
+        double written_us = now_us();
+        if (write(sleeper.there, &count, sizeof count) < 0 || read(sleeper.back, &count, sizeof count) < 0) abort();
+        took_us[i] = sleeper.woken_us - written_us;
+    }
+    pthread_join(thread, NULL);
+    close(sleeper.there);
+    close(sleeper.back);
+    qsort(took_us, WAKES, sizeof took_us[0], by_value);
+    printf("bare_wake p50 %.1f us p99 %.1f us\n", took_us[WAKES / 2], took_us[WAKES * 99 / 100]);
+}
+
 int main(void)
 {
     tb_ev *ev = tb_ev_new(1);
@@ -69,6 +124,7 @@ int main(void)
         perror("bench_ev");
         return 1;
     }
+    bare_wake();
     measure(ev, timer, 200);
     measure(ev, timer, 1000);
     measure(ev, timer, 5000);

@@ -54,8 +54,9 @@ local function awaiting_coroutines(n)
   end)
 end
 
--- A lone record on an idle eager batcher: from submit to the first line of inference_fn.
-local function lone_record(n)
+-- A lone record on an eager batcher: from submit to the first line of inference_fn.
+-- @param idle_s number|nil  how long it has slept before
+local function lone_record(n, idle_s)
   local waits = {}
   tb.run(function()
     local called
@@ -68,7 +69,7 @@ local function lone_record(n)
     }
     batcher:start()
     for i = 1, n do
-      tb.sleep(0.0005) -- idle
+      if idle_s then tb.sleep(idle_s) end
       local submitted = now()
       batcher:submit(i):await()
       waits[i] = (called - submitted) * 1e6
@@ -104,8 +105,11 @@ end
 local n = tonumber(arg and arg[1]) or 512000
 print(("lua_submit_ns_per_record %.0f ns"):format(several(submit_and_collect, n)))
 print(("lua_coroutines_ns_per_record %.0f ns"):format(several(awaiting_coroutines, n)))
-local p50, p99 = lone_record(2000)
-print(("lone_record_us p50 %.1f us p99 %.1f us"):format(p50, p99))
+print(("lone_record_us p50 %.1f us p99 %.1f us"):format(lone_record(2000, 0.0005)))
+print(("lone_record_never_idle_us p50 %.1f us p99 %.1f us"):format(lone_record(2000)))
+collectgarbage "stop"
+print(("lone_record_no_collector_us p50 %.1f us p99 %.1f us"):format(lone_record(2000, 0.0005)))
+collectgarbage "restart"
 local read_us, page_us = statistics(2000)
 print(("stats_read_us %.1f us"):format(read_us))
 print(("prometheus_page_us %.1f us"):format(page_us))

@@ -81,6 +81,11 @@ local ROWS = {
   { "peer_ask_to_promises", "256 that ask, ours over a list of promises", "%.2f", "x", optional = true },
   { "lone_record_us_p50", "lone record, eager: submit to inference_fn, p50", "%.1f", "us", 50 },
   { "lone_record_us_p99", "lone record, eager: submit to inference_fn, p99", "%.1f", "us" },
+  { "bare_wake_p50", "bare eventfd, write to a sleeping thread's return, p50", "%.1f", "us" },
+  { "bare_wake_p99", "bare eventfd, write to a sleeping thread's return, p99", "%.1f", "us" },
+  { "lone_record_to_wake", "lone record over the bare wake, p99", "%.2f", "x", 1.5 },
+  { "lone_record_no_collector_us_p99", "lone record, the collector stopped, p99", "%.1f", "us" },
+  { "lone_record_never_idle_us_p99", "lone record, never idle before, p99", "%.1f", "us" },
   { "engine_one_thread_ns_per_record", "C engine: submit to callback, per record", "%.0f", "ns", nil, true },
   { "engine_four_threads_ns_per_record", "C engine: the same, from four threads, per record", "%.0f", "ns", nil, true },
   { "engine_lone_record_p50", "C engine, lone record: submit to callback, p50", "%.0f", "us" },
@@ -158,6 +163,8 @@ for _ = 1, RUNS do
   read(B .. "/tests/bench_ndebug --short", "ndebug_")
   read(LUAJIT .. " tests/bench/bench_lua.lua")
   read(B .. "/tests/bench_ev")
+  local lone, wake = figures.lone_record_us_p99, figures.bare_wake_p99
+  add("lone_record_to_wake", lone[#lone] / wake[#wake])
   read(B .. "/tests/bench_engine")
   read(LUAJIT .. " tests/bench/bench_threads.lua")
   read(LUAJIT .. " tests/bench/bench_policy.lua")
