@@ -81,6 +81,16 @@ void tb__open_reset(tb_batcher *b)
     open_at(b, b->cuts_stale ? TB_NIL : queue_head(b));
 }
 
+/* Records of a long queue are not in the cache, and each leads to the next. Slots are taken in runs, so that it is
+ * likely to be known where those after it are: as far from it as many times its successor. A wrong guess is read by
+ * nobody; to look whether it is a slot took longer than it gained. */
+static inline void fetch_ahead(const tb_slot *slot, uint32_t at)
+{
+    enum { RECORDS_AHEAD = 8 };
+    int64_t step = (int32_t)(slot->next - at);
+    __builtin_prefetch((const char *)slot + step * RECORDS_AHEAD * (int64_t)sizeof *slot);
+}
+
 void tb__open_extend(tb_batcher *b)
 {
     tb_load load = b->open.load;
@@ -88,6 +98,7 @@ void tb__open_extend(tb_batcher *b)
     bool full = b->open.full;
     while (!full && next != TB_NIL) {
         const tb_slot *slot = &b->slot[next];
+        fetch_ahead(slot, next);
         uint32_t mark = tb__mark(b, next);
         full = !tb__may_share(&load, mark) || !tb__fits(b, &load, slot->cost);
         if (full) break;

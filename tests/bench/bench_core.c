@@ -14,7 +14,7 @@
 
 #include "tokenbatcher.h"
 
-enum { BATCH = 256, RING = 1024, RUNS = 101, ROUNDS = 200, LONG_RUNS = 7, LONG_ROUNDS = 2000 };
+enum { BATCH = 256, RING = 1024, RUNS = 101, ROUNDS = 200, LONG_RUNS = 61 };
 
 static double now_ns(void)
 {
@@ -161,20 +161,28 @@ static void beside_the_ring(void)
     tb_free(b);
 }
 
-/* The queue stays that long: what comes in goes out at the other end. Long enough
- * for each slot to be used again, so that memory is met as it will be. */
-static double standing_queue_ns(uint32_t length)
+/* Queues that stay that long: what comes in goes out at the other end. Each slot was used before, so that memory
+ * is met as it will be; the lengths are measured in turns. */
+static void standing_queues(void)
 {
-    double runs[LONG_RUNS];
-    int rounds = (int)(length / BATCH) < LONG_ROUNDS ? LONG_ROUNDS : (int)(length / BATCH);
-    tb_batcher *b = running();
-    submit(b, (int)length);
-    core_ns(b, rounds, submit);
-    for (int i = 0; i < LONG_RUNS; i++) runs[i] = core_ns(b, rounds, submit);
-    double ns = median(runs, LONG_RUNS);
-    printf("queue_%u_ns_per_record %.1f ns\n", length, ns);
-    tb_free(b);
-    return ns;
+    enum { LENGTHS = 4 };
+    static const int length[LENGTHS] = {1000, 10000, 100000, 1000000};
+    double runs[LENGTHS][LONG_RUNS], ratio[LONG_RUNS];
+    tb_batcher *b[LENGTHS];
+    for (int k = 0; k < LENGTHS; k++) {
+        b[k] = running();
+        submit(b[k], length[k]);
+        core_ns(b[k], length[k] / BATCH + ROUNDS, submit);
+    }
+    for (int i = 0; i < LONG_RUNS; i++) {
+        for (int k = 0; k < LENGTHS; k++) runs[k][i] = core_ns(b[k], ROUNDS, submit);
+        ratio[i] = runs[LENGTHS - 1][i] / runs[0][i];
+    }
+    for (int k = 0; k < LENGTHS; k++) {
+        printf("queue_%d_ns_per_record %.1f ns\n", length[k], median(runs[k], LONG_RUNS));
+        tb_free(b[k]);
+    }
+    printf("queue_1000000_to_1000 %.2f\n", median(ratio, LONG_RUNS));
 }
 
 /* The most bytes a queued record takes, over all lengths from 10^5 to 10^6: just after
@@ -198,11 +206,7 @@ int main(int argc, char **argv)
 {
     beside_the_ring();
     if (argc > 1 && strcmp(argv[1], "--short") == 0) return 0;
-    double shortest = standing_queue_ns(1000);
-    standing_queue_ns(10000);
-    standing_queue_ns(100000);
-    double longest = standing_queue_ns(1000000);
-    printf("queue_1000000_to_1000 %.2f\n", longest / shortest);
+    standing_queues();
     memory("bytes_per_record", 0, 0);
     memory("bytes_per_timed_record", 1000000000, 0);
     memory("bytes_per_timed_grouped_record", 1000000000, 1);
