@@ -228,17 +228,17 @@ end
 
 --- submit and await in one. @return result, or nil and an err
 function M.ask(self, record, opts)
-  local value, task = nil, here()
+  check_record(self, record, "ask")
+  local task, value = here(), nil
   if task and is_open(self, record) then
     value = plain_cost(self, record, opts)
     if value then
       local is_in, result, err = ask_plain(self, task, record, value)
       if is_in then return result, err end
     end
-  else
-    check_record(self, record, "ask")
   end
-  local future, err = submit_with_care(self, record, opts, value)
+  local submit = task and submit_with_care or M.submit
+  local future, err = submit(self, record, opts, value)
   if not future then return nil, err end
   return future:await()
 end
