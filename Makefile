@@ -43,11 +43,12 @@ CORE_SRC = $(wildcard src/core/*.c)
 EV_SRC   = $(wildcard src/ev/*.c)
 CORE_OBJ = $(CORE_SRC:%.c=$B/%.o)
 EV_OBJ   = $(EV_SRC:%.c=$B/%.o)
+VECTORS_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/vectors/*.c))
 SCRIPT_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/script/*.c)) $B/gen/modules.o $B/gen/cdef_script.o
 JSON_OBJ = $(patsubst src/%,$B/src/%.o,$(basename $(wildcard src/json/*.c src/json/*.cpp)))
 JSON_LIB = -Wl,--exclude-libs,libstdc++.a -l:libstdc++.a -lm
 HTTP_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/http/*.c)) $B/gen/cdef_http.o
-LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $B/gen/cdef.o
+LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $(VECTORS_OBJ) $B/gen/cdef.o $B/gen/cdef_vectors.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
 LUA_SRC  = $(shell find lua -name '*.lua' | sort)
 
@@ -114,8 +115,8 @@ define map
 	  echo "    $$name;"; done; echo '  local: *;'; echo '};'; } > $@
 endef
 
-$B/gen/core.map: $(HEADERS)
-	$(call map,tb_cdef,include/tokenbatcher_ev.h)
+$B/gen/core.map: $(HEADERS) include/tokenbatcher_vectors.h
+	$(call map,tb_cdef tb_vectors_cdef,include/tokenbatcher_ev.h include/tokenbatcher_vectors.h)
 
 $B/gen/http.map: include/tokenbatcher_http.h
 	$(call map,tb_http_cdef,$<)
@@ -134,6 +135,11 @@ $B/src/core/%.o: src/core/%.c $(wildcard src/core/*.h) include/tokenbatcher.h | 
 	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $B/src/ev/%.o: src/ev/%.c $(wildcard src/ev/*.h) src/base/clock.h $(HEADERS) | $B/.has/ev.h
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$B/src/vectors/%.o: src/vectors/%.c src/vectors/scan.h include/tokenbatcher_vectors.h
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
@@ -169,10 +175,13 @@ $B/gen/cdef.c: $(HEADERS)
 $B/gen/cdef_http.c: include/tokenbatcher_http.h
 	$(call cdef,tb_http_cdef,$<)
 
+$B/gen/cdef_vectors.c: include/tokenbatcher_vectors.h
+	$(call cdef,tb_vectors_cdef,$<)
+
 $B/gen/cdef_script.c: src/script/threads.h
 	$(call cdef,tb_script_cdef,$<)
 
-$B/gen/cdef.o $B/gen/cdef_http.o $B/gen/cdef_script.o: %.o: %.c
+$B/gen/cdef.o $B/gen/cdef_http.o $B/gen/cdef_script.o $B/gen/cdef_vectors.o: %.o: %.c
 	$(call say,CC)
 	$Q$(CC) -std=c11 -fPIC -Wno-overlength-strings $(CFLAGS) -c $< -o $@
 

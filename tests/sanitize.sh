@@ -10,6 +10,7 @@ strict='-fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1'
 
 build_tests() {
   make -s B="$1" CFLAGS="$2" "$1/libtokenbatcher.a" "$1/tests/fuzz_replay" "$1/tests/fuzz_json_replay" \
+    "$1/tests/fuzz_vectors_replay" \
     $(ls tests/src/*/test_*.c | sed "s|.*/\(.*\)\.c|$1/tests/\1|")
 }
 run() {
@@ -26,6 +27,7 @@ for test in "$B"/asan/tests/test_*; do
 done
 run "$B"/asan/tests/fuzz_replay tests/fuzz/corpus/*
 run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_json_replay tests/fuzz/corpus_json/*
+run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_vectors_replay tests/fuzz/corpus_vectors/*
 
 echo "== TSan: the inbox, the loop, engines"
 build_tests "$B/tsan" "-fsanitize=thread $strict"

@@ -4,7 +4,7 @@ TEST_CFLAGS = -std=c11 -D_GNU_SOURCE -pthread -Iinclude -Itests/src/core -Wall -
 CMOCKA      = -lcmocka -lm
 
 # tests/src mirrors src: every test_*.c is a program; the others in core are shared by those there.
-vpath test_%.c tests/src/core tests/src/ev tests/src/http tests/src/script
+vpath test_%.c tests/src/core tests/src/ev tests/src/vectors tests/src/http tests/src/script
 C_TESTS     = $(patsubst %.c,$B/tests/%,$(notdir $(sort $(wildcard tests/src/*/test_*.c))))
 C_SHARED    = $(filter-out tests/src/core/test_%.c,$(wildcard tests/src/core/*.c))
 FAIL_ALLOC  = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
@@ -41,10 +41,16 @@ $B/tests/fuzz_replay: tests/fuzz/fuzz_core.c $(C_SHARED) $B/libtokenbatcher.a
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(C_SHARED) $B/libtokenbatcher.a $(CMOCKA)
 
-$B/tests/fuzz_json_replay: tests/fuzz/fuzz_json.c $(JSON_OBJ)
+$B/tests/fuzz_json_replay: tests/fuzz/fuzz_json.c tests/fuzz/lua_fuzz.h $(JSON_OBJ)
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -o $@ $^ -lluajit-5.1 $(JSON_LIB)
+	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -o $@ $(filter-out %.h,$^) -lluajit-5.1 $(JSON_LIB)
+
+# The script finds the functions in the program: -rdynamic.
+$B/tests/fuzz_vectors_replay: tests/fuzz/fuzz_vectors.c tests/fuzz/lua_fuzz.h $(JSON_OBJ) $(VECTORS_OBJ) $B/gen/cdef_vectors.o
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -rdynamic -o $@ $(filter-out %.h,$^) -lluajit-5.1 $(JSON_LIB)
 
 $B/tests/bench_%: tests/bench/bench_%.c $B/libtokenbatcher.a
 	@mkdir -p $(@D)
@@ -80,7 +86,7 @@ $B/tests/bench_ndebug: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/ndebug_*.o -lm
 
-test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay ## run all tests; the last line sums them up
+test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
 	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
 test-extra: all ## tests that need more (`make deps test-extra`): the page of --report in Chromium
@@ -104,7 +110,7 @@ bench-gateway: all ## the gateway measured with wrk: what batching costs and gai
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
 	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
 
-fuzz: ## libFuzzer on the core and on JSON, FUZZ_SECONDS (60) each
+fuzz: $B/gen/cdef_vectors.c ## libFuzzer on the core, on JSON and on vectors, FUZZ_SECONDS (60) each
 	$QB='$B' sh tests/fuzz/run.sh
 
 sanitize: all ## the tests under ASan, UBSan, TSan and valgrind

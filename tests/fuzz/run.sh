@@ -1,11 +1,11 @@
 #!/bin/sh
 # libFuzzer: the core against its invariants, the conservation identity and the model; JSON
-# against its second encoder and itself.
+# against its second encoder and itself; vectors cut out of answers against a plain model on JSON.
 # environment: B (build folder), FUZZ_SECONDS (60) for each
 set -eu
 command -v clang >/dev/null || { echo "fuzz: needs clang (make deps fuzz installs it)" >&2; exit 1; }
 strict='-O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
-mkdir -p "$B/fuzz/found" "$B/fuzz/found_json"
+mkdir -p "$B/fuzz/found" "$B/fuzz/found_json" "$B/fuzz/found_vectors"
 
 # fuzz NAME CORPUS FOUND OPTION...
 fuzz() {
@@ -26,3 +26,8 @@ done
 clang -std=c11 -D_GNU_SOURCE $strict $lua -o "$B/fuzz/fuzz_json" tests/fuzz/fuzz_json.c src/json/*.c \
   "$B/fuzz/decode.o" "$B/fuzz/number.o" -lluajit-5.1 -lstdc++ -lm
 ASAN_OPTIONS=detect_leaks=0 fuzz fuzz_json tests/fuzz/corpus_json found_json
+
+clang -std=c11 -D_GNU_SOURCE $strict $lua -Iinclude -rdynamic -o "$B/fuzz/fuzz_vectors" tests/fuzz/fuzz_vectors.c \
+  src/vectors/*.c "$B/gen/cdef_vectors.c" -Wno-overlength-strings src/json/*.c "$B/fuzz/decode.o" "$B/fuzz/number.o" \
+  -lluajit-5.1 -lstdc++ -lm
+ASAN_OPTIONS=detect_leaks=0 fuzz fuzz_vectors tests/fuzz/corpus_vectors found_vectors

@@ -1,0 +1,66 @@
+/* lua_fuzz.h - bytes are a text for a function of Lua: what the fuzzers of JSON and of vectors share.
+ *
+ * With libFuzzer:   clang -fsanitize=fuzzer,address,undefined ...
+ * Without:          cc -DTB_FUZZ_MAIN ... ; PROGRAM FILE...  (replays each file)
+ *
+ * Whoever includes it has defined CHECK: Lua that returns the function, which raises where something is wrong. */
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+int luaopen_tokenbatcher_json(lua_State *L);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static lua_State *new_state(void)
+{
+    lua_State *L = luaL_newstate();
+    luaL_openlibs(L);
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    lua_pushcfunction(L, luaopen_tokenbatcher_json);
+    lua_setfield(L, -2, "tokenbatcher.json");
+    lua_settop(L, 0);
+    if (luaL_dostring(L, CHECK)) {
+        fprintf(stderr, "%s\n", lua_tostring(L, -1));
+        abort();
+    }
+    return L;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static lua_State *L;
+    if (!L) L = new_state();
+    lua_pushvalue(L, 1);
+    lua_pushlstring(L, (const char *)data, size);
+    if (lua_pcall(L, 1, 0, 0)) {
+        fprintf(stderr, "%s\n", lua_tostring(L, -1));
+        abort();
+    }
+    return 0;
+}
+
+#ifdef TB_FUZZ_MAIN
+static void replay(const char *path)
+{
+    static uint8_t data[1 << 16];
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        perror(path);
+        exit(1);
+    }
+    size_t size = fread(data, 1, sizeof data, file);
+    fclose(file);
+    LLVMFuzzerTestOneInput(data, size);
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) replay(argv[i]);
+    printf("%d inputs replayed\n", argc - 1);
+    return 0;
+}
+#endif
