@@ -350,6 +350,11 @@ function steps.limit(c, request, most) -- refuses more inputs than that
   return steps.ok(c, request)
 end
 
+function steps.terse(c, request, most) -- the same, without a word
+  if #inputs_of(request) > most then return c:respond(413, "") end
+  return steps.ok(c, request)
+end
+
 function steps.tell(c, request) -- an error that repeats the caller's key
   return c:respond(401, refusal("bad key " .. tostring(request.headers.authorization)))
 end

@@ -155,16 +155,29 @@ describe("in an nginx worker:", function()
     assert.matches("for nginx workers", outside)
   end)
 
-  test("HTTP and threads, which need the libev loop, say so", function()
-    with_server({ http = worker "" }, function(server)
-      local said = server:eval [[return select(2, pcall(tb.http.get, "http://127.0.0.1:1/"))]]
-      assert.matches("http.get needs the libev loop; inside nginx use its cosockets", said)
-      local backend = server:eval [[
-        local c = tb.TokenBatcher { inference_fn = tb.backend.openai { base_url = "http://127.0.0.1:1", model = "m" } }
+  test("HTTP goes by nginx's cosockets, and so do the backends that ask servers", function()
+    local answers = [[
+      location = /v1/embeddings { content_by_lua_block {
+        ngx.req.read_body()
+        ngx.header["x-method"] = ngx.req.get_method()
+        ngx.print('{"data":[{"index":0,"embedding":[1,2.5]}]}')
+      } }]]
+    with_server({ http = worker "", server = answers }, function(server)
+      local url = server.url .. "/v1"
+      assert.equal("200 POST 42|200 GET", server:eval(([[
+        local posted = assert(tb.http.post("%s/embeddings", { body = "{}", headers = { ["X-Empty"] = "" } }))
+        local got = assert(tb.http.get("%s/embeddings", { retry = { attempts = 2 } }))
+        return ("%%d %%s %%d|%%d %%s"):format(posted.status, posted.headers["x-method"], #posted.body, got.status,
+          got.headers["x-method"])]]):format(url, url)))
+      assert.equal("http_connect: GET http://127.0.0.1:1/: no connection (connection refused) false", server:eval [[
+        local _, err = tb.http.get "http://127.0.0.1:1/?key=secret"
+        return tostring(err) .. " " .. tostring(err.was_sent)]])
+      assert.matches("nginx has no ca_file of a request's own",
+        server:eval [[return select(2, pcall(tb.http.get, "https://a/", { ca_file = "x" }))]])
+      assert.equal("1 2.5", server:eval(([[
+        local c = tb.TokenBatcher { inference_fn = tb.backend.openai { base_url = "%s", model = "m" } }
         c:start()
-        return select(2, c:submit("x"):await()).message
-      ]]
-      assert.matches("needs the libev loop", backend)
+        return table.concat(assert(c:submit("x"):await()), " ")]]):format(url)))
     end)
   end)
 

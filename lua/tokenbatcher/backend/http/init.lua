@@ -20,6 +20,7 @@
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
+local head = require "tokenbatcher.backend.http.head"
 local parameters = require "tokenbatcher.base.parameters"
 local tasks = require "tokenbatcher.runtime.tasks"
 
@@ -70,7 +71,7 @@ end
 
 -- Values stay out of messages: they may be secret.
 local function header_line(who, name, value)
-  if type(name) ~= "string" or not name:find "^[%w!#$%%&'*+%-.^_`|~]+$" then
+  if not head.is_name(name) then
     errors.misuse(("%s: %s is not a header's name"):format(who, errors.show(name)))
   end
   if OURS[name:lower()] then errors.misuse(("%s: the header '%s' is set by the client itself"):format(who, name)) end
@@ -78,10 +79,10 @@ local function header_line(who, name, value)
   if type(value) ~= "string" then
     errors.misuse(("%s: the header '%s' must be a string or a number, got a %s"):format(who, name, type(value)))
   end
-  if value:find "[%z\1-\8\10-\31\127]" then
+  if not head.is_value(value) then
     errors.misuse(("%s: the header '%s' holds a line break or another control character"):format(who, name))
   end
-  return value:find "%S" and name .. ": " .. value or name .. ";" -- libcurl's way to say "empty"
+  return name .. ": " .. (value:find "%S" and value or "")
 end
 
 local function header_lines(who, headers)
@@ -93,7 +94,7 @@ local function header_lines(who, headers)
   end
   if not seen["user-agent"] then lines[#lines + 1] = "User-Agent: tokenbatcher" end
   table.sort(lines)
-  return table.concat(lines, "\n") .. "\n"
+  return lines
 end
 
 --- Raise unless they are headers that a request may have.
@@ -106,79 +107,6 @@ local function check_place(who)
     errors.misuse(who .. " needs the real clock: nothing can be sent under the virtual one")
   end
   tasks.require_suspend(who)
-  if not clock.pump.attach then
-    errors.misuse(who .. " needs the libev loop; inside nginx use its cosockets (ngx.socket.tcp, resty.http)")
-  end
-end
-
---- "Content-Type: a\r\n" lines as a table by lower-case name; of several, joined by ", ".
-local function parse_headers(text)
-  local headers = {}
-  for name, value in text:gmatch "([^:\r\n]+):[ \t]*([^\r\n]*)" do
-    name, value = name:lower(), value:gsub("%s+$", "")
-    headers[name] = headers[name] and headers[name] .. ", " .. value or value
-  end
-  return headers
-end
-
--- libcurl quotes a proxy of the environment as it is, credentials included.
-local function without_credentials(text)
-  return (text:gsub("'[^']*@", "'...@"))
-end
-
-local function failed(code, message, raw)
-  local err = errors.new(code, message)
-  err.was_sent = raw ~= nil and raw.was_sent
-  if raw and raw.status > 0 then err.status = raw.status end
-  return nil, err
-end
-
-local function refused(who, url, refusal, C)
-  if refusal == C.TB_HTTP_EURL then errors.misuse(("%s: not a URL: %s"):format(who, shown_bad(url))) end
-  if refusal == C.TB_HTTP_EOPTION then
-    errors.misuse(who .. ": libcurl does not take an option: is ca_file or unix_socket too long?")
-  end
-  if refusal == C.TB_HTTP_EFULL then
-    return failed("http_full", ("%d requests are in flight already"):format(C.TB_HTTP_CAPACITY))
-  end
-  if refusal == C.TB_HTTP_EHEADERS then
-    return failed("http_too_large", ("%s: the headers of the request are larger than %d KiB"):format(who,
-      C.TB_HTTP_HEADERS_BYTES / 1024))
-  end
-  error(who .. ": out of memory", 0)
-end
-
-local CODES = { TB_HTTP_TIMEOUT = "http_timeout", TB_HTTP_CONNECT = "http_connect",
-  TB_HTTP_TOO_LARGE = "http_too_large", TB_HTTP_BROKEN = "http_broken", TB_HTTP_NO_MEMORY = "http_broken" }
-local code_of -- outcome -> code
-
-local function codes(C)
-  local list = {}
-  for name, code in pairs(CODES) do list[tonumber(C[name])] = code end
-  return list
-end
-
--- What the library is to do. @return its request, and what its pointers point into
-local function request_of(who, method, url, p, C)
-  local request, lines = require("tokenbatcher.core.ffi").new "tb_http_request", header_lines(who, p.headers)
-  request.url, request.headers, request.unix_socket, request.ca_file = url, lines, p.unix_socket, p.ca_file
-  request.timeout_us, request.connect_timeout_ms = math.ceil(p.timeout_s * 1e6), math.ceil(p.connect_timeout_s * 1e3)
-  request.max_response_bytes = p.max_response_bytes
-  request.flags = (method == "POST" and C.TB_HTTP_POST_METHOD or 0) + (p.tls_verify and 0 or C.TB_HTTP_NO_VERIFY)
-  if p.body then request.body, request.body_size = p.body, #p.body end
-  return request, lines
-end
-
--- One request. @return response, or nil and an err
-local function send(who, what, url, request, C)
-  local raw, refusal = require("tokenbatcher.backend.http.client").current():perform(request)
-  if not raw then return refused(who, url, refusal, C) end
-  if raw.outcome ~= C.TB_HTTP_DONE then
-    return failed(code_of[raw.outcome], what .. without_credentials(raw.error), raw)
-  end
-  local response = { status = raw.status, headers = parse_headers(raw.headers), body = raw.body }
-  if raw.retry_after_s > 0 then response.retry_after_s = raw.retry_after_s end
-  return response
 end
 
 local function is_good(response) return response.status >= 200 and response.status < 300 end
@@ -200,18 +128,18 @@ local function send_again(who, method, retry, send_once)
   return response, err
 end
 
-local function perform(who, method, url, given)
+local function perform(who, method, url, opts)
   M.check_url(who, url)
-  local p = parameters.read(who, method == "GET" and GET_OPTIONS or M.options, given)
+  local p = parameters.read(who, method == "GET" and GET_OPTIONS or M.options, opts)
   check_place(who)
-  local C = require("tokenbatcher.backend.http.http_ffi").lib
-  code_of = code_of or codes(C)
   local what = method .. " " .. shown(url) .. ": "
-  local request, lines = request_of(who, method, url, p, C)
-  local function send_once() return send(who, what, url, request, C) end
+  local transport = clock.pump.attach and require "tokenbatcher.backend.http.curl"
+    or require "tokenbatcher.backend.http.nginx"
+  local given = { who = who, method = method, url = url, shown_bad = shown_bad, what = what, p = p,
+    lines = header_lines(who, p.headers) }
+  local send_once = transport.sender(given)
   local response, err
   if p.retry then response, err = send_again(who, method, p.retry, send_once) else response, err = send_once() end
-  p.header_lines = lines -- C reads them: they stay referenced until here, as do url, body and paths
   if not response or not p.fail_on_status or is_good(response) then return response, err end
   err = errors.new("http_status", what .. "status " .. response.status)
   err.was_sent, err.status, err.response, err.attempts = true, response.status, response, response.attempts
@@ -230,9 +158,9 @@ function M.post(url, opts)
   return perform("http.post", "POST", url, opts)
 end
 
---- Load the library now, to learn early that libcurl is missing. Raises.
+--- Load the library now, to learn early that libcurl is missing, where it is needed. Raises.
 function M.load()
-  require "tokenbatcher.backend.http.client"
+  if not rawget(_G, "ngx") then require "tokenbatcher.backend.http.client" end
 end
 
 return M

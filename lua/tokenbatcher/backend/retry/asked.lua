@@ -42,7 +42,8 @@ end
 
 -- --- when to come again -------------------------------------------------------------------
 
-local function retry_after_s(headers)
+--- What Retry-After says, or retry-after-ms. @return number seconds, or nil
+function M.retry_after_s(headers)
   local ms = tonumber(headers["retry-after-ms"])
   if ms and ms >= 0 and ms < math.huge then return ms / 1000 end
   local text = headers["retry-after"]
@@ -86,7 +87,7 @@ end
 -- @param response table  {status, headers (by lower-case name), retry_after_s (as libcurl reads it, or nil)}
 function M.wait_s(response)
   local headers = response.headers or {}
-  return retry_after_s(headers) or response.retry_after_s or response.status == 429 and reset_s(headers) or nil
+  return M.retry_after_s(headers) or response.retry_after_s or response.status == 429 and reset_s(headers) or nil
 end
 
 return M

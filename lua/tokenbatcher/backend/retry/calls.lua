@@ -72,8 +72,9 @@ function Calls:run(try, until_us)
   until_us, limit = limit_of(self, until_us)
   local held, n, sent, own, last, since_us = self.circuit, 0, 0, 0, nil, nil
   while true do
-    local role = held and held:enter(until_us) or not held and "call"
-    if not role then return nil, last, limit .. " came before the server was back" end
+    local role, refused = "call", nil
+    if held then role, refused = held:enter(until_us) end
+    if not role then return nil, last, refused or limit .. " came before the server was back" end
     n = n + 1
     if n == 1 then since_us = clock.now_us() end
     local value, failed = attempt(self, try, role)

@@ -10,7 +10,8 @@
 -- so it waits SILENCE_S at most, since the call may be what the server fails of.
 -- So an outage costs pause_after - 1 calls, and with pause_after = 1 none.
 --
--- It is one of a server, shared by all calls to it. Waiting is bounded by each call's own deadline.
+-- It is one of a server, shared by all calls to it. Waiting is bounded by each call's own deadline. Where people wait
+-- for an answer (is_hasty) no call waits: it is refused, and told when the next one may probe.
 
 local clock = require "tokenbatcher.runtime.clock"
 local Future = require "tokenbatcher.runtime.future"
@@ -31,7 +32,7 @@ M.options = {
   { name = "outage_s", kind = "number", default = 3600, min = 0, max = 366 * DAY_S, unit = "seconds" },
 }
 
---- @param p table  pause_after, probe_s, max_probe_s, outage_s
+--- @param p table  pause_after, probe_s, max_probe_s, outage_s, is_hasty (nil: calls wait)
 -- @return Circuit, or nil where pause_after is 0
 function M.new(p)
   if p.pause_after == 0 then return nil end
@@ -57,6 +58,12 @@ local function probe_at_us(self)
   return self.state == "probing" and self.probe_us + LEASE_US or self.probe_us
 end
 
+local function probe(self, now)
+  change(self, "probing")
+  self.probe_us = now
+  return "probe"
+end
+
 local function wait(self, until_us)
   while self.state ~= "closed" do
     local now = clock.now_us()
@@ -66,11 +73,8 @@ local function wait(self, until_us)
     end
     if until_us and now >= until_us then return nil end
     local at = probe_at_us(self)
-    if now >= at then
-      change(self, "probing")
-      self.probe_us = now
-      return "probe"
-    end
+    if now >= at then return probe(self, now) end
+    if self.p.is_hasty then return nil, "it has failed again and again, and is not asked for a while" end
     if until_us and until_us < at then at = until_us end
     self.changed:await((at - now + 0.5) / 1e6)
   end
@@ -79,13 +83,13 @@ end
 
 --- Before an attempt: suspends while the circuit is open.
 -- @param until_us number|nil  when nobody waits any more
--- @return "call", "probe" (the only attempt there is), or nil: its time has come
+-- @return "call", "probe" (the only attempt there is), or nil: its time has come, or a second value says why
 function Circuit:enter(until_us)
   if self.state == "closed" then return "call" end
   self.waiting = self.waiting + 1
-  local role = wait(self, until_us)
+  local role, why = wait(self, until_us)
   self.waiting = math.max(0, self.waiting - 1)
-  return role
+  return role, why
 end
 
 --- An answer came, if only that the call itself is wrong.
@@ -123,7 +127,7 @@ end
 
 -- How long calls that fail so wait for the server, in seconds from when the circuit opened; 0: not at all.
 local function patience_s(self, failure)
-  if not self.has_answered then return 0 end
+  if self.p.is_hasty or not self.has_answered then return 0 end
   if failure.is_away then return self.p.outage_s end
   return failure.is_final and 0 or math.min(SILENCE_S, self.p.outage_s)
 end
