@@ -164,6 +164,7 @@ int tb_abi(void);
  *   TB_KIND_FUNCTION  a function (the core never sees it)
  *   TB_KIND_BOOLEAN   true or false (the core never sees it)
  *   TB_KIND_STRING    a string (the core never sees it)
+ *   TB_KIND_SLO       a number of seconds, an expression of them, or a function (the core never sees it)
  */
 enum tb_option_kind {
     TB_KIND_COUNT,
@@ -174,7 +175,8 @@ enum tb_option_kind {
     TB_KIND_POLICY,
     TB_KIND_FUNCTION,
     TB_KIND_BOOLEAN,
-    TB_KIND_STRING
+    TB_KIND_STRING,
+    TB_KIND_SLO
 };
 
 /* Who decides: fifo, eager (a batch goes as soon as a slot is idle and min_batch_size is

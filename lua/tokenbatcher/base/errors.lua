@@ -3,7 +3,7 @@
 --
 --   code       string, stable: queue_full, oversize, batch_too_large, deadline, cancelled,
 --              inference_failed, inference_timeout, stopped, await_timeout, coroutine_failed; raised:
---              bad_cost, bad_join, bad_group, not_running, deadlock
+--              bad_cost, bad_join, bad_group, bad_slo, not_running, deadlock
 --   message    string, for people
 --   cause      what was raised or given, where known
 --   traceback  string, where known

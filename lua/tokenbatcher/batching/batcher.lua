@@ -68,7 +68,8 @@ end
 
 -- See quick.lua. To be called where any of these has changed.
 local function note_plain(self)
-  self._is_plain = not (self._recording or self._join or self._grouper) and self._max_record_cost == math.huge
+  self._is_plain = not (self._recording or self._join or self._grouper or self._slo)
+    and self._max_record_cost == math.huge
 end
 
 -- Functions and the like, in fields of their own for the hot paths; `false` where there is none, since a field
@@ -81,6 +82,8 @@ local function apply(self, config, values, estimator_name)
     knows_tokens = self._class == "TokenBatcher" }
   self._observe = type(estimator) == "table" and estimator.observe or false
   self._join = values.join or false
+  self._slo = values.resolved_slo or false
+  if not self._slo then self._slos = {} end -- seconds by slot
   self._grouper = grouping.grouper(self._fn) or false
   self._call_timeout_s = tonumber(config.inference_timeout_us) / 1e6
   self._suspect_us = (values.suspect_s or 0) * 1e6
@@ -110,6 +113,7 @@ local function port_of(self)
   local keys, groups, records, counts = self._keys, self._groups, self._records, self._policy
   return {
     record = function(slot) return records[slot] end,
+    slo = function(slot) return self._slos[slot] end,
     key_name = function(number)
       self._has_asked_keys = true
       return keys:name(number)
@@ -140,7 +144,7 @@ local function new(class, given)
     _drained = false, unsettled = 0,
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
     _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false, _is_timed = false,
-    _is_keyed = false, _is_grouped = false, _may_have_unwanted = false, _is_plain = false,
+    _is_keyed = false, _is_grouped = false, _slos = {}, _may_have_unwanted = false, _is_plain = false,
     _max_record_cost = math.huge,
     submit = submission.submit, ask = submission.ask, settle = turn.settle, -- found without a call of __index
   }, meta)

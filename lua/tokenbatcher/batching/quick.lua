@@ -3,7 +3,7 @@
 -- plain, takes the way of submission.lua, which counts, waits or says why.
 --
 -- A batcher has `_is_plain` while nothing but the core wants to know of a record: no recording, no limit of a
--- policy, no joining, no grouping.
+-- policy, no joining, no grouping, no slo.
 
 local clock = require "tokenbatcher.runtime.clock"
 local cost = require "tokenbatcher.batching.cost"

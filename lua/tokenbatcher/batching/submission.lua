@@ -1,6 +1,5 @@
---- How records come in: batcher:submit, :try_submit and :submit_batch. Checks what the
--- producer gave, asks for the cost, hands id and cost to the core, keeps record and future
--- by slot, and lets the producer wait in line when the queue is full.
+--- How records come in: batcher:submit, :try_submit and :submit_batch. Checks what the producer gave, asks for the
+-- cost, hands id and cost to the core, keeps record and future by slot, and lets the producer wait in line.
 
 local clock = require "tokenbatcher.runtime.clock"
 local cost = require "tokenbatcher.batching.cost"
@@ -11,19 +10,18 @@ local grouping = require "tokenbatcher.batching.grouping"
 local joining = require "tokenbatcher.batching.joining"
 local quick = require "tokenbatcher.batching.quick"
 local refusals = require "tokenbatcher.batching.refusals"
+local slos = require "tokenbatcher.batching.slo"
 local submit_options = require "tokenbatcher.batching.submit_options"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
 local RUNNING, MAY_WAIT, MORE = tonumber(C.TB_RUNNING), tonumber(C.TB_MAY_WAIT), tonumber(C.TB_MORE)
-
 local here, is_open, plain_cost = tasks.here, quick.is_open, quick.cost_of
 local hand_in_plain, ask_plain = quick.hand_in, quick.ask
 
 local M = {}
-local submission = tbffi.new "tb_submission"
-local culprit = tbffi.new "uint32_t[1]"
+local submission, culprit = tbffi.new "tb_submission", tbffi.new "uint32_t[1]"
 
 local function cost_of(self, record, opts)
   if opts then
@@ -123,13 +121,14 @@ end
 
 -- The same, recorded: last, since a recording that fails tells a user's log function.
 local function hand_in(self, record, cost_value, opts, flags, now, submitted_us)
+  local slo_s = self._slo and slos.of(self._slo, record, cost_value, opts)
   local future, code = hand_to_core(self, record, cost_value, opts, flags, now, submitted_us)
-  if self._recording then self._recording:arrival(now, cost_value, opts) end
+  if self._slo and future then self._slos[future[Future.ID] % SLOTS] = slo_s end
+  if self._recording then self._recording:arrival(now, cost_value, opts, nil, slo_s) end
   return future, code
 end
 
--- Suspend until the record, which waits in line, is queued or settled.
--- @return true, or nil and an err when it was turned away
+-- Suspend until the record in line is queued or settled. @return true, or nil and an err when it was turned away
 local function wait_in_line(self, future)
   -- a log function that was called meanwhile may have waited itself, and let the line go on
   if C.tb_record_state(self._handle, future[Future.ID]) ~= C.TB_RECORD_WAITING then
@@ -379,6 +378,7 @@ function M.submit_batch(self, records, opts)
   local values, n = batch_costs(self, records, opts)
   if n == 0 then return {} end
   local own = grouping.options_of_each(self._grouper, records, opts)
+  if self._slo then slos.check_each(self._slo, records, values, n, own) end
   local flags = may_wait(self) and MAY_WAIT or 0
   local code, at_fault = check_batch(self, values, n, flags)
   if code ~= 0 then

@@ -20,7 +20,7 @@ local LOADS_SCRIPT = { run = true, check = true, simulate = true, tune = true }
 local SIMULATIONS = { "simulate", "tune" } -- their script is optional
 -- All other flags take a value.
 local IS_FLAG = { ["--unordered"] = true, ["--resume"] = true, ["--overwrite"] = true, ["--padded"] = true,
-  ["--strict"] = true, ["--help"] = true, ["-h"] = true }
+  ["--strict"] = true, ["--bound"] = true, ["--help"] = true, ["-h"] = true }
 local WIDTH, MARGIN = 100, 34
 
 local RUN_HELP = [[

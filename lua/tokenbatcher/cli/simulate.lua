@@ -77,6 +77,14 @@ reserved (TensorRT-LLM). factor=1.08: all takes so much longer. Times are second
 Reported: ttft (first token), tpot (time per further token), e2e (last token), tbt max (longest time
 between two tokens of one record).
 
+--slo is a number of seconds, or an expression over tokens, output_tokens and priority of a record, as
+0.25 + 0.00016*tokens; before a device also a condition over ttft, tpot and e2e, as
+"ttft <= 0.25 + 0.00016*tokens and tpot <= 0.05". --slo-class chat=0.5 is for records of a class.
+Without --slo a recording's own counts, or the option slo; policies read it as queue:slo(i).
+Goodput is the share of all arrivals that meet it, good/s how many a second do. --bound adds the
+column "at most": no scheduler, one that knows the future included, answers more within --slo.
+It needs a --service that is a sum of products, as 0.02 + 0.00005*tokens.
+
 Percentiles of latency and wait are within 0.2 %, of batch size and cost within 3 %; means and
 maxima are exact. Fairness is Jain's index of the tokens served to keys that wait at the same
 time. Exit status: 0, 1 if a policy was disabled, or 2.]]
@@ -89,6 +97,7 @@ function M.declare(command)
     :argname("<option=v1,v2,...>"):count("*"):convert(flags.parse_sweep)
   command:option("--seeds", "Run each with so many seeds (a trace: in so many pieces), for intervals (default: 1).")
     :argname("<n>"):convert(flags.parse_seeds)
+  command:flag("--bound", "Say how many answers any scheduler can give within --slo, at the most.")
   command:option("--json", "Write the rows as JSON (- : standard output, in place of the table)."):argname "<file>"
   command:option("--csv", "Write the rows as CSV (- : the same)."):argname "<file>"
   command:option("--plot", "Draw latency distributions and latency against throughput: .svg or .png.")
@@ -179,7 +188,8 @@ local function facts(job, rows)
   local noisy = job.noise and ", noise: " .. job.noise.text or ""
   local times = job.device and device_facts(job.device) or { { "service", job.service.text .. " s" .. noisy } }
   for _, fact in ipairs(times) do out[#out + 1] = fact end
-  out[#out + 1] = { "slo", job.slo_s and ("%.14g s"):format(job.slo_s) or "none: goodput counts all answers" }
+  out[#out + 1] = { "slo", job.slo and job.slo.text or job.base.slo and "the option slo"
+    or "none: goodput counts all answers, but of records that have an slo of their own" }
   return out
 end
 

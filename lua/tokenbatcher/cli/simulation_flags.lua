@@ -87,8 +87,10 @@ function M.arrivals(command)
     :argname "<model>"
   command:option("--device", "A server that batches by itself, in place of --service; see below.")
     :argname "<device>"
-  command:option("--slo", "An answer later than so many seconds counts as missed."):argname("<s>")
-    :convert(above_zero "--slo")
+  command:option("--slo", "An answer later than so many seconds counts as missed: a number, or see below.")
+    :argname("<s>")
+  command:option("--slo-class", "The same for records of a class (a column of the trace); may be repeated.")
+    :argname("<name=s>"):count "*"
   command:option("--speedup", "Divide the times of arrival by this (default: 1)."):argname("<x>")
     :convert(above_zero "--speedup")
   command:option("--limit", "Use no more than so many rows (made-up arrivals: default 100000)."):argname("<n>")

@@ -18,6 +18,7 @@ local KINDS = {
   [tonumber(C.TB_KIND_FUNCTION)] = "function",
   [tonumber(C.TB_KIND_STRING)] = "string",
   [tonumber(C.TB_KIND_BOOLEAN)] = "boolean",
+  [tonumber(C.TB_KIND_SLO)] = "slo",
 }
 
 local function split(text)
@@ -135,7 +136,13 @@ local function resolve_policy(class, entry, value)
   return fail(class, ("option '%s' must be a policy: %s"):format(entry.name, message))
 end
 
--- The entry, and for a policy what it was resolved to; or nil and a message.
+local function resolve_slo(class, key, entry, value)
+  local resolved, message = kinds.resolve("slo", value)
+  if resolved then return entry, resolved end
+  return fail(class, ("option '%s' %s"):format(key, message))
+end
+
+-- The entry, and for a policy or an slo what it was resolved to; or nil and a message.
 local function check_one(class, key, value, scratch)
   local entry = type(key) == "string" and M.by_name[key] or nil
   if class == "DynamicBatcher" and entry and key == entry.token_name then entry = nil end
@@ -144,6 +151,7 @@ local function check_one(class, key, value, scratch)
     return fail(class, ("unknown option '%s'; did you mean '%s'?"):format(errors.text(key), nearest))
   end
   if entry.kind == "policy" then return resolve_policy(class, entry, value) end
+  if entry.kind == "slo" and not is_unset(entry, value) then return resolve_slo(class, key, entry, value) end
   if is_unset(entry, value) or fits_kind(entry, value, scratch) then return entry end
   return bad_value(class, key, entry, value)
 end
@@ -161,7 +169,7 @@ end
 -- @param given table  what the user wrote
 -- @param config cdata  tb_config, changed in place (pass a copy)
 -- @param values table  name -> value of everything that is set, changed in place (a copy);
---   resolved_policy is what its policy was resolved to, once: see policies.resolve
+--   resolved_policy is what its policy was resolved to, once (see policies.resolve), resolved_slo its slo (slo.lua)
 -- @return true, or nil and a message that names the option
 function M.merge(class, given, config, values)
   if type(given) ~= "table" then return fail(class, "options must be a table, got a " .. type(given)) end
@@ -176,10 +184,12 @@ function M.merge(class, given, config, values)
       if is_unset(entry, value) then
         C.tb_config_unset(config, entry.index)
         values[entry.name] = nil
+        if entry.kind == "slo" then values.resolved_slo = nil end
       else
+        if entry.kind == "slo" then values.resolved_slo = second end
         if entry.kind == "policy" then values.resolved_policy = second end
         local number = entry.kind == "policy" and policy_number(second) or to_number(entry, value)
-        if number then C.tb_config_set(config, entry.index, number) end
+        if number and entry.kind ~= "slo" then C.tb_config_set(config, entry.index, number) end
         values[entry.name] = value
       end
     end
@@ -266,6 +276,7 @@ local function range(entry)
   if entry.kind == "function" or entry.kind == "string" then return entry.kind end
   if entry.kind == "boolean" then return "true, false" end
   if entry.kind == "policy" then return "name, file, table, function" end
+  if entry.kind == "slo" then return "number, expression, function" end
   return number_text(entry.min) .. " .. " .. number_text(entry.max)
 end
 

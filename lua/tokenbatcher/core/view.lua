@@ -3,6 +3,7 @@
 --
 -- A view reaches its batcher through a port of a few functions:
 --   record(slot) -> what was submitted
+--   slo(slot) -> seconds, or nil (the option slo)
 --   is_suspect(number) -> must the records of this key run alone?
 --   key_name(number), group_name(number) -> string
 --   key_number(string), group_number(string) -> number, or nil if no queued record has it
@@ -92,6 +93,12 @@ function Queue:priority(i) return look(self, i).priority end
 function Queue:deadline(i)
   local at = look(self, i).deadline_us
   return at >= 0 and at / 1e6 or nil
+end
+
+--- @return number|nil  seconds from its submission within which an answer is of use (the option slo)
+function Queue:slo(i)
+  local at, view = look(self, i)
+  return view.port.slo(at.id % SLOTS)
 end
 
 --- @return string  "" for a record without one

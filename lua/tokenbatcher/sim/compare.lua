@@ -47,6 +47,7 @@ local function wait(part) return if_any("batches", "wait_s", part) end
 local BLOCKS = {
   { "latency s", {
     { "records/s", of "throughput", short, 1 }, { "goodput %", of "goodput", percent, 1 },
+    { "at most", of "at_most", percent, when = "at_most" }, { "good/s", of "good_per_s", short, 1, when = "has_slo" },
     { "p50", latency "p50", short, -1 }, { "p90", latency "p90", short, -1 },
     { "p99", latency "p99", short, -1 }, { "max", latency "max", short, -1 },
     { "failed", of "failed", count, -1 }, { "rejected", of "rejected", count, -1 },
@@ -78,11 +79,21 @@ local BLOCKS = {
   } },
 }
 
---- The blocks that these rows have something for.
+local function has(rows, what)
+  return not what or rows[1] and rows[1][what] ~= nil
+end
+
+--- The blocks that these rows have something for, and of those the columns.
 function M.blocks(rows)
   local out = {}
   for _, block in ipairs(BLOCKS) do
-    if not block.when or rows[1] and rows[1][block.when] ~= nil then out[#out + 1] = block end
+    if has(rows, block.when) then
+      local columns = {}
+      for _, column in ipairs(block[2]) do
+        if has(rows, column.when) then columns[#columns + 1] = column end
+      end
+      out[#out + 1] = { block[1], columns, block[3] }
+    end
   end
   return out
 end

@@ -2,6 +2,7 @@
 -- share: arrivals, service model, knobs; a variant is a policy and the settings of one row.
 
 local arrivals = require "tokenbatcher.sim.arrivals"
+local bound = require "tokenbatcher.sim.bound"
 local cost = require "tokenbatcher.batching.cost"
 local devices = require "tokenbatcher.sim.device"
 local Replay = require "tokenbatcher.sim.replay"
@@ -11,6 +12,7 @@ local noise = require "tokenbatcher.sim.noise"
 local options = require "tokenbatcher.core.options"
 local script = require "tokenbatcher.script.load"
 local service = require "tokenbatcher.sim.service"
+local slo = require "tokenbatcher.sim.slo"
 local trace = require "tokenbatcher.sim.trace"
 
 local M = {}
@@ -99,13 +101,13 @@ end
 
 --- @param args table  trace, arrivals, service, device, set, given, slo, speedup, limit, seed, strict, fail_rate,
 -- straggle, note (function(text)), noise (of noise.parse), columns, time_unit (see formats.detect), passes (see
--- trace.open)
+-- trace.open), slo and slo_class (see slo.lua), bound (boolean)
 -- @return job, or nil and a message
 function M.new(definition, args)
   local base, message = base_options(definition, args)
   if not base then return nil, message end
   local job = {
-    base = base, slo_s = args.slo, speedup = args.speedup or 1, seed = args.seed or 1, fail_rate = args.fail_rate,
+    base = base, speedup = args.speedup or 1, seed = args.seed or 1, fail_rate = args.fail_rate,
     straggle = args.straggle, records = args.limit or arrivals.default_records,
   }
   local ok
@@ -120,6 +122,12 @@ function M.new(definition, args)
     job.noise, message = noise.new(args.noise, job.service.fitted)
     if not job.noise then return nil, message end
   end
+  job.slo, message = slo.parse { slo = args.slo, slo_class = args.slo_class, device = job.device }
+  if job.slo == false then return nil, message end
+  job.slo_s = job.slo and job.slo.number -- one for all, or nil
+  if not args.bound then return job end
+  job.bound, message = bound.of_job(job)
+  if not job.bound then return nil, message end
   return job
 end
 
@@ -196,13 +204,19 @@ function M.run(job, variant, how)
     local source = new_source(job, speedup, how.part)
     return Replay.new({
       config = config, policy = values.resolved_policy, source = source, service = job.service,
-      device = job.device, slo_s = job.slo_s, seed = seed, fail_rate = job.fail_rate, straggle = job.straggle,
-      noise = job.noise and job.noise.walk(seed, source.from_s), timeline = how.timeline, warn = how.warn or ignore,
+      device = job.device, slo = job.slo or slo.of_option(values.resolved_slo), seed = seed,
+      fail_rate = job.fail_rate, straggle = job.straggle, noise = job.noise and job.noise.walk(seed, source.from_s),
+      timeline = how.timeline, warn = how.warn or ignore,
     }):run(how.progress)
   end)
   if not ok then return nil, errors.message_of(replayed) end
   for _, remark in ipairs(replayed.serving and replayed.serving:remarks() or {}) do (how.warn or ignore)(remark) end
-  return measure.row(replayed, variant.policy_text or values.resolved_policy.name, settings_list(variant))
+  local row = measure.row(replayed, variant.policy_text or values.resolved_policy.name, settings_list(variant))
+  if job.bound then
+    row.at_most = job.bound:share(function() return new_source(job, speedup, how.part) end, config, speedup, how.part)
+  end
+  row.has_slo = (job.slo or values.resolved_slo) and true or nil
+  return row
 end
 
 --- Is an option swept twice, by whichever of its names? @return true, or nil and a message

@@ -21,7 +21,8 @@ function M.reserve(replay, slot)
   local want = max(1024, 2 * had, slot + 1)
   replay.arrived_us, replay.cost_of = grown(replay.arrived_us, had, want), grown(replay.cost_of, had, want)
   replay.output_of, replay.key_of = grown(replay.output_of, had, want), grown(replay.key_of, had, want)
-  replay.group_of = grown(replay.group_of, had, want)
+  replay.group_of, replay.slo_of = grown(replay.group_of, had, want), grown(replay.slo_of, had, want)
+  replay.priority_of = grown(replay.priority_of, had, want)
   replay.slots = want
 end
 
@@ -45,7 +46,9 @@ function M.run(runs, slot, n)
   end
   if n > run.capacity then
     run.capacity = max(64, 2 * n)
-    run.arrived_us = tbffi.new("double[?]", run.capacity)
+    run.arrived_us, run.slo_us = tbffi.new("double[?]", run.capacity), tbffi.new("double[?]", run.capacity)
+    run.cost_of, run.output = tbffi.new("double[?]", run.capacity), tbffi.new("double[?]", run.capacity)
+    run.priority = tbffi.new("double[?]", run.capacity)
   end
   return run
 end

@@ -14,11 +14,12 @@ M.FIELDS = {
   "policy", "settings", "records", "completed", "failed", "rejected", "expired", "batches", "throughput", "goodput",
   { "latency_s", SPREAD }, { "wait_s", SPREAD }, "utilization", { "batch_size", SPREAD }, { "batch_cost", SPREAD },
   "padding_ratio", "fairness", { "dispatched", REASONS }, "policy_errors", "policy_overruled", "good_per_s",
+  "at_most",
   { "ttft_s", SPREAD }, { "tpot_s", SPREAD }, { "e2e_s", SPREAD }, "tbt_max_s", "preemptions", "kv_peak_tokens",
 }
 
--- Fields that only some rows have: those of runs with a device.
-local IS_OPTIONAL = { ttft_s = true, tpot_s = true, e2e_s = true, tbt_max_s = true, preemptions = true,
+-- Fields that only some rows have: with --bound, and those of runs with a device.
+local IS_OPTIONAL = { at_most = true, ttft_s = true, tpot_s = true, e2e_s = true, tbt_max_s = true, preemptions = true,
   kv_peak_tokens = true }
 
 --- Those that a row has.

@@ -46,6 +46,10 @@ local function port_of(self)
   local keys, groups, counts, records = self.keys, self.groups, self.policy, self.record_of
   return {
     record = function(slot) return records[slot] end,
+    slo = function(slot)
+      local slo_us = self.slo_of[slot]
+      return slo_us > 0 and slo_us < huge and slo_us / 1e6 or nil
+    end,
     key_name = function(number) return keys:name(number) end,
     key_number = function(name) return keys:id(name) end,
     group_name = function(number) return groups:name(number) end,
@@ -57,7 +61,7 @@ local function port_of(self)
 end
 
 --- @param spec table  config (tb_config), policy (as resolved: see policies.resolve), source, service {text,
--- seconds} or device (see device/init.lua), slo_s (or nil), seed, fail_rate, straggle {p, factor} (or nil), noise (a
+-- seconds} or device (see device/init.lua), slo (see slo.lua), seed, fail_rate, straggle {p, factor} (or nil), noise (a
 -- walk, or nil: see noise.lua), timeline (or nil: see timeline.lua), warn (function(text), of what the policy did
 -- wrong)
 function M.new(spec)
@@ -67,12 +71,13 @@ function M.new(spec)
     handle = handle, source = spec.source, service = spec.service,
     seconds = spec.service and spec.service.seconds,
     serving = spec.device and Serving.new(spec.device),
-    slo_us = spec.slo_s and spec.slo_s * 1e6 or huge, keys = Keys.new(), groups = Keys.new(), warn = spec.warn,
+    slo = spec.slo, keys = Keys.new(), groups = Keys.new(), warn = spec.warn,
     policy = { errors = 0, overruled = 0, disabled = 0 }, timeline = spec.timeline,
     noise = spec.noise, fail_rate = spec.fail_rate or 0, straggle = spec.straggle,
     luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
-    slots = 0, arrived_us = nil, cost_of = nil, output_of = nil, key_of = nil, group_of = nil, record_of = {},
+    slots = 0, arrived_us = nil, cost_of = nil, slo_of = nil, output_of = nil, key_of = nil, group_of = nil,
+    record_of = {},
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false, turn_fed = 0,
     records = 0, newest_us = ORIGIN_US, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(),
     wait = Histogram.new(),
@@ -134,6 +139,11 @@ local function serve(self, run, array)
   if serving:close(run) then self.next_end_us = now end
 end
 
+-- What a rule over answers asks of a record.
+local function remember(self, run, i, slot)
+  run.cost_of[i], run.output[i], run.priority[i] = self.cost_of[slot], self.output_of[slot], self.priority_of[slot]
+end
+
 local function dispatch(self, id)
   C.tb_batch_read(self.handle, id, batch, nil, nil, 0)
   local n, now = batch.size, self.now
@@ -141,11 +151,13 @@ local function dispatch(self, id)
   C.tb_batch_read(self.handle, id, batch, array, nil, n)
   local run = known.run(self.runs, id % BATCH_SLOTS, n)
   local arrived, run_arrived, output_of, wait = self.arrived_us, run.arrived_us, self.output_of, self.wait
+  local slo_of, run_slo = self.slo_of, run.slo_us
   local output, largest_output, kv_steps, outputs_known = 0, 0, 0, true
   for i = 0, n - 1 do
     local slot = array[i] % SLOTS
     local at, out = arrived[slot], output_of[slot]
-    run_arrived[i] = at
+    run_arrived[i], run_slo[i] = at, slo_of[slot]
+    if slo_of[slot] < 0 then remember(self, run, i, slot) end
     wait:add(now - at)
     if out < 0 then outputs_known = false end
     output = output + out
@@ -193,15 +205,20 @@ local function close(self, run, failed)
   end
 end
 
+local function is_met(self, run, i)
+  return self.slo:is_met(-run.slo_us[i], run.ttft_us[i] / 1e6, run.tpot_us[i] / 1e6, run.e2e_us[i] / 1e6,
+    run.cost_of[i], run.output[i], run.priority[i])
+end
+
 local function finish(self, run)
   local now = self.now
   C.tb_batch_finish(self.handle, run.id, run.failed and FAILED or COMPLETED, now)
   if not run.failed then
-    local arrived, latency, slo_us, good = run.arrived_us, self.latency, self.slo_us, 0
+    local arrived, latency, slo_us, good = run.arrived_us, self.latency, run.slo_us, 0
     for i = 0, run.n - 1 do
       local took_us = now - arrived[i]
       latency:add(took_us)
-      if took_us <= slo_us then good = good + 1 end
+      if took_us <= slo_us[i] or slo_us[i] < 0 and is_met(self, run, i) then good = good + 1 end
     end
     self.good = self.good + good
     if self.serving then self.serving:completed(run) end

@@ -12,62 +12,22 @@
 -- three where outputs are not known is an error.
 
 local errors = require "tokenbatcher.base.errors"
+local expression = require "tokenbatcher.base.expression"
 local fit = require "tokenbatcher.sim.fit"
 
 local M = {}
 
 --- What a model may depend on, in the order of the arguments of its function.
 M.names = { "tokens", "padded", "records", "max_tokens", "output_tokens", "max_output_tokens", "kv_steps" }
-local FUNCTIONS = { min = true, max = true, floor = true, ceil = true, sqrt = true, log = true }
 
 --- Stands in when nothing else is said; the same as tb.backend.simulated{}.
 M.default = "0.02 + 0.00005*tokens"
 
-local IS_NAME = {}
-for _, name in ipairs(M.names) do IS_NAME[name] = true end
-
-local function unknown_name(name)
-  local known = {}
-  for _, n in ipairs(M.names) do known[#known + 1] = n end
-  for n in pairs(FUNCTIONS) do known[#known + 1] = n end
-  table.sort(known)
-  return ("unknown name '%s'; did you mean '%s'?"):format(name, errors.nearest(name, known))
-end
-
--- nil, or what is wrong with the words of an expression.
-local function complaint(text)
-  local at = 1
-  while at <= #text do
-    local number = text:match("^%d+%.?%d*[eE][+-]?%d+", at) or text:match("^%.?%d+%.?%d*", at)
-    local name = text:match("^[%a_][%w_]*", at)
-    local other = text:match("^[%s%+%-%*/%^%(%),]", at)
-    if name and not IS_NAME[name] and not FUNCTIONS[name] then return unknown_name(name) end
-    local word = number or name or other
-    if not word then return ("'%s' has no place in it"):format(text:sub(at, at)) end
-    if word == "-" and text:sub(at + 1, at + 1) == "-" then return "'--' has no place in it" end
-    at = at + #word
-  end
-end
-
-local function compile(text)
-  if not text:find "%S" then return nil, "is empty" end
-  local problem = complaint(text)
-  if problem then return nil, problem end
-  local chunk = ("local min, max, floor, ceil, sqrt, log = math.min, math.max, math.floor, math.ceil, math.sqrt, "
-    .. "math.log\nreturn function(%s) return (%s) end"):format(table.concat(M.names, ", "), text)
-  local made = loadstring(chunk, "=service")
-  if not made then return nil, "is no arithmetic expression" end
-  local fn = made()
-  local ok, value = pcall(fn, 1, 1, 1, 1, 1, 1, 1)
-  if not ok or type(value) ~= "number" then return nil, "is no arithmetic expression" end
-  return fn
-end
-
 local NAMED_OUTPUTS = { output_tokens = true, max_output_tokens = true, kv_steps = true }
 
 local function asks_outputs(text)
-  for name in text:gmatch "[%a_][%w_]*" do
-    if NAMED_OUTPUTS[name] then return true end
+  for name in pairs(NAMED_OUTPUTS) do
+    if expression.names(text, name) then return true end
   end
   return false
 end
@@ -115,7 +75,7 @@ local function model_in(path)
 end
 
 local function of_expression(text)
-  local fn, message = compile(text)
+  local fn, message = expression.compile(text, M.names)
   if not fn then return nil, ("--service '%s': %s (names: %s)"):format(text, message, table.concat(M.names, ", ")) end
   return { text = text, seconds = fn, asks_outputs = asks_outputs(text) }
 end

@@ -44,7 +44,7 @@ static void every_option_is_described(void **state)
         assert_int_equal(o->text[strlen(o->text) - 1], '.');
         assert_int_equal(find(o->name), i); /* no name twice */
         if (o->token_name) assert_int_equal(find(o->token_name), i);
-        assert_true(o->kind <= TB_KIND_STRING && o->has_default <= 1);
+        assert_true(o->kind <= TB_KIND_SLO && o->has_default <= 1);
         if (is_number(o)) assert_true(*o->unit && o->min <= o->max && isfinite(o->max));
         if (is_choice(o)) assert_int_equal(choices_of(o), (int)o->max + 1);
         else assert_null(o->choices);
