@@ -118,6 +118,8 @@ local ROWS = {
   { "decision_priority_us", "5,000 queued, 256 picked: policy priority", "%.0f", "us" },
   { "decision_fair_us", "5,000 queued, 256 picked: policy fair", "%.0f", "us" },
   { "decision_deadline_us", "5,000 queued, 256 picked: policy deadline", "%.0f", "us" },
+  { "decision_on_time_us", "5,000 queued, 256 picked: policy on_time", "%.0f", "us", 50 },
+  { "decision_on_time_overload_us", "the same, where few can be on time", "%.0f", "us", 50 },
   { "decision_adaptive_us", "5,000 queued, 256 picked: policy adaptive", "%.0f", "us" },
   { "decision_rate_limited_us", "5,000 queued, 256 picked: policy rate_limited", "%.0f", "us" },
   { "sim_fifo_ns_per_record", "simulator, fifo, made-up arrivals, per record", "%.0f", "ns", 1000, true },

@@ -6,7 +6,7 @@
 local policies = require "tokenbatcher.batching.policies"
 
 policies.ship({ "fifo", "eager", "length_bucketed", "priority", "fair", "deadline", "adaptive", "rate_limited",
-  "one_group" },
+  "one_group", "on_time" },
   function(name) return require("tokenbatcher.policy." .. name) end)
 
 return policies

@@ -8,7 +8,8 @@ local function silent() end
 
 describe("F2: a queue that can take no more", function()
   it("by max_queue_size goes at once, whatever the policy", virtually(function()
-    local policies = { "fifo", "eager", "priority", "fair", "length_bucketed", "one_group", "adaptive", "deadline" }
+    local policies = { "fifo", "eager", "priority", "fair", "length_bucketed", "one_group", "adaptive", "deadline",
+      "on_time" }
     for _, policy in ipairs(policies) do
       local batcher, calls = H.start { policy = policy, max_queue_size = 10, batch_timeout_s = 100, takes = 0.001,
         min_batch_size = policy == "eager" and 200 or 1, log = silent }

@@ -21,7 +21,8 @@ local function generator(seed)
 end
 
 -- The first ones are first come, first served.
-local POLICIES = { "fifo", "eager", "fifo", "eager", "one_group", "fair", "priority", "length_bucketed", "deadline" }
+local POLICIES = { "fifo", "eager", "fifo", "eager", "one_group", "fair", "priority", "length_bucketed", "deadline",
+  "on_time" }
 local IN_ORDER = { fifo = true, eager = true }
 
 local function random_options(random)

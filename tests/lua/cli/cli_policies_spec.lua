@@ -23,6 +23,7 @@ describe("tokenbatcher policies", function()
       "fifo", "eager", "length_bucketed{}", "priority{aging_s = 1}", "fair{quantum = target/8}",
       "deadline{slo_s = none, base_s = 0, per_token_s = 0}", "adaptive{latency_target_s = 0.5}",
       'rate_limited{requests_per_minute, tokens_per_minute, inner = "fifo"}', "one_group{}",
+      "on_time{slo_s = none, base_s = 0, per_token_s = 0}",
     }
     for i, line in ipairs(r.lines) do
       local signature, about = line:match "^(%S.-)  +(%S.*)$"
