@@ -47,12 +47,15 @@ local function wait(part) return if_any("batches", "wait_s", part) end
 local BLOCKS = {
   { "latency s", {
     { "records/s", of "throughput", short, 1 }, { "goodput %", of "goodput", percent, 1 },
-    { "at most", of "at_most", percent, when = "at_most" }, { "good/s", of "good_per_s", short, 1, when = "has_slo" },
     { "p50", latency "p50", short, -1 }, { "p90", latency "p90", short, -1 },
     { "p99", latency "p99", short, -1 }, { "max", latency "max", short, -1 },
     { "failed", of "failed", count, -1 }, { "rejected", of "rejected", count, -1 },
     { "expired", of "expired", count, -1 },
   } },
+  { "on time", {
+    { "goodput %", of "goodput", percent, 1 }, { "at most", of "at_most", percent, when = "at_most" },
+    { "good/s", of "good_per_s", short, 1 },
+  }, when = "has_slo" },
   { "queue wait s", {
     { "mean", wait "mean", short, -1 }, { "p50", wait "p50", short, -1 },
     { "p90", wait "p90", short, -1 }, { "p99", wait "p99", short, -1 },
