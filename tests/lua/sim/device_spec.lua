@@ -153,6 +153,21 @@ describe("a jump", function()
     assert.is_true(saved > 1000)
   end)
 
+  it("is cut for who comes behind one that was given up in the line", function()
+    for _, is_stepping in ipairs { false, true } do
+      local server = device("continuous:a=1,b=0,c=0,d=0,seqs=2,kv=64"):new(is_stepping)
+      server:admit(5, 40, 0)
+      local waits = server:admit(50, 10, 0) -- there is no room for it beside the first
+      assert.is_false(server:run_to(5.5e6))
+      server:abort(waits, 5.5e6)
+      server:run_to(7.5e6)
+      local last = server:admit(5, 2, 7.5e6)
+      assert.is_true(server:run_to(math.huge))
+      assert.are.equal(last, server.ended[1])
+      near(9, server.first_us[last] / 1e6, "first token, an iteration after the one in which it came")
+    end
+  end)
+
   it("is cut where somebody is given up", function()
     for _, is_stepping in ipairs { false, true } do
       local server = device("continuous:a=1,b=0,c=0,d=0.001,seqs=2"):new(is_stepping)

@@ -85,29 +85,6 @@ local function cut(self, at_us)
   self.end_us = self.begin_us + low * self.first_step_us + self.growth_us * low * (low - 1) / 2
 end
 
---- A sequence arrives: at the end of the line. @return its number
-function Scheduler:admit(prompt, output, at_us)
-  local seq
-  if self.free_count > 0 then
-    seq, self.free_count = self.free[self.free_count], self.free_count - 1
-  else
-    seq, self.count = self.count, self.count + 1
-    if seq >= self.capacity then grow(self, seq + 1) end
-  end
-  self.prompt[seq], self.output[seq], self.computed[seq], self.made[seq], self.blocks[seq] = prompt, output, 0, 0, 0
-  self.ready_us[seq], self.first_us[seq], self.last_us[seq], self.is_gone[seq] = at_us, -1, at_us, 0
-  self.last_in_line = self.last_in_line + 1
-  self.line[self.last_in_line] = seq
-  if self.first_in_line == self.last_in_line and self.n < self.seqs then cut(self, at_us) end
-  return seq
-end
-
---- Nobody wants its answer any more: it leaves at the end of the iteration, and is not reported.
-function Scheduler:abort(seq, at_us)
-  self.is_gone[seq] = 1
-  cut(self, at_us)
-end
-
 local function forget(self, seq)
   self.free_count = self.free_count + 1
   self.free[self.free_count] = seq
@@ -127,6 +104,29 @@ local function head_of_line(self)
     if self.is_gone[seq] == 0 then return seq end
     forget(self, pop_line(self))
   end
+end
+
+--- A sequence arrives: at the end of the line. @return its number
+function Scheduler:admit(prompt, output, at_us)
+  local seq
+  if self.free_count > 0 then
+    seq, self.free_count = self.free[self.free_count], self.free_count - 1
+  else
+    seq, self.count = self.count, self.count + 1
+    if seq >= self.capacity then grow(self, seq + 1) end
+  end
+  self.prompt[seq], self.output[seq], self.computed[seq], self.made[seq], self.blocks[seq] = prompt, output, 0, 0, 0
+  self.ready_us[seq], self.first_us[seq], self.last_us[seq], self.is_gone[seq] = at_us, -1, at_us, 0
+  self.last_in_line = self.last_in_line + 1
+  self.line[self.last_in_line] = seq
+  if self.n < self.seqs and head_of_line(self) == seq then cut(self, at_us) end
+  return seq
+end
+
+--- Nobody wants its answer any more: it leaves at the end of the iteration, and is not reported.
+function Scheduler:abort(seq, at_us)
+  self.is_gone[seq] = 1
+  cut(self, at_us)
 end
 
 -- --- an iteration: who takes part -------------------------------------------------------
