@@ -26,7 +26,7 @@ local tasks = require "tokenbatcher.runtime.tasks"
 
 --- @class tokenbatcher
 local M = {
-  _VERSION = "0.1.0",
+  _VERSION = require "tokenbatcher.base.version",
   TokenBatcher = batcher.TokenBatcher,
   DynamicBatcher = batcher.DynamicBatcher,
   Prompt = require "tokenbatcher.batching.prompt",

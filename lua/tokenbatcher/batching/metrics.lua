@@ -1,5 +1,8 @@
 --- tb.metrics.prometheus(batcher, ...): the statistics of any number of batchers in the text
 -- exposition format of Prometheus, labelled by the option `name`.
+--
+-- What stands on the page is first taken down (`snapshot`), as a plain table that may go to another process and be
+-- added to others (`add`); `text` writes it.
 
 local batcher_class = require "tokenbatcher.batching.batcher"
 local errors = require "tokenbatcher.base.errors"
@@ -28,6 +31,7 @@ local COUNTERS = {
   { "policy_overruled_total", "policy_overruled", "Decisions taken in the policy's place." },
 }
 
+-- name, field, help, and how those of several batchers that are one to the reader become one (the sum, if not said).
 local GAUGES = {
   { "queue_records", "queue_size", "Records queued." },
   { "queue_cost", "queue_cost", "Cost queued, in tokens." },
@@ -37,10 +41,10 @@ local GAUGES = {
   { "running_batches", "running_batches", "Batches that run." },
   { "running_records", "running_records", "Records that run." },
   { "abandoned_calls", "abandoned_calls", "Calls of inference_fn that go on after their timeout." },
-  { "oldest_queued_seconds", "oldest_queued_s", "How long the oldest queued record has waited." },
-  { "oldest_running_seconds", "oldest_running_s", "How long the oldest running batch has run." },
-  { "utilization_ratio", "utilization", "Busy share of the slots since the start." },
-  { "padding_ratio", "padding_ratio", "Records x largest over the sum of costs, over all batches." },
+  { "oldest_queued_seconds", "oldest_queued_s", "How long the oldest queued record has waited.", "max" },
+  { "oldest_running_seconds", "oldest_running_s", "How long the oldest running batch has run.", "max" },
+  { "utilization_ratio", "utilization", "Busy share of the slots since the start.", "last" },
+  { "padding_ratio", "padding_ratio", "Records x largest over the sum of costs, over all batches.", "last" },
 }
 
 local TIMES_S = {
@@ -69,6 +73,66 @@ local function number(value)
   return ("%.17g"):format(value)
 end
 
+--- A label: name="value". A page that is not UTF-8 is refused, so the value is made that.
+function M.label(name, value)
+  return ('%s="%s"'):format(name, (utf8.clean(value):gsub('[\\"\n]', ESCAPES)))
+end
+
+-- --- taking it down ---------------------------------------------------------------------------
+
+local function histogram_of(handle, kind, bounds, scale, count)
+  local buckets = {}
+  for i, bound in ipairs(bounds) do buckets[i] = C.tb_stats_at_most(handle, kind, bound * scale) end
+  return { buckets = buckets, sum = C.tb_stats_sum(handle, kind) / scale, count = count }
+end
+
+--- The figures of a batcher: {values = {field = number}, dispatched = {reason = number},
+-- histograms = {field = {buckets, sum, count}}}, tables of strings and numbers.
+function M.snapshot(b)
+  local stats, handle = b.stats, b._handle
+  local out = { values = {}, dispatched = {}, histograms = {} }
+  for _, row in ipairs(COUNTERS) do out.values[row[2]] = stats[row[2]] end
+  for _, row in ipairs(GAUGES) do out.values[row[2]] = stats[row[2]] end
+  for _, reason in ipairs(REASONS) do out.dispatched[reason] = stats.dispatched[reason] end
+  for _, row in ipairs(HISTOGRAMS) do
+    out.histograms[row[2]] = histogram_of(handle, row[3], row[4], row[5], stats[row[2]].count)
+  end
+  return out
+end
+
+local function add_gauge(into, from, field, how)
+  local a, b = into[field] or 0, from[field] or 0
+  into[field] = how == "max" and math.max(a, b) or how == "last" and b or a + b
+end
+
+local function add_numbers(into, from)
+  for name, value in pairs(from) do into[name] = (into[name] or 0) + value end
+end
+
+--- Add a histogram {buckets, sum, count} to another of the same bounds.
+function M.add_histogram(into, from)
+  into.sum, into.count = (into.sum or 0) + from.sum, (into.count or 0) + from.count
+  into.buckets = into.buckets or {}
+  for i, value in ipairs(from.buckets) do into.buckets[i] = (into.buckets[i] or 0) + value end
+end
+
+--- Add a snapshot to another, or to an empty table. @param is_over boolean  its batcher is gone, and what it
+-- held with it: only what it had counted stays
+function M.add(into, from, is_over)
+  for _, part in ipairs { "values", "dispatched", "histograms" } do into[part] = into[part] or {} end
+  for _, row in ipairs(COUNTERS) do add_gauge(into.values, from.values, row[2]) end
+  for _, row in ipairs(GAUGES) do
+    if not is_over then add_gauge(into.values, from.values, row[2], row[4]) end
+  end
+  add_numbers(into.dispatched, from.dispatched)
+  for field, histogram in pairs(from.histograms) do
+    into.histograms[field] = into.histograms[field] or {}
+    M.add_histogram(into.histograms[field], histogram)
+  end
+end
+
+-- --- writing it -------------------------------------------------------------------------------
+
 local function head(out, name, kind, help)
   out[#out + 1] = "# HELP tokenbatcher_" .. name .. " " .. help
   out[#out + 1] = "# TYPE tokenbatcher_" .. name .. " " .. kind
@@ -82,7 +146,7 @@ local function plain(out, rows, kind, sources)
   for _, row in ipairs(rows) do
     head(out, row[1], kind, row[3])
     for _, source in ipairs(sources) do
-      sample(out, row[1], source.label, source.stats[row[2]])
+      sample(out, row[1], source.label, source.snapshot.values[row[2]] or 0)
     end
   end
 end
@@ -91,25 +155,42 @@ local function dispatched(out, sources)
   head(out, "dispatched_total", "counter", "Batches by why they went.")
   for _, source in ipairs(sources) do
     for _, reason in ipairs(REASONS) do
-      sample(out, "dispatched_total", source.label .. ',reason="' .. reason .. '"', source.stats.dispatched[reason])
+      sample(out, "dispatched_total", source.label .. ',reason="' .. reason .. '"',
+        source.snapshot.dispatched[reason] or 0)
     end
   end
 end
 
-local function histograms(out, sources)
-  for _, row in ipairs(HISTOGRAMS) do
-    local name, field, kind, bounds, scale, help = unpack(row)
-    head(out, name, "histogram", help)
-    for _, source in ipairs(sources) do
-      for _, bound in ipairs(bounds) do
-        sample(out, name .. "_bucket", source.label .. ',le="' .. number(bound) .. '"',
-          C.tb_stats_at_most(source.handle, kind, bound * scale))
-      end
-      local count = source.stats[field].count
-      sample(out, name .. "_bucket", source.label .. ',le="+Inf"', count)
-      sample(out, name .. "_sum", source.label, C.tb_stats_sum(source.handle, kind) / scale)
-      sample(out, name .. "_count", source.label, count)
+--- Write a histogram of several sources. @param given table  name, help, bounds, samples = {{label, histogram}, ...}
+function M.histogram(out, given)
+  head(out, given.name, "histogram", given.help)
+  for _, it in ipairs(given.samples) do
+    local label, histogram = it[1], it[2]
+    for i, bound in ipairs(given.bounds) do
+      sample(out, given.name .. "_bucket", label .. ',le="' .. number(bound) .. '"', histogram.buckets[i] or 0)
     end
+    sample(out, given.name .. "_bucket", label .. ',le="+Inf"', histogram.count)
+    sample(out, given.name .. "_sum", label, histogram.sum)
+    sample(out, given.name .. "_count", label, histogram.count)
+  end
+end
+
+--- Write any other figure. @param given table  name, kind ("counter", "gauge"), help, samples = {{label, value}, ...}
+function M.family(out, given)
+  if not given.samples[1] then return end
+  head(out, given.name, given.kind, given.help)
+  for _, it in ipairs(given.samples) do sample(out, given.name, it[1], it[2]) end
+end
+
+--- Write what batchers have counted. @param sources list  of {label, snapshot}
+function M.text(out, sources)
+  plain(out, COUNTERS, "counter", sources)
+  plain(out, GAUGES, "gauge", sources)
+  dispatched(out, sources)
+  for _, row in ipairs(HISTOGRAMS) do
+    local samples = {}
+    for i, source in ipairs(sources) do samples[i] = { source.label, source.snapshot.histograms[row[2]] } end
+    M.histogram(out, { name = row[1], help = row[6], bounds = row[4], samples = samples })
   end
 end
 
@@ -120,12 +201,13 @@ local function read(batchers, n)
     if not batcher_class.is_batcher(b) then
       errors.misuse(("metrics.prometheus: argument %d is no batcher but a %s"):format(i, type(b)))
     end
-    local name = utf8.clean(b._values.name or "") -- a page that is not UTF-8 is refused
-    if seen[name] then
-      errors.misuse(("metrics.prometheus: two batchers are named '%s'; give each a name of its own"):format(name))
+    local label = M.label("name", b._values.name or "")
+    if seen[label] then
+      errors.misuse(("metrics.prometheus: two batchers are named '%s'; give each a name of its own"):format(
+        utf8.clean(b._values.name or "")))
     end
-    seen[name] = true
-    sources[i] = { label = 'name="' .. name:gsub('[\\"\n]', ESCAPES) .. '"', stats = b.stats, handle = b._handle }
+    seen[label] = true
+    sources[i] = { label = label, snapshot = M.snapshot(b) }
   end
   return sources
 end
@@ -133,10 +215,7 @@ end
 --- @return string  text/plain; version=0.0.4
 function M.prometheus(...)
   local sources, out = read({ ... }, select("#", ...)), {}
-  plain(out, COUNTERS, "counter", sources)
-  plain(out, GAUGES, "gauge", sources)
-  dispatched(out, sources)
-  histograms(out, sources)
+  M.text(out, sources)
   return table.concat(out, "\n") .. "\n"
 end
 
