@@ -1,27 +1,37 @@
 #!/bin/sh
-# Runs the example gateway in the foreground until it is told to stop (QUIT, TERM, Ctrl-C).
-# usage: start.sh [--upstream URL] [--listen ADDRESS] [--workers N] [--shared yes]
-#                 [--options LUA] [--health LUA] [--prefix FOLDER]
-#   --upstream  http://HOST:PORT of an OpenAI-compatible API; without it a made-up one is
-#               started too, which answers after 2 ms
+# Runs a gateway in the foreground until it is told to stop (QUIT, TERM, Ctrl-C).
+# usage: start.sh [--upstream URL] [--preset NAME] [--listen ADDRESS] [--workers N] [--shared yes]
+#                 [--options LUA] [--config LUA] [--health LUA] [--status-listen ADDRESS]
+#                 [--per-address N] [--prefix FOLDER]
+#   --upstream  http(s)://HOST:PORT of an OpenAI-compatible API, or of TEI; without it a made-up one
+#               is started too, which answers after 2 ms
+#   --preset    what the upstream is: openai, tei, vllm, infinity (openai)
 #   --listen    where to listen (127.0.0.1:8080; unix:/path works, too)
 #   --shared    yes: the workers hand their requests to one batching worker, see README.md
-#   --options   options of every batcher, e.g. 'max_batch_size = 64, batch_timeout_s = 0.01'
+#   --options   options of the batcher, e.g. 'max_batch_size = 64, batch_timeout_s = 0.01'
+#   --config    more of what the gateway may be given, e.g. 'auth = "passthrough", join = true'
 #   --health    ages beyond which /health says 503, e.g. 'oldest_queued_s = 30, oldest_running_s = 60'
+#   --status-listen  where /metrics, /health, /ready and /status are (by default where it listens,
+#               and to this machine alone)
+#   --per-address    requests at once from one address (2048)
 #   --prefix    a folder for pid, log and temporary files (by default a new one, removed at the end)
-# environment: API_KEY (sent upstream), NGINX_MODULES (/usr/lib/nginx/modules)
+# environment: API_KEY (sent upstream), NGINX_MODULES (/usr/lib/nginx/modules), SSL_CERT_FILE
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-listen=127.0.0.1:8080 workers=1 upstream='' prefix='' shared=no health=''
-options='max_batch_size = 64, batch_timeout_s = 0.005'
+listen=127.0.0.1:8080 workers=1 upstream='' prefix='' shared=no health='' options='' config='' preset=openai
+status='' per_address=2048
 while [ $# -gt 0 ]; do
   case $1 in
     --listen) listen=$2 ;;
     --workers) workers=$2 ;;
     --upstream) upstream=${2%/} ;;
+    --preset) preset=$2 ;;
     --options) options=$2 ;;
+    --config) config=$2 ;;
     --health) health=$2 ;;
+    --status-listen) status=$2 ;;
+    --per-address) per_address=$2 ;;
     --prefix) prefix=$2 ;;
     --shared) shared=$2 ;;
     *) sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2 ;;
@@ -29,6 +39,10 @@ while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || { echo "start.sh: $1 needs a value" >&2; exit 2; }
   shift 2
 done
+case "$upstream$preset" in
+  *[\"\\]* | *"
+"*) echo 'start.sh: --upstream and --preset hold no quotes, backslashes or line breaks' >&2; exit 2 ;;
+esac
 
 remove=''
 [ -n "$prefix" ] || { prefix=$(mktemp -d) && remove=$prefix; }
@@ -46,13 +60,34 @@ user=''
 # A value as the right side of sed's s|||.
 plain() { printf %s "$1" | sed 's/[&|\\]/\\&/g'; }
 
-# fill TEMPLATE LISTEN WORKERS >FILE
+resolver=$(awk '/^nameserver/ && $2 !~ /%/ {print $2 ~ /:/ ? "[" $2 "]" : $2}' /etc/resolv.conf 2>/dev/null | xargs)
+ca=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+if [ -r "$ca" ]; then
+  ca="lua_ssl_trusted_certificate $ca; lua_ssl_verify_depth 4; proxy_ssl_trusted_certificate $ca; proxy_ssl_verify on;"
+else
+  ca=''
+  case $upstream in https:*) echo "start.sh: no certificates to verify the upstream with: set SSL_CERT_FILE" >&2; exit 2 ;; esac
+fi
+
+files=$(awk '/^Max open files/ {print $5}' /proc/self/limits) # descriptors that a worker may have
+case $files in *[!0-9]* | ??????*) files=32768 ;; esac
+[ "$files" -le 32768 ] || files=32768
+
+# page SERVES [ALLOW]: the location of what the gateway says of itself
+page() { printf 'location ~ ^/(metrics|health|ready|status)$ { %s %s }' "${2:-}" "$1"; }
+by_lua='content_by_lua_block { gateway:page() }'
+by_front="proxy_pass http://unix:$prefix/status.sock;"
+local_only='allow 127.0.0.1; allow ::1; allow unix:; deny all;'
+
+# fill TEMPLATE LISTEN WORKERS PAGE STATUS_SERVER >FILE
 fill() {
-  sed -e "s|@MODULES@|$(plain "${NGINX_MODULES:-/usr/lib/nginx/modules}")|" -e "s|@USER@|$user|" \
+  sed -e "s|@MODULES@|$(plain "${NGINX_MODULES:-/usr/lib/nginx/modules}")|g" -e "s|@USER@|$user|" \
     -e "s|@HERE@|$(plain "$here")|g" -e "s|@LISTEN@|$(plain "$2")|" -e "s|@WORKERS@|$(plain "$3")|" \
-    -e "s|@UPSTREAM@|$(plain "$upstream")|" -e "s|@OPTIONS@|$(plain "$options")|" -e "s|@HEALTH@|$(plain "$health")|" \
-    -e "s|@LOG@|stderr|" \
-    -e "s|@SOCKET@|$(plain "$prefix")/batching.sock|" "$1"
+    -e "s|@LUA@|$(plain "$here/../../lua/?.lua;$here/../../lua/?/init.lua;;")|" -e "s|@LOG@|stderr|" \
+    -e "s|@RESOLVER@|${resolver:+resolver $resolver;}|" -e "s|@CA@|$(plain "$ca")|" -e "s|@REALIP@|$realip|" \
+    -e "s|@FILES@|$files|g" -e "s|@CONNECTIONS@|$((files / 2))|" \
+    -e "s|@PER_ADDRESS@|$(plain "$per_address")|" -e "s|@PAGES@|$(plain "$4")|" -e "s|@STATUS@|$(plain "$5")|" \
+    -e "s|@CONFIG@|$(plain "$given")|" -e "s|@SOCKET@|$(plain "$prefix")/batching.sock|" "$1"
 }
 
 # background NAME: an nginx of its own folder, stopped at the end
@@ -64,16 +99,28 @@ background() {
 if [ -z "$upstream" ]; then
   upstream=http://unix:$prefix/made-up.sock:
   mkdir -p "$prefix/made-up"
-  fill "$here/../../tests/nginx/upstream.conf" "unix:$prefix/made-up.sock" 1 >"$prefix/made-up/nginx.conf"
+  given='' realip=''
+  fill "$here/../../tests/nginx/upstream.conf" "unix:$prefix/made-up.sock" 1 '' '' >"$prefix/made-up/nginx.conf"
   background made-up
 fi
+given="upstreams = { { url = \"$upstream\", preset = \"$preset\", api_key = os.getenv \"API_KEY\" } },"
+given="$given batch = { options = { $options } }, health = { $health }, $config"
+realip=''
 if [ "$shared" = yes ]; then
   mkdir -p "$prefix/batching"
-  fill "$here/nginx.conf" "unix:$prefix/batching.sock" 1 >"$prefix/batching/nginx.conf"
+  realip='set_real_ip_from unix:; real_ip_header X-Real-IP;'
+  fill "$here/nginx.conf" "unix:$prefix/batching.sock" 1 '' \
+    "server { listen unix:$prefix/status.sock; $(page "$by_lua") }" >"$prefix/batching/nginx.conf"
   background batching
-  fill "$here/front.conf" "$listen" "$workers" >"$prefix/nginx.conf"
+  while [ ! -S "$prefix/status.sock" ] && kill -0 $!; do sleep 0.05; done
+  template=$here/front.conf serves=$by_front
 else
-  fill "$here/nginx.conf" "$listen" "$workers" >"$prefix/nginx.conf"
+  template=$here/nginx.conf serves=$by_lua
+fi
+if [ -n "$status" ]; then
+  fill "$template" "$listen" "$workers" '' "server { listen $status; $(page "$serves") location / { return 404; } }" >"$prefix/nginx.conf"
+else
+  fill "$template" "$listen" "$workers" "$(page "$serves" "$local_only")" '' >"$prefix/nginx.conf"
 fi
 trap 'kill -QUIT $nginx' INT TERM QUIT
 nginx -p "$prefix/" -c nginx.conf -g 'daemon off;' &

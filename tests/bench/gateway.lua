@@ -12,24 +12,28 @@ local REAL = os.getenv "EMBEDDINGS_SERVER" or "../shared/tools/embeddings-server
 
 -- The same handler twice: through a batcher, and straight on.
 local HANDLERS = [[
-  lua_package_path "$ROOT/examples/openresty/?.lua;$ROOT/lua/?.lua;$ROOT/lua/?/init.lua;;";
+  lua_package_path "$ROOT/lua/?.lua;$ROOT/lua/?/init.lua;;";
   init_worker_by_lua_block {
-    cjson, tb, upstream = require "cjson.safe", require "tokenbatcher", require "upstream"
-    settings = { url = "$UPSTREAM/v1/embeddings", timeout_s = 30 }
-    function call(texts, info)
-      if settings.url:find "^none" then
+    cjson, tb, vectors = require "cjson.safe", require "tokenbatcher", require "tokenbatcher.gateway.vectors"
+    if "$UPSTREAM" ~= "none" then
+      upstream = require("tokenbatcher.gateway.upstream").new("bench", { url = "$UPSTREAM" })
+    end
+    function call(texts)
+      if not upstream then
         ngx.sleep(0.002)
         local results = {}
-        for i = 1, #texts do results[i] = { { 1, 2, 3 }, 1 } end
+        for i = 1, #texts do results[i] = "[1,2,3]" end
         return results
       end
-      return upstream.embed(settings, { model = "use-lite-512" }, texts, info)
+      local response = upstream:call { method = "POST", path = "/v1/embeddings", inputs = #texts,
+        headers = { ["content-type"] = "application/json" }, body = cjson.encode { model = "m", input = texts } }
+      return vectors.cut(response.body, #texts)
     end
     b = tb.TokenBatcher { inference_fn = call, token_estimator = function(text) return #text / 4 + 1 end, $OPTIONS }
     b:start()
     function reply(item)
-      if not item or not item[1] then return ngx.exit(502) end
-      ngx.print(cjson.encode { object = "list", data = { { object = "embedding", index = 0, embedding = item[1] } } })
+      if not item then return ngx.exit(502) end
+      ngx.print('{"object":"list","data":[{"object":"embedding","index":0,"embedding":', item, "}]}")
     end
     function read()
       ngx.req.read_body()
@@ -38,7 +42,7 @@ local HANDLERS = [[
     function batched() return reply((b:submit(read()):await())) end
     function straight()
       local text = read()
-      return reply(call({ text }, { cost = 1, costs = { 1 } })[1])
+      return reply(call({ text })[1])
     end
   }
 ]]

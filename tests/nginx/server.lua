@@ -229,6 +229,7 @@ function M.upstream()
       init_by_lua_block { upstream = dofile "%s/tests/nginx/upstream.lua" }
     ]]):format(M.root),
     server = [[
+      location / { content_by_lua_block { upstream.anything() } }
       location = /v1/embeddings { content_by_lua_block { upstream.embeddings() } }
       location = /behave { content_by_lua_block { upstream.behave() } }
       location = /release { content_by_lua_block { upstream.release() } }
@@ -238,11 +239,12 @@ function M.upstream()
 end
 
 --- The example gateway, by its own start.sh.
--- @param given table  upstream: its URL; workers, options, health, shared: as start.sh takes them
+-- @param given table  upstream: its URL; workers, options, ...: as start.sh takes them; health_url: where /health is
 function M.gateway(given)
   local self = new_server()
   local words = ""
-  for _, name in ipairs { "upstream", "workers", "options", "health", "shared" } do
+  for _, name in ipairs { "upstream", "workers", "options", "health", "shared", "config", "preset", "status-listen",
+    "per-address" } do
     if given[name] then words = words .. " --" .. name .. " " .. M.quote(tostring(given[name])) end
   end
   for _ = 1, 20 do
@@ -251,7 +253,7 @@ function M.gateway(given)
     os.execute(("rm -f %s/out; sh examples/openresty/start.sh --listen 127.0.0.1:%d --prefix %s %s >%s/out 2>&1 &")
       :format(self.folder, self.port, self.folder, words, self.folder))
     local is_up = M.wait_until("the gateway", function()
-      if succeeds("curl -sf -m 5 " .. self.url .. "/health") then return "yes" end
+      if succeeds("curl -sf -m 5 " .. (given.health_url or self.url) .. "/health") then return "yes" end
       return read(self.folder .. "/out"):find "emerg" and "no"
     end)
     if is_up == "yes" then

@@ -10,13 +10,15 @@ local cjson = require "cjson.safe"
 local M = {}
 local kept = ngx.shared.upstream
 
---- The vector of a text.
+--- The vector of a text, or of a list of tokens.
 function M.vector(text)
+  if type(text) == "table" then text = table.concat(text, ",") end
   return { #text, ngx.crc32_long(text), text:byte() or 0 }
 end
 
 local function refuse(status, message)
   ngx.status = status
+  ngx.header.content_type = "application/json"
   ngx.print(cjson.encode { error = { message = message, type = "invalid_request_error" } })
 end
 
@@ -93,9 +95,30 @@ function M.embeddings()
     if text == "poison" then return refuse(400, "I will not swallow poison") end
   end
   local tokens = 0
-  for _, text in ipairs(inputs) do tokens = tokens + math.ceil(#text / 4) end
+  for _, text in ipairs(inputs) do tokens = tokens + (type(text) == "table" and #text or math.ceil(#text / 4)) end
   send(cjson.encode { object = "list", data = items_of(inputs, as), model = request.model,
     usage = { prompt_tokens = tokens, total_tokens = tokens } }, as)
+end
+
+--- What is not batched: who asked, as it came; in pieces where the body says so.
+function M.anything()
+  ngx.req.read_body()
+  local headers, body = ngx.req.get_headers(), ngx.req.get_body_data() or ""
+  ngx.header["x-of-upstream"] = "kept"
+  if body:find '"stream":true' then
+    ngx.header.content_type = "text/event-stream"
+    for i = 1, 3 do
+      ngx.print("data: " .. i .. "\n\n")
+      ngx.flush(true)
+      wait_for_release()
+    end
+    return ngx.print "data: [DONE]\n\n"
+  end
+  if ngx.var.uri == "/v1/nothing" then return refuse(404, "no such page here") end
+  if ngx.var.uri == "/v1/trap" then ngx.header["x-accel-redirect"] = "/metrics" end
+  ngx.header.content_type = "application/json"
+  ngx.print(cjson.encode { method = ngx.req.get_method(), uri = ngx.var.request_uri, body = body, host = headers.host,
+    authorization = headers.authorization, id = headers["x-request-id"] })
 end
 
 function M.behave()

@@ -1,4 +1,4 @@
---- gateway: what a gateway needs of an upstream. It knows backend, runtime and all below.
+--- Whose each vector of an upstream's answer is.
 --
 -- This file says what is each input's in an upstream's answer, as the bytes that it came as: numbers are not made of a
 -- vector on its way through (src/vectors; 32 x 1536 floats would block a worker for some 20 ms).
@@ -23,7 +23,10 @@ local TOP_LEVEL = vectors_ffi.shape(nil, nil, nil, false)
 local named = {} -- list -> its shape
 
 local function reason(problem, answer, n)
-  if problem == C.TB_VECTORS_ECOUNT then return ("has %d items for %d inputs"):format(answer.items, n) end
+  if problem == C.TB_VECTORS_ECOUNT then
+    return ("has %d item%s for %d input%s"):format(answer.items, answer.items == 1 and "" or "s", n,
+      n == 1 and "" or "s")
+  end
   local text = vectors_ffi.sentence(problem)
   if problem == C.TB_VECTORS_EJSON then return ("%s (byte %d)"):format(text, answer.at + 1) end
   if problem <= C.TB_VECTORS_EITEM and problem > C.TB_VECTORS_EDEEP then

@@ -22,7 +22,7 @@ describe("cutting vectors out of an answer", function()
   end)
 
   for reason, text in pairs {
-    ["has 1 items for 2 inputs"] = answer '{"embedding":[1]}',
+    ["has 1 item for 2 inputs"] = answer '{"embedding":[1]}',
     ["has 3 items for 2 inputs"] = answer '{"embedding":[1]},{"embedding":[1]},{"embedding":[1]}',
     ["has a number that is not finite (item 2)"] = answer '{"embedding":[1]},{"embedding":[-1e400]}',
     ["has an item whose vector is no list of numbers, nor base64 of any (item 1)"] = answer '{"embedding":[NaN]}',

@@ -1,0 +1,102 @@
+--- Who waits: the key by which the policy `fair` shares an upstream. It is what the client says of itself
+-- (Authorization, else x-api-key), else its address; always as a salted hash.
+--
+-- A key that nobody checks costs nothing to invent, and each would get a share. So an address has at most
+-- MOST_KEYS at a time; what comes beyond shares one of the address. The addresses themselves are bounded, too.
+
+local clock = require "tokenbatcher.runtime.clock"
+local errors = require "tokenbatcher.base.errors"
+local pseudonym = require "tokenbatcher.base.pseudonym"
+
+local M = {}
+local Fairness = {}
+Fairness.__index = Fairness
+
+local IDLE_US = 60 * 1e6 -- a key that was not seen for so long makes room for another
+local MOST_ADDRESSES = 5000 -- twice as many are remembered
+local MOST_HASHES = 4096
+
+--- @param given table  key ("authorization", "x-api-key", "consumer", "ip", a function(request), or nil),
+-- most_keys of an address (0: no limit), is_verified: keys are checked before they come here
+function M.new(secret, given)
+  return setmetatable({ secret = secret, key = given.key, most_keys = given.most_keys,
+    is_verified = given.is_verified, young = {}, old = {}, n_young = 0, hashes = {}, n_hashes = 0 }, Fairness)
+end
+
+local function hash(self, text)
+  local known = self.hashes[text]
+  if known then return known end
+  if self.n_hashes >= MOST_HASHES then self.hashes, self.n_hashes = {}, 0 end
+  known = pseudonym.hash(self.secret, text)
+  self.hashes[text], self.n_hashes = known, self.n_hashes + 1
+  return known
+end
+
+-- Who has an address of IPv6 has all of its network.
+local function network_of(address)
+  if not address or not address:find(":", 1, true) or address:find "^unix:" then return address or "" end
+  local groups = {}
+  for group in (address:match "^(.-)::" or address):gmatch "%x+" do groups[#groups + 1] = group end
+  return table.concat(groups, ":", 1, math.min(4, #groups)) .. "::"
+end
+
+-- What is remembered of an address: {keys = name -> when it was last seen, n}.
+local function entry_of(self, network)
+  local entry = self.young[network]
+  if entry then return entry end
+  if self.n_young >= MOST_ADDRESSES then self.old, self.young, self.n_young = self.young, {}, 0 end
+  entry = self.old[network] or { keys = {}, n = 0 }
+  self.young[network], self.n_young = entry, self.n_young + 1
+  return entry
+end
+
+local function forget_idle(entry, now)
+  for name, seen_us in pairs(entry.keys) do
+    if now - seen_us > IDLE_US then entry.keys[name], entry.n = nil, entry.n - 1 end
+  end
+end
+
+local function may_have(self, entry, name, now)
+  if not entry.keys[name] then
+    if entry.n >= self.most_keys then forget_idle(entry, now) end
+    if entry.n >= self.most_keys then return false end
+    entry.n = entry.n + 1
+  end
+  entry.keys[name] = now
+  return true
+end
+
+local FROM = {
+  authorization = function(request) return request.headers.authorization end,
+  ["x-api-key"] = function(request) return request.headers["x-api-key"] end,
+  consumer = function(request) return request.consumer end,
+  ip = function() return nil end,
+}
+
+--- What may be given for `key`, but for a function.
+M.names = { "authorization", "consumer", "ip", "x-api-key" }
+
+-- @return the name, and has it been checked by somebody
+local function name_of(self, request)
+  local key = self.key
+  if key == nil then
+    return request.headers.authorization or request.headers["x-api-key"], self.is_verified
+  end
+  if type(key) == "string" then return FROM[key](request), self.is_verified or key == "consumer" end
+  local ok, name = pcall(key, request)
+  if not ok then error("gateway: the function fairness_key raised: " .. errors.text(name), 0) end
+  return name and tostring(name), true
+end
+
+--- @param request table  headers, address, consumer  @return string  16 hexadecimal digits
+function Fairness:of(request)
+  local name, is_checked = name_of(self, request)
+  local network = network_of(request.address)
+  if name and (is_checked or self.most_keys == 0
+    or may_have(self, entry_of(self, network), hash(self, "key " .. name), clock.now_us())) then
+    return hash(self, "key " .. name)
+  end
+  return hash(self, "address " .. network)
+end
+
+return M

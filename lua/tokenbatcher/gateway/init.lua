@@ -1,0 +1,349 @@
+--- gateway: requests of many clients go upstream in few calls, and each client gets its own answer. OpenAI's
+-- /v1/embeddings, /v1/moderations and /v1/completions, TEI's /embed, /embed_sparse and /predict are batched (a file
+-- each in protocols/); all else is passed on. It knows all rooms from base to backend.
+--
+-- This file is the gateway as a thing: what it is given (config.lua), a request and its answer. Nothing here nor in
+-- what it is made of knows nginx: a host (nginx.lua) hands requests in and writes answers out.
+--
+--     local gateway = require("tokenbatcher.gateway").new { upstreams = { { url = "http://127.0.0.1:8081" } } }
+--     gateway:start()                                     -- in each worker
+--     local status, headers, body = gateway:handle(request)
+--
+-- A request is {method, path, headers (by lower-case name; nil or false: there is none), address, consumer (who a host
+-- knows the client to be, or nil)} with the methods receive() (suspends until all of the body has come; its bytes),
+-- text() (the body), announced() (its bytes as the client has announced them, or nil), target() (path and query as they
+-- came, for what is passed on) and, if the host can, on_abort(fn): call fn when the client leaves.
+--
+-- THE SPECIAL PROBLEM OF CLIENTS THAT LEAVE. A host ends the code that serves a client which has left, wherever it
+-- waits, and nothing behind that runs. So what a request holds is given back by over(request), which the host calls
+-- when all is over, whatever has become of it: also when an answer that nobody reads has been given up.
+
+local complaints = require "tokenbatcher.gateway.complaints"
+local config = require "tokenbatcher.gateway.config"
+local Credentials = require "tokenbatcher.gateway.credentials"
+local errors = require "tokenbatcher.base.errors"
+local Fairness = require "tokenbatcher.gateway.fairness"
+local ids = require "tokenbatcher.gateway.ids"
+local Line = require "tokenbatcher.gateway.line"
+local problems = require "tokenbatcher.gateway.problems"
+local pseudonym = require "tokenbatcher.base.pseudonym"
+local reading = require "tokenbatcher.gateway.reading"
+local replies = require "tokenbatcher.gateway.replies"
+local support = require "tokenbatcher.gateway.protocols.support"
+local upstreams = require "tokenbatcher.gateway.upstream"
+
+local M = {}
+
+--- @class tokenbatcher.Gateway
+local Gateway = {}
+Gateway.__index = Gateway
+
+-- --- making one -------------------------------------------------------------------------------
+
+-- A name for each upstream: its own, or where it is.
+local function name_lines(list)
+  local seen = {}
+  for i, it in ipairs(list) do
+    it.name = it.name or it.upstream.shown
+    if seen[it.name] then
+      errors.misuse(("gateway: upstreams %d and %d are both named '%s': give each a name of its own"):format(
+        seen[it.name], i, it.name))
+    end
+    seen[it.name] = i
+  end
+end
+
+local function new_lines(self, list)
+  local secrets = {}
+  for _, it in ipairs(list) do
+    for _, secret in ipairs(it.upstream.secrets) do secrets[#secrets + 1] = secret end
+  end
+  self.credentials:add_secrets(secrets)
+  for i, it in ipairs(list) do
+    if it.batch.record and #list > 1 then it.batch.record = it.batch.record .. "." .. i end -- a file each
+    self.lines[i] = Line.new { name = it.name, upstream = it.upstream, models = it.models, batch = it.batch,
+      join = self.config.join, secrets = secrets, shows_key_words = self.credentials:are_the_clients(),
+      new_id = function() return self.ids:new() end }
+  end
+end
+
+-- What is taken at all, by the largest of the lines: refused before it is made anything of.
+local function limits_of(self)
+  local given = self.config.limits
+  local out = { body_bytes = given.body_bytes, inputs = given.inputs, input_cost = 0, list_cost = 0 }
+  for _, line in ipairs(self.lines) do
+    local takes_any = line.batcher:option "on_oversize" == "alone"
+    out.input_cost = math.max(out.input_cost, takes_any and math.huge or line.batcher:option "target_batch_cost")
+    out.list_cost = math.max(out.list_cost, line.batcher:option "max_queue_cost" or math.huge)
+  end
+  return out
+end
+
+--- @param given table  see config.lua and README.md
+-- @param parts table|nil  for tests and hosts: log(level, text); new_upstream(who, given)
+function M.new(given, parts)
+  parts = parts or {}
+  local self = setmetatable({ config = config.read(given), lines = {}, held = 0, active = 0,
+    ids = ids.new(), complaints = complaints.new(parts.log), on_change = function() end }, Gateway)
+  local has_key, list = false, self.config.upstreams
+  for _, it in ipairs(list) do
+    it.upstream = (parts.new_upstream or upstreams.new)(it.who, it.given)
+    has_key = has_key or it.upstream.has_key
+  end
+  name_lines(list)
+  config.settle_auth(self.config, has_key)
+  local secret = assert(pseudonym.secret())
+  self.credentials = Credentials.new(self.config.auth, secret)
+  self.fairness = Fairness.new(secret, { key = self.config.fairness_key,
+    most_keys = self.config.limits.keys_per_address, is_verified = self.credentials:are_verified() })
+  self.requests, self.names = {}, {} -- "route status" -> how many; those names by route and status
+  new_lines(self, list)
+  self.protocols, self.limits = reading.protocols_of(self.lines), limits_of(self)
+  if #self.lines == 1 and not self.lines[1].models and not self.config.models then self.only_line = self.lines[1] end
+  return self
+end
+
+--- In each worker, before the first request.
+function Gateway:start()
+  self.ids = ids.new()
+  for _, line in ipairs(self.lines) do line:start() end
+end
+
+-- --- one request ------------------------------------------------------------------------------
+
+-- What a request holds in memory until over(). @return true, or nil and a problem: too much is held
+local function hold(self, request, bytes)
+  if self.active > 0 and self.held + bytes > self.config.limits.held_bytes then
+    local problem = problems.new(503, "busy", "the gateway holds as many bytes of requests as it may: try again later")
+    problem.retry_after_s = 1
+    return nil, problem
+  end
+  request.holds = bytes
+  self.held, self.active = self.held + bytes, self.active + 1
+  self.on_change()
+  return true
+end
+
+--- The answer of a request is out, or its client gone. To be called for each request once handle() was called, also
+-- where it has not returned; more often does no harm.
+function Gateway:over(request)
+  local bytes = request.holds
+  if not bytes then return end
+  request.holds = nil
+  self.held, self.active = self.held - bytes, self.active - 1
+  self.on_change()
+end
+
+-- From now on it holds its answer instead of its body.
+local function hold_answer(self, request, body)
+  local bytes = request.holds
+  if not bytes then return end
+  request.holds = #body
+  self.held = self.held - bytes + #body
+end
+
+-- Records go in, or the request is refused. @return futures; or nil and a problem
+local function submit(asked)
+  local batcher, inputs = asked.line.batcher, asked.inputs
+  if not batcher.is_running then return nil, problems.new(503, "stopped", "the gateway is shutting down") end
+  local options = { key = asked.key, group = asked.group, timeout_s = asked.timeout_s }
+  asked.line:count_inputs(asked.costs)
+  local futures, err
+  if #inputs == 1 then
+    local future
+    options.estimated_cost = asked.costs[1]
+    future, err = batcher:submit({ input = inputs[1], asked = asked }, options)
+    futures = future and { future }
+  else
+    local records = {}
+    for i = 1, #inputs do records[i] = { input = inputs[i], asked = asked } end
+    options.estimated_cost = asked.costs
+    futures, err = batcher:submit_batch(records, options)
+  end
+  asked.inputs, asked.costs = nil, nil -- what waits is the batcher's
+  if futures then return futures end
+  local problem = problems.of_err(err)
+  if problem.status == 429 then problem.retry_after_s = asked.line:seconds() end
+  return nil, problem
+end
+
+local function cancel_all(futures)
+  for i = 1, #futures do futures[i]:cancel() end
+end
+
+-- The larger of the upstream's wish and what the queue here takes.
+local function with_retry_after(problem, line)
+  if problem.status ~= 429 and problem.status ~= 503 then return problem end
+  local out = {}
+  for name, value in pairs(problem) do out[name] = value end
+  out.retry_after_s = math.max(problem.retry_after_s or 0, line:seconds())
+  return out
+end
+
+-- @return result, or nil and a problem
+local function await_one(self, asked, futures, i)
+  local result, err = futures[i]:await()
+  if not err then return result end
+  cancel_all(futures)
+  local problem = problems.of_err(err)
+  if problem.status == 500 then self.complaints:add("error", asked.id, err.traceback or err.message) end
+  return nil, with_retry_after(problem, asked.line)
+end
+
+-- @return status, headers, body
+local function refuse(self, problem, id)
+  if problem.status >= 500 then
+    self.complaints:add("warn", id, ("%d %s: %s"):format(problem.status, problem.code or "-", problem.message))
+  end
+  return replies.problem(problem)
+end
+
+-- (A closure for each request is made here and nowhere else: no trace of the JIT compiler goes through that.)
+local function cancel_when_it_leaves(self, asked, request, futures)
+  request:on_abort(function()
+    if request.is_over then return end
+    request.is_over = true
+    cancel_all(futures)
+    self:count(asked.protocol.name, 499)
+  end)
+end
+
+local function body_of(self, asked, results)
+  local body, reason = asked.protocol.answer(asked, results)
+  if body then return 200, replies.headers(), body end
+  local problem = problems.new(502, "bad_response", "upstream: not what was asked for (" .. reason .. ")")
+  return refuse(self, problem, asked.id)
+end
+
+-- Wait for all answers. @return status, headers, body
+local function finish(self, asked, futures)
+  local result, problem = await_one(self, asked, futures, 1)
+  if not result then return refuse(self, problem, asked.id) end
+  local results = { result }
+  for i = 2, #futures do
+    results[i], problem = await_one(self, asked, futures, i)
+    if problem then return refuse(self, problem, asked.id) end
+  end
+  return body_of(self, asked, results)
+end
+
+-- Where a request goes that is passed on. @return nil, {url, host, headers}; or status, headers, body
+local function pass(self, request, id, model)
+  local credential, problem = self.credentials:of(request.headers)
+  if not credential then return refuse(self, problem, id) end
+  local line
+  if model == nil and #self.lines > 1 and reading.names_model(request) then
+    local body = reading.body_of(request, self.limits)
+    model = body and body.model
+  end
+  line, problem = reading.line_of(self, type(model) == "string" and model or nil)
+  if not line then return refuse(self, problem, id) end
+  if not reading.is_below(request:target()) then
+    return refuse(self, problems.new(400, "bad_path", "the path must not go upwards"), id)
+  end
+  local way = line.upstream:pass(request:target())
+  way.headers = self.credentials:to_pass(credential, way.headers)
+  way.headers["x-request-id"] = id
+  return nil, way
+end
+
+-- Up to where the records are on their way. @return nil, nil, asked, futures; or as handle()
+local function begin(self, request, protocol, id)
+  if not protocol then return pass(self, request, id) end
+  if request.method == "OPTIONS" then return 204, { allow = reading.METHODS }, "" end
+  local asked, problem = reading.head(self, request, protocol, id)
+  if not asked and problem == support.PASS then return pass(self, request, id) end
+  if not asked then return refuse(self, problem, id) end
+  local bytes, is_held
+  bytes, problem = reading.receive(request, self.limits)
+  if not bytes then return refuse(self, problem, id) end
+  is_held, problem = hold(self, request, bytes)
+  if not is_held then return refuse(self, problem, id) end
+  local is_read, model
+  is_read, problem, model = reading.body(self, asked, request)
+  if not is_read and problem == support.PASS then return pass(self, request, id, model) end
+  if not is_read then return refuse(self, problem, id) end
+  local futures
+  futures, problem = submit(asked)
+  if not futures then return refuse(self, problem, id) end
+  return nil, nil, asked, futures
+end
+
+-- @return as handle()
+local function serve(self, request, protocol, id)
+  local status, headers, asked, futures = begin(self, request, protocol, id)
+  if not futures then return status, headers, asked end
+  if request.on_abort then cancel_when_it_leaves(self, asked, request, futures) end
+  return finish(self, asked, futures)
+end
+
+--- Serve a request; suspends.
+-- @return status, headers (name -> value), body; or nil and where to pass it on: {url, host, tls_name, headers (to
+-- send instead of the client's; false: none)}
+function Gateway:handle(request)
+  local id, cors = self.ids:of(request.headers["x-request-id"]), self.config.cors
+  local preflight = cors and replies.preflight(cors, request)
+  if preflight then return replies.finish(cors, request, id, 204, preflight, "") end
+  local protocol = self.protocols[request.path]
+  local ok, status, headers, body = pcall(serve, self, request, protocol, id)
+  if not ok then
+    local problem, said = problems.of_bug(status)
+    self.complaints:add("error", id, said)
+    status, headers, body = replies.problem(problem)
+  end
+  if not status then -- passed() counts it
+    self:over(request)
+    return nil, headers
+  end
+  hold_answer(self, request, body)
+  if not request.is_over then self:count(protocol and protocol.name or "pass", status) end
+  request.is_over = true
+  return replies.finish(cors, request, id, status, headers, body)
+end
+
+--- A request of a route has ended so.
+function Gateway:count(route, status)
+  local by_status = self.names[route]
+  if not by_status then
+    by_status = {}
+    self.names[route] = by_status
+  end
+  local name = by_status[status]
+  if not name then
+    name = route .. " " .. status
+    by_status[status] = name
+  end
+  self.requests[name] = (self.requests[name] or 0) + 1
+  self.on_change()
+end
+
+--- What was passed on is being answered. @param headers table  of the request, as it went upstream
+-- @return headers to add to the answer
+function Gateway:passed(status, headers)
+  self:count("pass", status)
+  local _, added = replies.finish(self.config.cors, { headers = headers }, headers["x-request-id"], status, {})
+  return added
+end
+
+--- Ask every upstream once whether it is there, and say so in the log; suspends.
+function Gateway:probe()
+  for _, line in ipairs(self.lines) do
+    local is_there, said = line.upstream:probe()
+    self.complaints.log(is_there and "warn" or "error", ("upstream %s: %s"):format(line.name, said))
+  end
+end
+
+--- How clients pay, in a word.
+function Gateway:auth_mode()
+  return type(self.config.auth) == "table" and "table" or self.config.auth
+end
+
+--- The answer to what the host itself has refused (a header or a body that is too large, no such page, ...).
+-- @return status, headers, body
+function Gateway:refusal(status, request)
+  local id = self.ids:of(request.headers["x-request-id"])
+  self:count("host", status)
+  return replies.finish(self.config.cors, request, id, replies.problem(problems.of_host(status)))
+end
+
+return M
