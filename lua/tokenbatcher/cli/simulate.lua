@@ -1,7 +1,9 @@
 --- tokenbatcher simulate: what would policies and settings have done to this traffic?
 
+local capacity = require "tokenbatcher.sim.capacity"
 local compare = require "tokenbatcher.sim.compare"
 local gnuplot = require "tokenbatcher.sim.gnuplot"
+local errors = require "tokenbatcher.base.errors"
 local experiment = require "tokenbatcher.sim.experiment"
 local flags = require "tokenbatcher.cli.simulation_flags"
 local html = require "tokenbatcher.sim.html"
@@ -83,7 +85,9 @@ between two tokens of one record).
 Without --slo a recording's own counts, or the option slo; policies read it as queue:slo(i).
 Goodput is the share of all arrivals that meet it, good/s how many a second do. --bound adds the
 column "at most": no scheduler, one that knows the future included, answers more within --slo.
-It needs a --service that is a sum of products, as 0.02 + 0.00005*tokens.
+It needs a --service that is a sum of products, as 0.02 + 0.00005*tokens. --find-capacity 0.99 finds,
+for each policy, the highest speedup at which that share is on time (with --seeds: its lower limit),
+to 1 %; what follows is at that.
 
 Percentiles of latency and wait are within 0.2 %, of batch size and cost within 3 %; means and
 maxima are exact. Fairness is Jain's index of the tokens served to keys that wait at the same
@@ -97,6 +101,8 @@ function M.declare(command)
     :argname("<option=v1,v2,...>"):count("*"):convert(flags.parse_sweep)
   command:option("--seeds", "Run each with so many seeds (a trace: in so many pieces), for intervals (default: 1).")
     :argname("<n>"):convert(flags.parse_seeds)
+  command:option("--find-capacity", "Find the highest rate at which this share is on time, as 0.99, by speeding up.")
+    :argname("<share>"):convert(flags.parse_share)
   command:flag("--bound", "Say how many answers any scheduler can give within --slo, at the most.")
   command:option("--json", "Write the rows as JSON (- : standard output, in place of the table)."):argname "<file>"
   command:option("--csv", "Write the rows as CSV (- : the same)."):argname "<file>"
@@ -297,6 +303,33 @@ local function check_seeds(args)
 end
 
 --- @return number exit status, or nil and a message
+-- What --find-capacity may not go with, or nil.
+local function capacity_conflict(job, args)
+  if not job.slo then return "--find-capacity: an --slo is needed" end
+  if job.arrivals and job.arrivals.kind == "closed" then return "--find-capacity: closed clients have no rate" end
+  for _, sweep in ipairs(args.sweep) do
+    if sweep.name == experiment.SPEEDUP then return "--find-capacity varies speedup: --sweep something else" end
+  end
+end
+
+-- Each variant at the highest rate that it can take. @return variants, a text; or nil and a message
+local function find_capacity(job, variants, args)
+  local problem = capacity_conflict(job, args)
+  if problem then return nil, problem end
+  local out, found, note = {}, {}, flags.noting(function() end)
+  for i, variant in ipairs(variants) do
+    local ok, one = pcall(capacity.find, variant, job.speedup, args.find_capacity, function(at)
+      return seeds.run(job, at, args.seeds, { warn = note })
+    end)
+    if not ok then return nil, errors.message_of(one) end
+    local label = compare.label { policy = variant.policy_text or "the script's policy", settings = {} }
+    for _, setting in ipairs(variant.settings) do label = ("%s %s=%s"):format(label, setting.name, setting.text) end
+    found[i] = { label, one }
+    if type(one) == "table" then out[#out + 1] = one.variant end
+  end
+  return out, capacity.text(found, args.find_capacity)
+end
+
 function M.run(definition, args)
   args.note = function(text) io.stderr:write("tokenbatcher: ", text, "\n") end
   local ok, problem = check_files(definition, args)
@@ -304,11 +337,18 @@ function M.run(definition, args)
   ok, problem = check_seeds(args)
   if not ok then return nil, problem end
   local variants = experiment.variants(args.policy, args.sweep)
-  args.passes = #variants * seeds.runs(args.trace ~= nil, args.seeds)
+  args.passes = #variants * seeds.runs(args.trace ~= nil, args.seeds) * (args.find_capacity and 2 or 1)
   local job, message = experiment.new(definition, args)
   if not job then return nil, message end
   ok, problem = experiment.check_sweeps(args.sweep)
   if not ok then return nil, problem end
+  if args.find_capacity then
+    variants, problem = find_capacity(job, variants, args)
+    if not variants then return nil, problem end
+    local is_data = args.json == "-" or args.csv == "-"
+    io[is_data and "stderr" or "stdout"]:write(problem, "\n")
+    if #variants == 0 then return 0 end
+  end
   local timelines = {}
   ok, problem = check_pictures(args, #variants)
   if not ok then return nil, problem end

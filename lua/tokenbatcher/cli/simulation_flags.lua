@@ -113,6 +113,13 @@ function M.parse_seeds(text)
   return nil, ("--seeds needs a whole number from 1 to 1000, got '%s'"):format(text)
 end
 
+--- "0.99" @return number
+function M.parse_share(text)
+  local value = tonumber(text)
+  if value and value > 0 and value <= 1 then return value end
+  return nil, ("--find-capacity needs a share above 0, to 1, got '%s'"):format(text)
+end
+
 --- One policy.
 function M.policy(command)
   command:option("--policy", "The policy: name, file, or name:parameter=value,... (default: the script's, or fifo).")
