@@ -42,7 +42,9 @@ local WORDS = {
 --- A problem of an err of the batcher, whose cause may be one.
 function M.of_err(err)
   local cause = err.cause
-  if type(cause) == "table" and cause.status and cause.message then return cause end
+  if type(cause) == "table" and cause.status and cause.message then
+    return cause.type and cause or M.new(cause.status, cause.code, cause.message)
+  end
   return M.new(STATUS[err.code] or 500, err.code, WORDS[err.code] or "the gateway failed this request")
 end
 

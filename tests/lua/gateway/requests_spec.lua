@@ -190,9 +190,15 @@ describe("an upstream's words:", function()
     helper.run({}, { upstream }, function(gateway)
       local inputs = {}
       for i = 1, 256 do inputs[i] = "input " .. i end
-      assert.equal(400, helper.at_once(gateway, { ask(inputs) })[1][1])
+      local answer = helper.at_once(gateway, { ask(inputs) })[1]
+      assert.same({ 400, "invalid_request_error" }, { answer[1], error_of(answer).type })
+      local others = {}
+      for i = 1, 100 do others[i] = ask("text " .. i) end
+      for _, other in ipairs(helper.at_once(gateway, others)) do
+        assert.same({ 400, "invalid_request_error" }, { other[1], error_of(other).type })
+      end
     end)
-    assert.is_true(#upstream.calls < 30, #upstream.calls)
+    assert.is_true(#upstream.calls < 60, #upstream.calls)
   end)
 end)
 
