@@ -4,6 +4,7 @@ local capacity = require "tokenbatcher.sim.capacity"
 local compare = require "tokenbatcher.sim.compare"
 local gnuplot = require "tokenbatcher.sim.gnuplot"
 local errors = require "tokenbatcher.base.errors"
+local decisions = require "tokenbatcher.sim.decisions"
 local experiment = require "tokenbatcher.sim.experiment"
 local flags = require "tokenbatcher.cli.simulation_flags"
 local html = require "tokenbatcher.sim.html"
@@ -101,6 +102,7 @@ function M.declare(command)
     :argname("<option=v1,v2,...>"):count("*"):convert(flags.parse_sweep)
   command:option("--seeds", "Run each with so many seeds (a trace: in so many pieces), for intervals (default: 1).")
     :argname("<n>"):convert(flags.parse_seeds)
+  command:option("--decisions", "Write a JSON line for each batch: time, queue, who was picked, why."):argname "<file>"
   command:option("--find-capacity", "Find the highest rate at which this share is on time, as 0.99, by speeding up.")
     :argname("<share>"):convert(flags.parse_share)
   command:flag("--bound", "Say how many answers any scheduler can give within --slo, at the most.")
@@ -140,7 +142,7 @@ local function tell_errors(row)
   end
 end
 
-local function run_all(job, variants, timelines, n)
+local function run_all(job, variants, timelines, n, decided)
   local rows, progress, clear = {}, new_progress(job, #variants)
   local note = flags.noting(clear)
   for _, variant in ipairs(variants) do
@@ -149,8 +151,10 @@ local function run_all(job, variants, timelines, n)
   end
   for i, variant in ipairs(variants) do
     progress(i, 0)
+    if decided then decided:begin(variant.policy_text or "script") end
     local row, message = seeds.run(job, variant, n, {
       progress = function(records) progress(i, records) end, timeline = timelines[i], warn = note,
+      decisions = decided,
     })
     clear()
     if not row then return nil, message end
@@ -258,7 +262,7 @@ local function write_results(job, rows, timelines, args)
   return ok, message
 end
 
-local OUTPUTS = { "json", "csv", "plot", "timeline", "report" }
+local OUTPUTS = { "json", "csv", "plot", "timeline", "report", "decisions" }
 
 -- What is read must not be written over, nor one result by another.
 local function check_files(definition, args)
@@ -356,8 +360,15 @@ function M.run(definition, args)
     for i = 1, #variants do timelines[i] = timeline.new(args.window) end
   end
   local rows
-  rows, message = run_all(job, variants, timelines, args.seeds)
-  if not rows then return nil, message end
+  local decided
+  if args.decisions then
+    if args.seeds > 1 then return nil, "--decisions is of one run: not with --seeds" end
+    decided, message = decisions.open(args.decisions)
+    if not decided then return nil, message end
+  end
+  rows, message = run_all(job, variants, timelines, args.seeds, decided)
+  if decided and rows then ok, problem = decided:close() end
+  if not rows or not ok then return nil, message or problem end
   ok, message = write_results(job, rows, timelines, args)
   if not ok then return nil, message end
   return flags.status(rows)

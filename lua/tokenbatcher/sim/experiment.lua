@@ -191,7 +191,8 @@ function M.arrivals_text(job, span_s)
 end
 
 --- @param variant table  policy (or nil: the script's), policy_text, settings = list of {name, text, value}
--- @param how table|nil  progress (function), warn (function(text)), timeline, part {first, count, seed}: of a
+-- @param how table|nil  progress (function), warn (function(text)), timeline, decisions, part {first, count, seed}:
+-- of a
 -- trace the rows to leave out and to use; of made-up arrivals the number and what is added to the seed
 -- @return a row (see measure.lua), or nil and a message
 function M.run(job, variant, how)
@@ -206,7 +207,7 @@ function M.run(job, variant, how)
       config = config, policy = values.resolved_policy, source = source, service = job.service,
       device = job.device, slo = job.slo or slo.of_option(values.resolved_slo), seed = seed,
       fail_rate = job.fail_rate, straggle = job.straggle, noise = job.noise and job.noise.walk(seed, source.from_s),
-      timeline = how.timeline, warn = how.warn or ignore,
+      timeline = how.timeline, decisions = how.decisions, warn = how.warn or ignore,
     }):run(how.progress)
   end)
   if not ok then return nil, errors.message_of(replayed) end

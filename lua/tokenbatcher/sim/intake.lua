@@ -58,6 +58,7 @@ local function submit(self, source, at_us)
   self.arrived_us[slot], self.cost_of[slot] = at_us, cost
   self.output_of[slot], self.key_of[slot], self.group_of[slot] = source.output, key_id, group_id
   self.slo_of[slot], self.priority_of[slot] = self.slo:of(source), source.priority
+  self.number_of[slot] = self.records
   if source.record ~= nil then self.record_of[slot], self.has_records = source.record, true end
   if key_id ~= 0 then self.fairness:arrived(key_id) end
 end

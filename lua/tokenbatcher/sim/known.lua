@@ -22,7 +22,7 @@ function M.reserve(replay, slot)
   replay.arrived_us, replay.cost_of = grown(replay.arrived_us, had, want), grown(replay.cost_of, had, want)
   replay.output_of, replay.key_of = grown(replay.output_of, had, want), grown(replay.key_of, had, want)
   replay.group_of, replay.slo_of = grown(replay.group_of, had, want), grown(replay.slo_of, had, want)
-  replay.priority_of = grown(replay.priority_of, had, want)
+  replay.priority_of, replay.number_of = grown(replay.priority_of, had, want), grown(replay.number_of, had, want)
   replay.slots = want
 end
 

@@ -62,7 +62,8 @@ end
 
 --- @param spec table  config (tb_config), policy (as resolved: see policies.resolve), source, service {text,
 -- seconds} or device (see device/init.lua), slo (see slo.lua), seed, fail_rate, straggle {p, factor} (or nil), noise (a
--- walk, or nil: see noise.lua), timeline (or nil: see timeline.lua), warn (function(text), of what the policy did
+-- walk, or nil: see noise.lua), timeline and decisions (or nil: see there), warn (function(text), of what the policy
+-- did
 -- wrong)
 function M.new(spec)
   local handle = tbffi.batcher(spec.config)
@@ -73,6 +74,7 @@ function M.new(spec)
     serving = spec.device and Serving.new(spec.device),
     slo = spec.slo, keys = Keys.new(), groups = Keys.new(), warn = spec.warn,
     policy = { errors = 0, overruled = 0, disabled = 0 }, timeline = spec.timeline,
+    decisions = spec.decisions,
     noise = spec.noise, fail_rate = spec.fail_rate or 0, straggle = spec.straggle,
     luck = random.new(spec.seed, "failures"),
     max_cost = huge, flags = spec.config.on_full == C.TB_FULL_WAIT and MAY_WAIT or 0, now = ORIGIN_US,
@@ -151,13 +153,14 @@ local function dispatch(self, id)
   C.tb_batch_read(self.handle, id, batch, array, nil, n)
   local run = known.run(self.runs, id % BATCH_SLOTS, n)
   local arrived, run_arrived, output_of, wait = self.arrived_us, run.arrived_us, self.output_of, self.wait
-  local slo_of, run_slo = self.slo_of, run.slo_us
+  local slo_of, run_slo, decisions = self.slo_of, run.slo_us, self.decisions
   local output, largest_output, kv_steps, outputs_known = 0, 0, 0, true
   for i = 0, n - 1 do
     local slot = array[i] % SLOTS
     local at, out = arrived[slot], output_of[slot]
     run_arrived[i], run_slo[i] = at, slo_of[slot]
     if slo_of[slot] < 0 then remember(self, run, i, slot) end
+    if decisions then decisions:pick(i, self.number_of[slot], now - at) end
     wait:add(now - at)
     if out < 0 then outputs_known = false end
     output = output + out
@@ -166,6 +169,7 @@ local function dispatch(self, id)
     leave_queue(self, slot, self.cost_of[slot])
   end
   if not outputs_known then output, largest_output, kv_steps = no_outputs(self) end
+  if decisions then decisions:batch(now - ORIGIN_US, self.queued, n, batch.cost, batch.reason) end
   self.fairness:dispatched()
   self.queued, self.running = self.queued - n, self.running + 1
   run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, batch.padded, batch.cost
