@@ -52,9 +52,9 @@ end
 local BEFORE = { "maximum allowed batch size", "max_client_batch_size", "at most", "maximum of", "limit of", "limit is",
   "maximum is", "no more than", "less than or equal to", "up to", "max" }
 local AFTER = { "or less", "or fewer", "items after validation", "items at most", "inputs at most", "items or less" }
--- And what it must be about, so that a limit of tokens or characters is none.
-local ABOUT = { "batch", "input", "item", "array", "list" }
-local ABOUT_OTHERS = { "token", "character", "length of the text", "byte" }
+-- And what it must be about, so that a limit of one input's tokens, characters or images is none.
+local ABOUT = { "batch", "inputs", "items", "array", "list" }
+local ABOUT_OTHERS = { "token", "character", "byte", "word", "string", "text", "image", "long" }
 
 local function has_any(text, words)
   for _, word in ipairs(words) do

@@ -5,8 +5,8 @@
 --     local response, err = up:call { path = "/v1/embeddings", body = text, inputs = 32 }
 --
 -- A complete answer is a response, whatever its status. Otherwise err.code is upstream_unreachable, upstream_timeout,
--- upstream_broken, upstream_too_large or upstream_open (the circuit), err.status what to tell a client. Messages hold
--- neither the URL nor a key.
+-- upstream_broken, upstream_too_large or upstream_open (the circuit), err.status what to tell a client. Messages say
+-- what the upstream did ("no answer in time"), and hold neither the URL nor a key.
 
 local address = require "tokenbatcher.backend.cosocket.address"
 local asked = require "tokenbatcher.backend.retry.asked"
@@ -77,7 +77,7 @@ local function ask(self, request, headers)
     pool = request.credential, pool_size = p.pool_size, idle_s = p.idle_s })
   count(self, response and ("%dxx"):format(math.floor(response.status / 100)) or "error", began_us)
   if response then return response end
-  local err = errors.new(CODES[code], "the upstream: " .. message)
+  local err = errors.new(CODES[code], message)
   err.status, err.was_sent, err.http = STATUSES[code] or 502, was_sent, code
   return nil, err
 end
@@ -103,7 +103,7 @@ end
 -- The circuit is open.
 local function open_err(self, why)
   local state = self.calls:status()
-  local err = errors.new("upstream_open", "the upstream: " .. why)
+  local err = errors.new("upstream_open", why)
   err.status = state.why == "status 429" and 429 or 503
   err.retry_after_s = math.max(1, math.ceil(state.next_probe_s or self.p.circuit.probe_s))
   return err

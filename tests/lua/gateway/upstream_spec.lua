@@ -102,15 +102,15 @@ describe("a gateway's upstream", function()
   for step, expected in pairs {
     ok = "200 [1,97,0.5]", chunked = "200 [1,97,0.5]", unended = "200 [1,97,0.5]", hints = "200 [1,97,0.5]",
     bom = "200 [1,97,0.5]", ["slow-50"] = "200 [1,97,0.5]", ["400"] = "400 #70", moved = "307 #0",
-    die = "upstream_broken 502: the upstream: the connection ended before an answer came",
-    reset = "upstream_broken 502: the upstream: the connection ended before an answer came",
-    diebody = "upstream_broken 502: the upstream: the connection ended before the answer did",
-    garbage = "upstream_broken 502: the upstream: what came is no answer of HTTP/1",
-    gzip = "upstream_broken 502: the upstream: the answer is compressed, which was not asked for",
-    longhead = "upstream_too_large 502: the upstream: the headers of the answer are larger than 64 KiB",
-    bighead = "upstream_too_large 502: the upstream: the headers of the answer are larger than 64 KiB",
-    ["huge-2000000"] = "upstream_too_large 502: the upstream: the answer is larger than 1000000 bytes",
-    endless = "upstream_too_large 502: the upstream: the answer is larger than 1000000 bytes",
+    die = "upstream_broken 502: the connection ended before an answer came",
+    reset = "upstream_broken 502: the connection ended before an answer came",
+    diebody = "upstream_broken 502: the connection ended before the answer did",
+    garbage = "upstream_broken 502: what came is no answer of HTTP/1",
+    gzip = "upstream_broken 502: the answer is compressed, which was not asked for",
+    longhead = "upstream_too_large 502: the headers of the answer are larger than 64 KiB",
+    bighead = "upstream_too_large 502: the headers of the answer are larger than 64 KiB",
+    ["huge-2000000"] = "upstream_too_large 502: the answer is larger than 1000000 bytes",
+    endless = "upstream_too_large 502: the answer is larger than 1000000 bytes",
   } do
     test(("%s: %s"):format(step, expected), function()
       assert.equal(expected, eval(([[
@@ -119,12 +119,12 @@ describe("a gateway's upstream", function()
   end
 
   test("an answer that drips is ended in time, as is one that never comes", function()
-    assert.equal("upstream_timeout 504: the upstream: no answer in time|true", eval [[
+    assert.equal("upstream_timeout 504: no answer in time|true", eval [[
       local began = ngx.now()
       local text = said(embed(at("drip", { timeout_s = 0.3, retry = { attempts = 1 } }), { "a" }))
       ngx.update_time()
       return text .. "|" .. tostring(ngx.now() - began < 5)]])
-    assert.equal("upstream_timeout 504: the upstream: no answer in time", eval [[
+    assert.equal("upstream_timeout 504: no answer in time", eval [[
       local deadline = require("tokenbatcher").now() + 0.2
       return said(embed(at "hang", { "a" }, { deadline = deadline }))]])
   end)
@@ -136,13 +136,13 @@ describe("a gateway's upstream", function()
       assert.equal("200 [1,97,0.5]", eval(([[
         return said(embed(new((FAULTS:gsub("127.0.0.1", "%s")) .. "/ok"), { "a" }))]]):format(name)))
     end
-    assert.matches("^upstream_unreachable 502: the upstream: no connection %(.*no%-such%.name", eval [[
+    assert.matches("^upstream_unreachable 502: no connection %(.*no%-such%.name", eval [[
       return said(embed(new("http://no-such.name", { retry = { attempts = 1 } }), { "a" }))]])
     local bare = nginx.start {}
     local text = bare:eval(HEAD:format(faults.url, faults.socket, "", 0) .. [[
       return said(embed(new("http://model.test", { retry = { attempts = 1 } }), { "a" }))]])
     bare:stop()
-    assert.equal("upstream_unreachable 502: the upstream: nginx has no `resolver` to ask for the name model.test, "
+    assert.equal("upstream_unreachable 502: nginx has no `resolver` to ask for the name model.test, "
       .. "which is not in /etc/hosts", text)
   end)
 
@@ -151,7 +151,7 @@ describe("a gateway's upstream", function()
     if HAS_IPV6 then
       assert.matches("host: %[::1%]:%d+\n", eval [[return embed(new("http://[::1]:" .. PORT), { "a" }).body]])
     end
-    assert.equal("upstream_unreachable 502: the upstream: no connection (connection refused)", eval [[
+    assert.equal("upstream_unreachable 502: no connection (connection refused)", eval [[
       return said(embed(new("http://127.0.0.1:1", { retry = { attempts = 1 } }), { "a" }))]])
   end)
 
@@ -308,7 +308,7 @@ describe("a gateway's upstream", function()
     assert.matches("^false .* status 401: is the key right%?$", eval [[
       local ok, text = at("401"):probe()
       return tostring(ok) .. " " .. text]])
-    assert.equal("false http://127.0.0.1:1 does not answer: the upstream: no connection (connection refused)", eval [[
+    assert.equal("false http://127.0.0.1:1 does not answer: no connection (connection refused)", eval [[
       local ok, text = new("http://127.0.0.1:1"):probe()
       return tostring(ok) .. " " .. text]])
   end)
@@ -345,6 +345,8 @@ describe("a gateway's upstream", function()
     ["Too many inputs: at most 10 inputs are allowed, got 64"] = 10,
     ["This model's maximum context length is 32 tokens; the input has 64"] = 2048,
     ["input 3 is poisonous"] = 2048,
+    ["Input 5: string too long, max 16 words"] = 2048,
+    ["input 7 of the batch has 20 images, at most 10 are allowed"] = 2048,
     ["the input must be at most 100 items"] = 2048,
     [""] = 2048,
   } do
