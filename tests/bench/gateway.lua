@@ -1,49 +1,47 @@
 -- The gateway measured with wrk: what batching costs a handler, what it gains in front of a
 -- real model, and what one batching worker gains for four.
 -- usage: luajit tests/bench/gateway.lua [PLOT.svg]
--- environment: SECONDS_EACH (5), ROUNDS (5) of what batching costs, PARTS (cost workers model),
+-- environment: SECONDS_EACH (5), PARTS (cost floats workers model),
+-- BASE: another checkout, built, whose example gateway runs beside this one's, in turn,
 -- EMBEDDINGS_SERVER: a folder with server.js, by default ../shared/tools/embeddings-server
 
 local nginx = dofile "tests/nginx/server.lua"
 
 local SECONDS = tonumber(os.getenv "SECONDS_EACH") or 5
 local PLOT = arg and arg[1]
+local BASE = os.getenv "BASE"
 local REAL = os.getenv "EMBEDDINGS_SERVER" or "../shared/tools/embeddings-server"
 
 -- The same handler twice: through a batcher, and straight on.
 local HANDLERS = [[
   lua_package_path "$ROOT/lua/?.lua;$ROOT/lua/?/init.lua;;";
   init_worker_by_lua_block {
-    cjson, tb, vectors = require "cjson.safe", require "tokenbatcher", require "tokenbatcher.gateway.vectors"
-    if "$UPSTREAM" ~= "none" then
-      upstream = require("tokenbatcher.gateway.upstream").new("bench", { url = "$UPSTREAM" })
-    end
+    cjson, tb = require "cjson.safe", require "tokenbatcher"
+    local vectors = require "tokenbatcher.gateway.vectors"
+    local up = "$UPSTREAM" ~= "none" and require("tokenbatcher.gateway.upstream").new("bench", { url = "$UPSTREAM" })
     function call(texts)
-      if not upstream then
-        ngx.sleep(0.002)
-        local results = {}
-        for i = 1, #texts do results[i] = "[1,2,3]" end
-        return results
+      if up then
+        local body = cjson.encode { model = "use-lite-512", input = texts }
+        local response = up:call { path = "/v1/embeddings", body = body }
+        return response and vectors.cut(response.body, #texts) or {}
       end
-      local response = upstream:call { method = "POST", path = "/v1/embeddings", inputs = #texts,
-        headers = { ["content-type"] = "application/json" }, body = cjson.encode { model = "m", input = texts } }
-      return vectors.cut(response.body, #texts)
+      ngx.sleep(0.002)
+      local results = {}
+      for i = 1, #texts do results[i] = "[1,2,3]" end
+      return results
     end
     b = tb.TokenBatcher { inference_fn = call, token_estimator = function(text) return #text / 4 + 1 end, $OPTIONS }
     b:start()
-    function reply(item)
-      if not item then return ngx.exit(502) end
-      ngx.print('{"object":"list","data":[{"object":"embedding","index":0,"embedding":', item, "}]}")
+    function reply(vector)
+      if not vector then return ngx.exit(502) end
+      ngx.print('{"object":"list","data":[{"object":"embedding","index":0,"embedding":', vector, "}]}")
     end
     function read()
       ngx.req.read_body()
       return cjson.decode(ngx.req.get_body_data()).input
     end
     function batched() return reply((b:submit(read()):await())) end
-    function straight()
-      local text = read()
-      return reply(call({ text })[1])
-    end
+    function straight() return reply(call({ read() })[1]) end
   }
 ]]
 local function handlers(which, upstream_url, options)
@@ -78,50 +76,52 @@ local function row(name, r, more)
   io.stdout:flush()
 end
 
--- Two servers in turn, made anew each round, since it is a matter of luck where one's memory lies; the median
--- of each figure, and of the ratios of requests/s and the differences of p99 of a round.
-local function compare(make_a, make_b, connections, rounds)
-  local all = { {}, {}, {} }
-  local function note(i, name, value)
-    all[i][name] = all[i][name] or {}
-    table.insert(all[i][name], value)
-  end
+-- Several runs of two servers in turn; the median of each figure.
+local function compare(a, b, connections, rounds)
+  local all = { { rps = {}, p50_ms = {}, p99_ms = {} }, { rps = {}, p50_ms = {}, p99_ms = {} } }
+  wrk(a.port, connections, "short", 1)
+  wrk(b.port, connections, "short", 1)
   for _ = 1, rounds do
-    local servers, runs = { make_a(), make_b() }, {}
-    for _, server in ipairs(servers) do wrk(server.port, connections, "short", 1) end
-    for i, server in ipairs(servers) do
-      runs[i] = wrk(server.port, connections, "short")
-      for name, value in pairs(runs[i]) do note(i, name, value) end
+    for i, server in ipairs { a, b } do
+      for name, value in pairs(wrk(server.port, connections, "short")) do table.insert(all[i][name], value) end
     end
-    note(3, "ratio", runs[2].rps / runs[1].rps)
-    note(3, "late_ms", runs[2].p99_ms - runs[1].p99_ms)
-    for _, server in ipairs(servers) do server:stop() end
   end
-  for _, figures in ipairs(all) do
-    for name, list in pairs(figures) do figures[name] = median(list) end
+  local out = {}
+  for i = 1, 2 do
+    out[i] = {}
+    for name, list in pairs(all[i]) do out[i][name] = median(list) end
   end
-  return unpack(all)
+  return out[1], out[2]
 end
 
-local ROUNDS = tonumber(os.getenv "ROUNDS") or 5
-local CONNECTIONS = 200
+local function verdict(straight, batched)
+  return ("%+.1f %% req/s, p99 %+.1f ms (budget: -5 %%, +1 ms)"):format((batched.rps / straight.rps - 1) * 100,
+    batched.p99_ms - straight.p99_ms)
+end
 
 local function cost_of_batching(upstream)
-  local options = [[policy = "eager", max_batch_size = 256, max_concurrent_batches = 4]]
+  local options = [[policy = "eager", max_batch_size = 32, max_concurrent_batches = 64]]
   for _, case in ipairs { { "2 ms asleep in the worker", "none" }, { "upstream over HTTP, 2 ms", upstream.url } } do
-    local straight, batched, both = compare(function() return handlers("straight", case[2]) end,
-      function() return handlers("batched", case[2], options) end, CONNECTIONS, ROUNDS)
-    row(case[1] .. ", without batching", straight)
-    row(case[1] .. ", batched", batched, ("x %.2f req/s, p99 %+.2f ms (budget: x 1, +0.3 ms)"):format(both.ratio,
-      both.late_ms))
+    local straight, batched = handlers("straight", case[2]), handlers("batched", case[2], options)
+    local a, b = compare(straight, batched, 100, 3)
+    straight:stop()
+    batched:stop()
+    row(case[1] .. ", without batching", a)
+    row(case[1] .. ", batched", b, verdict(a, b))
   end
+end
+
+local WORKERS = { { "1 worker", 1 }, { "4 workers, a queue each", 4 },
+  { "4 workers before one that batches", 4, "yes" } }
+
+local function gateway_of(upstream, case, root)
+  return nginx.gateway { upstream = upstream.url, workers = case[2], shared = case[3], root = root,
+    options = "batch_timeout_s = 0.002, max_batch_size = 64" }
 end
 
 local function across_workers(upstream)
-  for _, case in ipairs { { "1 worker", 1 }, { "4 workers, a queue each", 4 },
-    { "4 workers before one that batches", 4, "yes" } } do
-    local gateway = nginx.gateway { upstream = upstream.url, workers = case[2], shared = case[3],
-      options = "batch_timeout_s = 0.002, max_batch_size = 64" }
+  for _, case in ipairs(WORKERS) do
+    local gateway = gateway_of(upstream, case)
     wrk(gateway.port, 100, "short", 1)
     upstream:get "/behave?ms=2"
     local r = wrk(gateway.port, 100, "short")
@@ -130,6 +130,64 @@ local function across_workers(upstream)
     row(case[1], r, ("%.1f inputs a call"):format(density))
     gateway:stop()
   end
+end
+
+-- The same beside another checkout's, in turn.
+local function beside_base(upstream)
+  for _, case in ipairs(WORKERS) do
+    local base, ours = gateway_of(upstream, case, BASE), gateway_of(upstream, case)
+    local a, b = compare(base, ours, 100, 5)
+    base:stop()
+    ours:stop()
+    row(case[1] .. ", the other", a)
+    row(case[1] .. ", this", b, ("x %.2f"):format(b.rps / a.rps))
+  end
+end
+
+-- --- vectors as they come -------------------------------------------------------------
+
+local INPUTS, FLOATS = 32, 1536
+
+local function answer_of_floats()
+  local items = {}
+  for i = 1, INPUTS do
+    local numbers = {}
+    for k = 1, FLOATS do numbers[k] = ("%.9g"):format((math.random() - 0.5) / 10) end
+    items[i] = ('{"object":"embedding","index":%d,"embedding":[%s]}'):format(i - 1, table.concat(numbers, ","))
+  end
+  return '{"object":"list","data":[' .. table.concat(items, ",") .. '],"model":"m","usage":{"total_tokens":9}}'
+end
+
+-- Milliseconds that fn takes of the processor, the least of several runs.
+local function milliseconds_of(fn)
+  local least = math.huge
+  for _ = 1, 7 do
+    local began = os.clock()
+    for _ = 1, 5 do fn() end
+    least = math.min(least, (os.clock() - began) / 5 * 1000)
+  end
+  return least
+end
+
+local function floats()
+  local cjson, vectors = require "cjson", require "tokenbatcher.gateway.vectors"
+  local body = answer_of_floats()
+  local raw = vectors.cut(body, INPUTS)
+  local function each(fn)
+    return function()
+      for i = 1, INPUTS do fn(raw[i]) end
+    end
+  end
+  local decoded = milliseconds_of(function()
+    local answer = cjson.decode(body)
+    for i = 1, INPUTS do cjson.encode(answer.data[i]) end
+  end)
+  local cut = milliseconds_of(function() vectors.cut(body, INPUTS) end)
+  print(("decoded, and each encoded again by lua-cjson  %6.2f ms"):format(decoded))
+  print(("cut out                                       %6.2f ms   x %.1f"):format(cut, decoded / cut))
+  print(("made base64, where a server ignores that      %6.2f ms"):format(milliseconds_of(each(vectors.to_base64))))
+  for i = 1, INPUTS do raw[i] = vectors.to_base64(raw[i]) end
+  print(("made numbers of base64                        %6.2f ms"):format(milliseconds_of(each(vectors.to_floats))))
 end
 
 -- The real model, in a copy of its folder.
@@ -237,16 +295,23 @@ local function in_front_of_model()
 end
 
 local function main()
-  local parts = os.getenv "PARTS" or "cost workers model"
+  local parts = os.getenv "PARTS" or "cost floats workers model"
+  if parts:find "floats" then
+    print(("An answer of %d x %d floats, what it takes of a worker"):format(INPUTS, FLOATS))
+    floats()
+  end
   local upstream = nginx.upstream()
   if parts:find "cost" then
-    print(("What batching costs: one worker, %d connections, %d s each, median of %d pairs of fresh servers"):format(
-      CONNECTIONS, SECONDS, ROUNDS))
+    print(("\nWhat batching costs: one worker, 100 connections, %d s each, median of 3"):format(SECONDS))
     cost_of_batching(upstream)
   end
   if parts:find "workers" then
     print "\nAcross workers: the example gateway, upstream answering after 2 ms, 100 connections"
     across_workers(upstream)
+    if BASE then
+      print "\nThe same beside another checkout, in turn, median of 5"
+      beside_base(upstream)
+    end
   end
   upstream:stop()
   if parts:find "model" then

@@ -239,7 +239,8 @@ function M.upstream()
 end
 
 --- The example gateway, by its own start.sh.
--- @param given table  upstream: its URL; workers, options, ...: as start.sh takes them; health_url: where /health is
+-- @param given table  upstream: its URL; workers, options, ...: as start.sh takes them; health_url: where /health is;
+-- root: another checkout
 function M.gateway(given)
   local self = new_server()
   local words = ""
@@ -250,8 +251,8 @@ function M.gateway(given)
   for _ = 1, 20 do
     self.port = math.random(20000, 32000)
     self.url = "http://127.0.0.1:" .. self.port
-    os.execute(("rm -f %s/out; sh examples/openresty/start.sh --listen 127.0.0.1:%d --prefix %s %s >%s/out 2>&1 &")
-      :format(self.folder, self.port, self.folder, words, self.folder))
+    os.execute(("rm -f %s/out; sh %s/examples/openresty/start.sh --listen 127.0.0.1:%d --prefix %s %s >%s/out 2>&1 &")
+      :format(self.folder, given.root or ".", self.port, self.folder, words, self.folder))
     local is_up = M.wait_until("the gateway", function()
       if succeeds("curl -sf -m 5 " .. (given.health_url or self.url) .. "/health") then return "yes" end
       return read(self.folder .. "/out"):find "emerg" and "no"

@@ -60,7 +60,7 @@ end
 
 -- Whatever the upstream does, every request has an answer, and every answer that says 200 is right.
 local function faults()
-  local gateway = nginx.gateway { upstream = upstream.url, workers = 2,
+  local gateway = nginx.gateway { upstream = upstream.url, workers = 2, config = "breaker = { open_s = 0.2 }",
     options = OPTIONS .. ", inference_timeout_s = 0.2" }
   local wait = load(gateway, for_seconds(SECONDS))
   local until_s = os.time() + SECONDS
