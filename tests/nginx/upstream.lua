@@ -1,11 +1,12 @@
 --- The made-up upstream of the gateway's specs and measurements. It answers after a while
 -- (2 ms unless told otherwise) with vectors that can be checked: bytes, checksum, first byte.
--- /behave?as=well|slow|held|failing|blabbing|busy|half|short|shuffled|chunked&ms=N tells it how, as do the
+-- /behave?as=well|slow|held|failing|blabbing|busy|half|short|shuffled|chunked|based&ms=N tells it how, as do the
 -- names in ODD below, which are answers that no client should have to expect; held: only so many
 -- are answered as /release?calls=N has allowed so far, for specs that wait for what they mean;
 -- an input that is "poison" is refused with 400, as an input that a model does not take.
 
 local cjson = require "cjson.safe"
+local ffi = require "ffi"
 
 local M = {}
 local kept = ngx.shared.upstream
@@ -48,10 +49,16 @@ local function send_odd(status, text)
   return ngx.exit(ngx.OK)
 end
 
+-- A vector in base64, as an upstream sends it that is asked for that (or not).
+local function based(vector)
+  return ngx.encode_base64(ffi.string(ffi.new("float[3]", vector), 12))
+end
+
 local function items_of(inputs, as)
   local data = {}
   for i, text in ipairs(inputs) do
-    data[i] = { object = "embedding", index = i - 1, embedding = M.vector(text) }
+    local vector = M.vector(text)
+    data[i] = { object = "embedding", index = i - 1, embedding = as == "based" and based(vector) or vector }
   end
   if as == "short" then data[#data] = nil end
   if as == "shuffled" then
