@@ -27,9 +27,9 @@ LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I$(or $(LU
 # What runs needs, what tests need, what lint needs: Debian 12 packages.
 # rapidjson-dev: headers for JSON, which is compiled by g++; zlib1g: compressed input, when it comes.
 RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev "luajit2|luajit" "libluajit2-5.1-dev|libluajit-5.1-dev" rapidjson-dev lua-cjson lua-cjson-dev \
-            lua-argparse libcurl4-openssl-dev zlib1g
+            lua-argparse libcurl4-openssl-dev zlib1g libhiredis-dev
 TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
-            lua-resty-core wrk curl procps
+            lua-resty-core wrk curl procps redis-server
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
 EXTRA_DEPS = chromium nodejs $(if $(shell command -v npm),,npm)
 DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install dist deb,$(MAKECMDGOALS)),$(TEST_DEPS)) \
@@ -48,6 +48,7 @@ SCRIPT_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/script/*.c)) $B/gen/modules.o 
 JSON_OBJ = $(patsubst src/%,$B/src/%.o,$(basename $(wildcard src/json/*.c src/json/*.cpp)))
 JSON_LIB = -Wl,--exclude-libs,libstdc++.a -l:libstdc++.a -lm
 HTTP_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/http/*.c)) $B/gen/cdef_http.o
+REDIS_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/redis/*.c)) $B/gen/cdef_redis.o
 LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $(VECTORS_OBJ) $B/gen/cdef.o $B/gen/cdef_vectors.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
 LUA_SRC  = $(shell find lua -name '*.lua' | sort)
@@ -74,6 +75,8 @@ say    = $(if $(V)$(SILENT),,@printf '  %-4s %s\n' '$(1)' '$(if $(2),$(2),$@)')
 all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/libtokenbatcher_script.a $B/libtokenbatcher_json.so $B/tokenbatcher ## build the libraries and the executable
 	@if pkg-config --exists libcurl; then $(MAKE) --no-print-directory $(if $(V),,-s) $B/libtokenbatcher_http.so; \
 	else echo "no libcurl (make deps installs libcurl4-openssl-dev): the HTTP client is not built"; fi
+	@if pkg-config --exists hiredis; then $(MAKE) --no-print-directory $(if $(V),,-s) $B/libtokenbatcher_redis.so; \
+	else echo "no hiredis (make deps installs libhiredis-dev): the Redis client is not built"; fi
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -121,6 +124,9 @@ $B/gen/core.map: $(HEADERS) include/tokenbatcher_vectors.h
 $B/gen/http.map: include/tokenbatcher_http.h
 	$(call map,tb_http_cdef,$<)
 
+$B/gen/redis.map: include/tokenbatcher_redis.h
+	$(call map,tb_redis_cdef,$<)
+
 $B/gen/script.map: include/tokenbatcher_engine.h src/script/threads.h $(HEADERS)
 	$(call map,tb_script_cdef,include/tokenbatcher_engine.h src/script/threads.h)
 
@@ -145,6 +151,11 @@ $B/src/vectors/%.o: src/vectors/%.c src/vectors/scan.h include/tokenbatcher_vect
 	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $B/src/http/%.o: src/http/%.c src/http/client.h $(wildcard src/base/*.h) include/tokenbatcher_http.h
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$B/src/redis/%.o: src/redis/%.c src/redis/client.h $(wildcard src/base/*.h) include/tokenbatcher_redis.h
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
@@ -175,13 +186,16 @@ $B/gen/cdef.c: $(HEADERS)
 $B/gen/cdef_http.c: include/tokenbatcher_http.h
 	$(call cdef,tb_http_cdef,$<)
 
+$B/gen/cdef_redis.c: include/tokenbatcher_redis.h
+	$(call cdef,tb_redis_cdef,$<)
+
 $B/gen/cdef_vectors.c: include/tokenbatcher_vectors.h
 	$(call cdef,tb_vectors_cdef,$<)
 
 $B/gen/cdef_script.c: src/script/threads.h
 	$(call cdef,tb_script_cdef,$<)
 
-$B/gen/cdef.o $B/gen/cdef_http.o $B/gen/cdef_script.o $B/gen/cdef_vectors.o: %.o: %.c
+$B/gen/cdef.o $B/gen/cdef_http.o $B/gen/cdef_redis.o $B/gen/cdef_script.o $B/gen/cdef_vectors.o: %.o: %.c
 	$(call say,CC)
 	$Q$(CC) -std=c11 -fPIC -Wno-overlength-strings $(CFLAGS) -c $< -o $@
 
@@ -201,6 +215,11 @@ $B/libtokenbatcher.so: $(LIB_OBJ) $B/gen/core.map
 $B/libtokenbatcher_http.so: $(HTTP_OBJ) $B/gen/http.map
 	$(call say,LD)
 	$Q$(CC) $(SO_FLAGS) $(HTTP_OBJ) $$(pkg-config --libs libcurl) -lm
+	$Q$(SO_LINK)
+
+$B/libtokenbatcher_redis.so: $(REDIS_OBJ) $B/gen/redis.map
+	$(call say,LD)
+	$Q$(CC) $(SO_FLAGS) -pthread $(REDIS_OBJ) $$(pkg-config --libs hiredis)
 	$Q$(SO_LINK)
 
 # A Lua module: Lua's symbols come from the program.
