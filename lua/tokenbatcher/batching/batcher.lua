@@ -145,7 +145,7 @@ local function new(class, given)
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
     _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false, _is_timed = false,
     _is_keyed = false, _is_grouped = false, _slos = {}, _may_have_unwanted = false, _is_plain = false,
-    _max_record_cost = math.huge,
+    _gate = false, _max_record_cost = math.huge,
     submit = submission.submit, ask = submission.ask, settle = turn.settle, -- found without a call of __index
   }, meta)
   self._port = port_of(self)
@@ -177,6 +177,19 @@ end
 --- How many records wait in line for room.
 function Batcher:waiting()
   return C.tb_waiting(self._handle)
+end
+
+--- How many more batches could run now.
+function Batcher:idle_slots()
+  local n = self._values.max_concurrent_batches
+  for _ in pairs(self._runs) do n = n - 1 end
+  return math.max(0, n)
+end
+
+--- From now on fn(futures, n) is called in each batch's coroutine before its inference call, and may suspend and
+-- cancel; nil: nobody is. Its time is the call's: inference_timeout_s counts from before it.
+function Batcher:gate(fn)
+  self._gate = fn or false
 end
 
 --- Fill a tb_stats. @return policy_errors, policy_overruled

@@ -7,6 +7,20 @@ local tasks = require "tokenbatcher.runtime.tasks"
 
 local M = {}
 
+local APART = "\31"
+
+--- A group's name with a mark: records of equal marks may share a call, and nobody else does. Who runs the batch
+-- does not see it.
+function M.apart(group, number)
+  return ("%s%s%d"):format(group or "", APART, number)
+end
+
+--- A group's name as it was given.
+function M.given(group)
+  if not group:find(APART, 1, true) then return group end
+  return (group:gsub(APART .. "%d*", ""))
+end
+
 --- The inference function, where it says such things; nil.
 function M.grouper(fn)
   return type(fn) == "table" and errors.is_callable(fn.group) and fn or nil

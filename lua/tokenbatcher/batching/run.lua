@@ -317,8 +317,23 @@ local function copy_of_keys(keys)
   return getmetatable(keys) and keys or copy(keys)
 end
 
+--- Have all of its records settled while it runs?
+function M.is_unwanted(run)
+  for i = 1, run.size do
+    if not run.futures[i][STATE] then return false end
+  end
+  return true
+end
+
+-- Who feeds the batcher may have a last say: see Batcher:gate.
+local function may_go(run)
+  run.gate(run.futures, run.size)
+  return not run.over and not M.is_unwanted(run)
+end
+
 --- The body of the coroutine that runs a batch.
 function M.body(run)
+  if run.gate and not may_go(run) then return end
   local records, costs = run.records, run.costs
   local may_bisect = run.on_error == "bisect" and run.size > 1
   local keys = run.keys
@@ -335,14 +350,6 @@ function M.body(run)
   else
     fail_range(run, 1, run.size, message, cause, traceback)
   end
-end
-
---- Have all of its records settled while it runs?
-function M.is_unwanted(run)
-  for i = 1, run.size do
-    if not run.futures[i][STATE] then return false end
-  end
-  return true
 end
 
 --- Every record of the run that is still unsettled fails with this code.

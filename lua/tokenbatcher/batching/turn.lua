@@ -8,6 +8,7 @@
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
+local grouping = require "tokenbatcher.batching.grouping"
 local host = require "tokenbatcher.runtime.host"
 local runs = require "tokenbatcher.batching.run"
 local joining = require "tokenbatcher.batching.joining"
@@ -212,7 +213,7 @@ local function read_run(self, id)
     run_records[i], run_futures[i], run_costs[i] = all_records[slot], all_futures[slot], costs[i - 1]
     all_records[slot], all_futures[slot] = nil, nil
   end
-  local group = self._groups:name(batch.group)
+  local group = self._is_grouped and grouping.given(self._groups:name(batch.group)) or self._groups:name(batch.group)
   local keys = self._is_keyed and names_of_keys(self, run_futures, n) or NO_KEYS
   if self._is_grouped then give_groups(self, run_futures, n) end
   local deadline = tonumber(batch.deadline_us)
@@ -223,7 +224,7 @@ local function read_run(self, id)
     records = run_records, futures = run_futures, costs = run_costs, keys = keys, group = group,
     info = NO_INFO, over = false, answered = 0, fn = self._fn, on_error = self._values.on_error,
     decision = self._decision, estimator = self._cost_source.estimator, observe = self._observe,
-    timeout_s = self._call_timeout_s,
+    timeout_s = self._call_timeout_s, gate = self._gate,
   }
 end
 
