@@ -21,7 +21,7 @@ function M.new(is_ordered, script)
     is_ordered = is_ordered, script = script, sink = nil, journal = nil, restored = {}, left = 0, replaced = {},
     first = 1, last = 0, fresh = {}, held = 0, closing = false, gives_up = false, next_index = 1, limit = 0,
     written = 0, failed = 0, failures = {}, first_failure = nil, -- error code -> count; {index, code, message}
-    parts = {}, parts_n = 0, bytes = 0,
+    parts = {}, parts_n = 0, bytes = 0, on_kept = nil, unkept = {},
   }, Answers)
 end
 
@@ -212,6 +212,20 @@ local function renew_journal(self)
   self.journal = made
 end
 
+-- What is in the output or in its journal now: whoever keeps the answer elsewhere need not, any more.
+local function tell_of_kept(self, entries)
+  local kept, left = {}, {}
+  for _, list in ipairs { self.unkept, entries } do
+    for _, entry in ipairs(list) do
+      local is_kept = entry.is_written or entry.offset or entry.again or not self.is_ordered
+      local to = is_kept and kept or left
+      to[#to + 1] = entry
+    end
+  end
+  self.unkept = left
+  if #kept > 0 then self.on_kept(kept) end
+end
+
 local function take(self, entries)
   if self.journal then require_journal(self.journal:fill_in_later()) end
   for _, entry in ipairs(entries) do
@@ -229,6 +243,7 @@ local function take(self, entries)
     keep_in_journal(self, entries)
   end
   flush(self)
+  if self.on_kept then tell_of_kept(self, entries) end
   if self.journal and self.journal:is_large() then renew_journal(self) end
 end
 

@@ -85,7 +85,8 @@ end
 
 local function tokens_of(job, status)
   local usage = status and status.usage
-  return usage and tonumber(usage.total_tokens) or job.batcher.stats.total_batch_cost
+  if usage and tonumber(usage.total_tokens) then return tonumber(usage.total_tokens) end
+  return job.batcher.stats and job.batcher.stats.total_batch_cost -- workers on other machines count their own
 end
 
 local function server(status)
@@ -102,9 +103,10 @@ function Progress:text(now)
   local answers, s = job.answers, math.max(1e-6, (now - self.started) / 1e6)
   local done, all, is_guess = job.earlier + answers.written, total(self)
   local rate = answers.written / s
-  local text = ("%d%s records done%s, %.0f/s, %.0f tokens/s%s"):format(done,
+  local tokens = tokens_of(job, status)
+  local text = ("%d%s records done%s, %.0f/s%s%s"):format(done,
     all and (" of %s%d"):format(is_guess and "about " or "", all) or "", failures(answers), rate,
-    tokens_of(job, status) / s, server(status))
+    tokens and (", %.0f tokens/s"):format(tokens / s) or "", server(status))
   if all and rate > 0 and all > done then text = text .. ", " .. duration((all - done) / rate) .. " left" end
   return text
 end

@@ -136,7 +136,11 @@ function Report:summary()
   if answers.failed > 0 then failures(self, answers) end
   earlier(self, job)
   requests(self, job.status())
-  batches(self, job.batcher)
+  if job.batcher.lines then
+    for _, line in ipairs(job.batcher:lines()) do self:say(line) end
+  else
+    batches(self, job.batcher)
+  end
   what_now(self, job)
 end
 

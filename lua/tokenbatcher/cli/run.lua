@@ -14,6 +14,7 @@ local input = require "tokenbatcher.cli.input"
 local options = require "tokenbatcher.core.options"
 local per_record = require "tokenbatcher.cli.per_record"
 local recording = require "tokenbatcher.batching.recording"
+local reload_script = require "tokenbatcher.cli.reload"
 local report = require "tokenbatcher.cli.report"
 local run_output = require "tokenbatcher.cli.run_output"
 local script = require "tokenbatcher.script.load"
@@ -29,8 +30,13 @@ local M = {}
 -- --- records from lines --------------------------------------------------
 
 -- A raised bad_cost is this record's error; anything else raised is the script's.
-local function submit(job, record, opts)
-  local ok, future, err = pcall(job.batcher.submit, job.batcher, record, opts)
+local function submit(job, record, opts, entry, line)
+  local ok, future, err
+  if job.submit then
+    ok, future, err = pcall(job.submit, line, opts, entry)
+  else
+    ok, future, err = pcall(job.batcher.submit, job.batcher, record, opts)
+  end
   if ok then return future, err end
   if errors.is_err(future) and future.code == "bad_cost" then
     return nil, errors.new("bad_cost", (future.message:gsub("^.-bad_cost: ", "")), future.cause)
@@ -56,7 +62,7 @@ local function take_line(job, line, entry)
   local record, opts, message = read_record(job, entry, line)
   if message then return job.answers:settle(entry, nil, errors.new("bad_input", message)) end
   entry.record, entry.accepted = record, true
-  local future, err = submit(job, record, opts)
+  local future, err = submit(job, record, opts, entry, line)
   if not future then return job.answers:settle(entry, nil, err) end
   Future.on_settled(future, function()
     job.answers:settle(entry, Future.outcome(future))
@@ -159,33 +165,13 @@ end
 
 -- --- the script once more --------------------------------------------------
 
--- Everything is checked as at the start, before anything changes.
-local function load_again(job)
-  local definition, message = script.load(job.path)
-  if not definition then return nil, message end
-  local made
-  made, message = flags.build(definition, job.args)
-  if not made then return nil, message end
-  if job.file and (made.encode ~= nil) ~= job.file.facts.encoded then
-    return nil, "an encode cannot come or go while an output is written"
-  end
-  local ok
-  ok, message = pcall(batcher_class.TokenBatcher, made.options)
-  if ok then ok, message = pcall(job.batcher.set, job.batcher, options.complete(made.options)) end
-  if not ok then return nil, message end
-  return made
-end
-
 local function reload(job)
-  local ok, made, message = pcall(load_again, job) -- a script's table may raise when it is read
-  if not ok then made, message = nil, made end
-  if not made then
-    job.report:say("tokenbatcher: SIGHUP: reload failed, the old script keeps running: ", errors.text(message))
-    return
-  end
-  local current = job.current
-  current.decode, current.encode, current.submit_options = made.decode, made.encode, made.submit_options
-  job.report:say("tokenbatcher: SIGHUP: reloaded ", job.path)
+  if not job.path then return end -- there is none: see send
+  reload_script.reload(job, flags.build, function(made)
+    if job.file and (made.encode ~= nil) ~= job.file.facts.encoded then
+      return "an encode cannot come or go while an output is written"
+    end
+  end)
 end
 
 -- --- the job ----------------------------------------------------------------
@@ -249,11 +235,9 @@ end
 
 local function new_job(definition, args, made, batcher)
   return {
-    path = definition.path, args = args, words = args.words, batcher = batcher, ordinal = 0, earlier = 0, kept = {},
-    synced = {},
-    process = process,
+    path = definition.path, args = args, batcher = batcher,
     current = { decode = made.decode, encode = made.encode, submit_options = made.submit_options },
-    recording = made.options.record, has_read_all = false,
+    recording = made.options.record,
     status = function() return ask_backend(batcher, "status") end,
   }
 end
@@ -269,23 +253,19 @@ local function prepare(job)
   return ok, message
 end
 
---- @param args table  input, output, unordered and what else run_flags.lua declares; overrides (a list of
--- {option, value}), given (name -> value of the script's own options), words (of the command line)
+--- The rest of a command that answers lines: read, submit, write. @param job table  path (of the script, or nil), args,
+-- batcher (or what is like one), current, status; submit(line, opts, entry): in place of the batcher's;
+-- on_kept(entries): they are in the output, or in its journal
 -- @return number exit status: 0 all answered, 1 some failed, or nil and a message
-function M.run(definition, args)
-  local ok, message = flags.complete(args)
-  if not ok then return nil, message end
-  local made
-  made, message = flags.build(definition, args)
-  if not made then return nil, message end
-  local batcher
-  ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
-  if not ok then return nil, definition.path .. ": " .. errors.text(batcher) end
-  local job = new_job(definition, args, made, batcher)
-  ok, message = prepare(job)
+function M.perform(job)
+  local args = job.args
+  job.words, job.process, job.ordinal, job.earlier, job.has_read_all = args.words, process, 0, 0, false
+  job.kept, job.synced = {}, {}
+  local ok, message = prepare(job)
   if not ok then return nil, message end
   job.report = report.new(run_output.shows_progress(args), job)
   job.answers = answers.new(not args.unordered, job.current)
+  job.answers.on_kept = job.on_kept
   if args.max_failures then job.answers.on_failure = function() check_failures(job) end end
   ok, message = pcall(tb.run, function() work(job) end)
   process.leave()
@@ -295,6 +275,21 @@ function M.run(definition, args)
   local failed = job.answers.failed + (job.state and job.state.failed or 0)
   if failed > 0 or job.gave_up or job.ended_at_once or job.batcher:was_policy_disabled() then return 1 end
   return 0
+end
+
+--- @param args table  input, output, unordered and what else run_flags.lua declares; overrides (a list of
+-- {option, value}), given (name -> value of the script's own options), words (of the command line)
+-- @return number exit status, or nil and a message: see perform()
+function M.run(definition, args)
+  local ok, message = flags.complete(args)
+  if not ok then return nil, message end
+  local made
+  made, message = flags.build(definition, args)
+  if not made then return nil, message end
+  local batcher
+  ok, batcher = pcall(batcher_class.TokenBatcher, made.options)
+  if not ok then return nil, definition.path .. ": " .. errors.text(batcher) end
+  return M.perform(new_job(definition, args, made, batcher))
 end
 
 return M

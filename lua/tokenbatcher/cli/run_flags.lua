@@ -8,8 +8,8 @@ local tb = require "tokenbatcher"
 local M = {}
 
 -- Codes of error lines, for --retry-failed.
-M.CODES = { "bad_cost", "bad_input", "bad_output", "cancelled", "deadline", "inference_failed", "inference_timeout",
-  "oversize", "queue_full", "stopped" }
+M.CODES = { "bad_cost", "bad_input", "bad_output", "bad_record", "cancelled", "dead_letter", "deadline",
+  "inference_failed", "inference_timeout", "oversize", "queue_full", "redis_error", "stopped" }
 
 local function number_from(flag, least, is_whole)
   return function(text)
@@ -84,6 +84,11 @@ function M.declare_records(command)
   add(command, "--tokens-per-minute", "<n>", "The same for tokens.", number_from("--tokens-per-minute", 1))
   add(command, "--concurrency", "<n>", "So many calls at a time; the same as --set max_concurrent_batches=N.",
     number_from("--concurrency", 1, true))
+  M.declare_fields(command)
+end
+
+--- What fields of a record mean: `send` has them, too.
+function M.declare_fields(command)
   add(command, "--id-field", "<name>", "The field of a record that is its own id, carried into the answer (default: "
     .. "custom_id).", parse_id_field)
   add(command, "--key-field", "<name>", "The field that says whose a record is, for fair and for blame.")
@@ -93,22 +98,28 @@ function M.declare_records(command)
   add(command, "--batch-timeout-field", "<name>", "The field with the seconds that a record may linger for others.")
 end
 
+--- Where records come from and answers go, and how a job is gone on with: `send` has them, too.
+function M.declare_files(command)
+  add(command, "--input", "<file>", "Read from a file, which may be compressed by gzip (default, and -: standard "
+    .. "input).")
+  add(command, "--output", "<file>", "Write to a file (default, and -: standard output).")
+  command:flag("--unordered", "Write answers as they come, not in input order.")
+  command:flag("--resume", "Go on with the output: what is answered in it, or in its journal, is not asked again.")
+  command:flag("--overwrite", "Begin anew, though the output is not empty.")
+  add(command, "--retry-failed", "[<codes>]", "As --resume, and ask again where there is an error line, or one of "
+    .. "these codes (as in deadline,inference_timeout).", parse_codes)
+  add(command, "--max-failures", "<n>", "Stop when so many have failed, or (5%) such a share of what is done, at "
+    .. "least of 100.", parse_failures)
+  add(command, "--sync", "<s>", "Have the output written to its disk every so many seconds (default: 5; 0: as the "
+    .. "system does).", number_from("--sync", 0)):default(5)
+end
+
 --- @param run table  argparse's command
 function M.declare(run)
-  add(run, "--input", "<file>", "Read from a file, which may be compressed by gzip (default, and -: standard input).")
-  add(run, "--output", "<file>", "Write to a file (default, and -: standard output).")
+  M.declare_files(run)
   add(run, "--record", "<file>",
     "Write arrivals and batches to a file, for simulate and fit; the same as --set record=F.")
-  run:flag("--unordered", "Write answers as they come, not in input order.")
-  run:flag("--resume", "Go on with the output: what is answered in it, or in its journal, is not asked again.")
-  run:flag("--overwrite", "Begin anew, though the output is not empty.")
-  add(run, "--retry-failed", "[<codes>]", "As --resume, and ask again where there is an error line, or one of these "
-    .. "codes (as in deadline,inference_timeout).", parse_codes)
-  add(run, "--max-failures", "<n>", "Stop when so many have failed, or (5%) such a share of what is done, at least of "
-    .. "100.", parse_failures)
   M.declare_records(run)
-  add(run, "--sync", "<s>", "Have the output written to its disk every so many seconds (default: 5; 0: as the system "
-    .. "does).", number_from("--sync", 0)):default(5)
 end
 
 --- What follows from the flags together. @return true, or nil and a message

@@ -37,8 +37,8 @@ function M.check(job)
   end
   local others = {
     { what = "input", fd = job.fd, shown = job.input.name, path = job.input_path },
-    { what = "script", path = job.path },
   }
+  if job.path then others[2] = { what = "script", path = job.path } end
   if record then others[#others + 1] = { what = "recording", path = record, is_output = true } end
   return job_file.check(path, others)
 end
