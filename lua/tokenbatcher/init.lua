@@ -160,6 +160,16 @@ M.backend = shelf("backend", { "simulated", "openai", "http", "requests", "retry
   return require("tokenbatcher.backend." .. name)
 end)
 
+--- Where records come from, beside those who submit them: tb.source.redis{...} feeds a batcher.
+M.source = shelf("source", { "redis" }, function(name)
+  return function(given) return require("tokenbatcher.backend." .. name .. ".source").new(given) end
+end)
+
+--- Where records go that other processes work on: tb.queue.redis{...} is submitted to like a batcher.
+M.queue = shelf("queue", { "redis" }, function(name)
+  return function(given) return require("tokenbatcher.backend." .. name .. ".queue").new(given) end
+end)
+
 --- Policies that ship: tb.policy.NAME{...} is a value for the option `policy`.
 M.policy = shelf("policy", policies.names, function(name)
   return function(given) return policies.shipped(name, given) end

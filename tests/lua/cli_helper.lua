@@ -60,6 +60,12 @@ function M.file(name, text)
   return M.path(name)
 end
 
+function M.exists(path)
+  local file = io.open(path, "rb")
+  if file then file:close() end
+  return file ~= nil
+end
+
 function M.read(path)
   local file = assert(io.open(path, "rb"))
   local text = file:read "*a"

@@ -5,6 +5,7 @@
 local cli = dofile "tests/lua/cli_helper.lua"
 
 local NO_NGINX = "^tokenbatcher: this module is for nginx workers %(OpenResty%), and this is none$"
+local NO_REDIS = "^tokenbatcher: cannot load libtokenbatcher_redis%.so; tried:.*%(Redis needs hiredis, [^\n]*%)$"
 local NO_CURL = "^tokenbatcher: cannot load libtokenbatcher_http%.so; tried:.*%(HTTP needs libcurl 4, [^\n]*%)$"
 local NO_SCRIPT = "^tokenbatcher: cannot load %S+/libtokenbatcher_script%.so, which must lie beside %S+: "
 
@@ -97,20 +98,25 @@ describe("an installed tree on its own:", function()
     assert_stands_alone(installed, with(NEEDS_NGINX, {
       ["tokenbatcher.cli"] = "^tokenbatcher: the command line needs lua%-argparse, which is not installed %b()$",
       ["tokenbatcher.cli.run"] = "^tokenbatcher: `run` is for the executable, whose signals it handles$",
+      ["tokenbatcher.cli.work"] = "^tokenbatcher: `work` is for the executable, whose signals it handles$",
+      ["tokenbatcher.cli.send"] = "^tokenbatcher: `run` is for the executable, whose signals it handles$",
     }))
   end)
 
   it("every module of a rock loads, or says what it needs", function()
     assert_stands_alone(rock, NEEDS_NGINX)
-    for _, part in ipairs { "http", "script" } do
+    for _, part in ipairs { "http", "redis", "script" } do
       local library = cli.path("rock/lib/libtokenbatcher_" .. part .. ".so")
       assert(os.rename(library, library .. ".away"))
     end
     assert_stands_alone(rock, with(NEEDS_NGINX, {
       ["tokenbatcher.backend.http.http_ffi"] = NO_CURL, ["tokenbatcher.backend.http.client"] = NO_CURL,
+      ["tokenbatcher.backend.redis.redis_ffi"] = NO_REDIS, ["tokenbatcher.backend.redis.connection"] = NO_REDIS,
+      ["tokenbatcher.backend.redis.source"] = NO_REDIS, ["tokenbatcher.backend.redis.queue"] = NO_REDIS,
+      ["tokenbatcher.backend.redis.admin"] = NO_REDIS,
       ["tokenbatcher.backend.threads_ffi"] = NO_SCRIPT, ["tokenbatcher.backend.threads"] = NO_SCRIPT,
     }))
-    for _, part in ipairs { "http", "script" } do
+    for _, part in ipairs { "http", "redis", "script" } do
       local library = cli.path("rock/lib/libtokenbatcher_" .. part .. ".so")
       assert(os.rename(library .. ".away", library))
     end

@@ -1,4 +1,5 @@
---- cli: the command line, tokenbatcher run | check | policies | simulate | tune | fit | devices; a file for each.
+--- cli: the command line, tokenbatcher run | check | policies | simulate | tune | fit | devices | work | send | queue |
+-- dead; a file for each.
 -- It may know all of ours and argparse, and nobody knows it but src/host, which starts it: a rock
 -- does without. Only here are standard streams read and written.
 --
@@ -9,6 +10,7 @@ if not has_argparse then
   error("tokenbatcher: the command line needs lua-argparse, which is not installed (Debian: lua-argparse)", 0)
 end
 local options = require "tokenbatcher.core.options"
+local redis_flags = require "tokenbatcher.cli.redis_flags"
 local run_flags = require "tokenbatcher.cli.run_flags"
 local script = require "tokenbatcher.script.load"
 local tb = require "tokenbatcher"
@@ -16,7 +18,8 @@ local tb = require "tokenbatcher"
 local M = {}
 
 local EXIT_USAGE = 2
-local LOADS_SCRIPT = { run = true, check = true, simulate = true, tune = true }
+local LOADS_SCRIPT = { run = true, check = true, simulate = true, tune = true, work = true }
+local HAS_HELP = { policies = true, fit = true, devices = true, send = true, queue = true, dead = true }
 local SIMULATIONS = { "simulate", "tune" } -- their script is optional
 -- All other flags take a value.
 local IS_FLAG = { ["--unordered"] = true, ["--resume"] = true, ["--overwrite"] = true, ["--padded"] = true,
@@ -204,6 +207,7 @@ local function new_parser(definition)
   check:option("--input", "Go through a file (-: standard input), and tell of its lines, tokens and batches.")
     :argname "<file>"
   add_simulations(parser, definition)
+  redis_flags.declare(parser, { help = add_help, common = add_common }, definition)
   return parser
 end
 
@@ -247,7 +251,7 @@ function M.main(args)
   end
   local ok, parsed = new_parser(definition):pparse(args)
   if not ok then
-    local is_command = LOADS_SCRIPT[args[1]] or args[1] == "policies" or args[1] == "fit" or args[1] == "devices"
+    local is_command = LOADS_SCRIPT[args[1]] or HAS_HELP[args[1]]
     return fail(("%s\n(tokenbatcher %s--help shows the usage)"):format(parsed, is_command and args[1] .. " " or ""))
   end
   if parsed.extra and parsed.extra[1] then
