@@ -54,6 +54,7 @@ for program in "$@"; do run_c "$program"; done
 run_replay fuzz_replay tests/fuzz/corpus
 run_replay fuzz_json_replay tests/fuzz/corpus_json
 run_replay fuzz_vectors_replay tests/fuzz/corpus_vectors
+run_replay fuzz_redis_replay tests/fuzz/corpus_redis
 run_specs
 
 if [ "$skipped" -gt 0 ]; then

@@ -57,6 +57,11 @@ $B/tests/fuzz_vectors_replay: tests/fuzz/fuzz_vectors.c tests/fuzz/lua_fuzz.h $(
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -rdynamic -o $@ $(filter-out %.h,$^) -lluajit-5.1 $(JSON_LIB)
 
+$B/tests/fuzz_redis_replay: tests/fuzz/fuzz_redis.c $(REDIS_OBJ)
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(REDIS_OBJ) $$(pkg-config --libs hiredis)
+
 $B/tests/bench_%: tests/bench/bench_%.c $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(call say,CC)
@@ -91,7 +96,7 @@ $B/tests/bench_ndebug: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/ndebug_*.o -lm
 
-test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
+test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_redis_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
 	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
 test-extra: all ## tests that need more (`make deps test-extra`): the page of --report in Chromium, clients from npm
@@ -111,6 +116,9 @@ bench: all $B/peers/node_modules $B/tests/bench_core $B/tests/bench_without_hist
 
 bench-gateway: all ## the gateway measured with wrk: what batching costs and gains (minutes)
 	$(LUAJIT) tests/bench/gateway.lua $(PLOT)
+
+bench-redis: all ## Redis: processor time a record beside XADD's, and how far workers scale (a minute)
+	$QTOKENBATCHER_BUILD='$B' $(LUAJIT) tests/bench/bench_redis.lua
 
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
 	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh

@@ -119,8 +119,10 @@ void tb__redis_replies_renew(struct tb__redis_replies *replies)
         for (size_t i = 0; i < left; i++) {
             nodes[i].number -= has_text(&nodes[i]) ? (double)gone : 0;
         }
-        memmove(replies->texts.data, replies->texts.data + gone, replies->texts.size - gone);
-        replies->texts.size -= gone;
+        if (gone > 0) {
+            memmove(replies->texts.data, replies->texts.data + gone, replies->texts.size - gone);
+            replies->texts.size -= gone;
+        }
         replies->nodes.size = left * sizeof *nodes;
     }
     tb__redis_empty(&replies->ends);
