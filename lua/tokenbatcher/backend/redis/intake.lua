@@ -27,6 +27,7 @@ local function on_settled(w, entry, future)
   local key = future.joined_to or future
   w.by_future[key] = nil
   local result, err = Future.outcome(future)
+  w.bells.intake:ring()
   if not err then
     outbox.answer(w, entry, result)
   elseif err.code == "cancelled" or err.code == "stopped" then
@@ -35,7 +36,6 @@ local function on_settled(w, entry, future)
     outbox.fail(w, entry, err.code, err.message)
   end
   entry.record, entry.future = nil, nil
-  w.bells.intake:ring()
 end
 
 -- What submit is to know of it; or nil, a code and a message.

@@ -33,21 +33,21 @@ end
 -- stream in KEYS (0: none), its own id, "result" or "error", that, deliveries, wait_ms, service_ms.
 -- @return how many were answered; the others had been already
 M.answer = "#!lua flags=allow-oom\n" .. BURY .. [=[
-local n, touched = 0, {}
+local call, done, touched = redis.pcall, {}, {}
 for i = 4, #ARGV, 8 do
-  if redis.pcall('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
+  if call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
     local at = tonumber(ARGV[i + 1])
     if at > 0 then
-      local added = redis.pcall('XADD', KEYS[at], '*', 'id', ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], 'worker', ARGV[2],
+      local added = call('XADD', KEYS[at], '*', 'id', ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], 'worker', ARGV[2],
         'deliveries', ARGV[i + 5], 'wait_ms', ARGV[i + 6], 'service_ms', ARGV[i + 7])
       if type(added) == 'table' then bury(ARGV[i], 'bad_reply_to', ARGV[i + 5]) else touched[at] = true end
     end
-    redis.call('XDEL', KEYS[1], ARGV[i])
-    n = n + 1
+    done[#done + 1] = ARGV[i]
   end
 end
+if #done > 0 then redis.call('XDEL', KEYS[1], unpack(done)) end
 for at in pairs(touched) do redis.call('PEXPIRE', KEYS[at], ARGV[3]) end
-return n
+return #done
 ]=]
 
 --- The same for records that get no result. For each record 6: id in the stream, place of its reply stream

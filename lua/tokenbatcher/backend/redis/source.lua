@@ -153,18 +153,18 @@ end
 local SCRIPTS = { "answer", "dead", "beat", "start", "release", "claim", "leave" }
 
 local function open(self)
+  -- First, and so first in each turn: while Redis writes answers, the next batch would wait.
+  self.reader = connection.new(self.to, { name = self.consumer, silence_s = 4.5, may_block = true })
   -- A Redis that is silent on one connection is so on both; the reader's own silence is what it waits for.
   self.command = connection.new(self.to, {
     name = self.consumer, scripts = SCRIPTS,
     on_lost = function(why, was_ready)
-      if was_ready and not self.is_over then
-        self:warn(("the connection to Redis at %s is lost: %s"):format(self.to.shown, why))
-      end
-      if self.reader and was_ready then self.reader:lose(why) end
+      if not was_ready then return end
+      if not self.is_over then self:warn(("the connection to Redis at %s is lost: %s"):format(self.to.shown, why)) end
+      self.reader:lose(why)
     end,
     on_open = function() self.bells.beat:ring() end,
   })
-  self.reader = connection.new(self.to, { name = self.consumer, silence_s = 4.5, may_block = true })
 end
 
 local function close(self)
