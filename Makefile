@@ -29,7 +29,7 @@ LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I$(or $(LU
 RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev "luajit2|luajit" "libluajit2-5.1-dev|libluajit-5.1-dev" rapidjson-dev lua-cjson lua-cjson-dev \
             lua-argparse libcurl4-openssl-dev zlib1g libhiredis-dev
 TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
-            lua-resty-core wrk curl procps redis-server
+            lua-resty-core wrk curl procps redis-server libfaketime
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
 EXTRA_DEPS = chromium nodejs $(if $(shell command -v npm),,npm)
 DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install dist deb,$(MAKECMDGOALS)),$(TEST_DEPS)) \
@@ -56,7 +56,7 @@ LUA_SRC  = $(shell find lua -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test test-extra lint bench bench-gateway rock install-rock soak fuzz sanitize install uninstall dist deb clean help
+.PHONY: all deps run test test-extra lint bench bench-gateway bench-redis rock install-rock soak fuzz sanitize install uninstall dist deb clean help
 .DELETE_ON_ERROR:
 # `make -j4 deps run` installs before it builds.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)

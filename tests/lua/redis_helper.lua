@@ -203,12 +203,12 @@ local Program = {}
 Program.__index = Program
 
 --- Start the command line as a process of its own, which is killed after a guard. @param words string[]
--- @param input string|nil  a file  @return table {pid, log}
-function M.program(server, name, words, input)
+-- @param input string|nil  a file  @param environment string|nil  NAME=value ...  @return table {pid, log}
+function M.program(server, name, words, input, environment)
   local cli = require "tests.lua.cli_helper"
   local self = setmetatable({ log = server.folder .. "/" .. name .. ".log" }, Program)
-  local line = ("ulimit -c 0; '%s' %s >'%s' 2>&1 <'%s' & echo $!"):format(cli.exe, quoted(words), self.log,
-    input or "/dev/null")
+  local line = ("ulimit -c 0; %s exec '%s' %s >'%s' 2>&1 <'%s' & echo $!"):format(environment or "", cli.exe,
+    quoted(words), self.log, input or "/dev/null")
   self.pid = tonumber(output_of(line))
   return self
 end

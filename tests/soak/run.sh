@@ -1,7 +1,7 @@
 #!/bin/sh
 # Long runs: minutes of load. Stops at the first that fails.
 # environment: B (build folder), LUAJIT, SOAK_RECORDS (5,000,000), SOAK_OPS (20,000,000),
-# SOAK_REQUESTS (100,000), SOAK_LINES (1,000,000)
+# SOAK_REQUESTS (100,000), SOAK_LINES (1,000,000), SOAK_CHAOS_S (60)
 set -eu
 
 echo "== records on the real clock: every answer checked, memory flat"
@@ -33,6 +33,17 @@ $LUAJIT tests/soak/http.lua "${SOAK_REQUESTS:-100000}"
 
 echo "== runs of 3,000 records and their replays: how far off (a quiet machine is needed)"
 $LUAJIT tests/soak/replay.lua
+
+if command -v redis-server >/dev/null; then
+  echo "== a million records through Redis: its memory back to where it was, one thread, no descriptor more"
+  $LUAJIT tests/soak/redis_memory.lua "${SOAK_LINES:-1000000}"
+  echo "== chaos: workers, Redis and connections die; SOAK_CHAOS_S seconds of each kind, by another seed each time"
+  for kind in everysec always flushall cut proxy; do
+    for seed in 1 2 3; do $LUAJIT tests/soak/chaos_redis.lua $kind "${SOAK_CHAOS_S:-60}" $seed; done
+  done
+else
+  echo "skipped: no redis-server (Debian: redis-server)"
+fi
 
 echo "== a real embedding model"
 $LUAJIT tests/soak/embeddings.lua
