@@ -116,6 +116,16 @@ describe("on the command line, Redis", function()
     assert.are.equal(1, server:pending "S")
   end)
 
+  spec("SIGTERM ends a worker whose Redis is away", function()
+    local worker = work "w1"
+    worker:says "worker w1"
+    server:kill()
+    worker:says "is lost"
+    worker:kill "TERM"
+    assert.is_truthy(worker:ended():find("0 answered, 0 failed", 1, true))
+    server:start()
+  end)
+
   spec("a worker that is killed is succeeded, and each record answered once", function()
     local out = C.path "killed.jsonl"
     local first = work "w1"

@@ -43,6 +43,9 @@ end
 --- @param to table  see url.parse  @param opts table  name: for CLIENT SETNAME; silence_s; may_block: see
 -- unblock(); on_open(), on_lost(text): called within a turn, they must not suspend; scripts: names of those used
 function M.new(to, opts)
+  if not (clock.pump and clock.pump.attach) then
+    errors.misuse "Redis needs the real clock and the libev loop, within tokenbatcher.run"
+  end
   local self = setmetatable({
     handle = redis_ffi.connection(), to = to, name = opts.name, may_block = opts.may_block,
     scripts = opts.scripts or {}, sha = {}, on_open = opts.on_open, on_lost = opts.on_lost,
@@ -151,11 +154,12 @@ local function wake_waiters(self)
   for _, task in ipairs(list) do tasks.wake(task) end
 end
 
---- Suspend until it is connected and greeted. @param timeout_s number|nil
--- @return true; false: it is closed, or the time has passed
-function Connection:wait_ready(timeout_s)
+--- Suspend until it is connected and greeted. @param timeout_s number|nil  @param is_enough function|nil  asked at
+-- each stir(): whether to wait no longer  @return true; false: it is closed, the time has passed, or it is enough
+function Connection:wait_ready(timeout_s, is_enough)
   local deadline = timeout_s and clock.now_us() + timeout_s * 1e6
   while not self.is_ready and not self.is_closed do
+    if is_enough and is_enough() then return false end
     if deadline and clock.now_us() >= deadline then return false end
     local task = tasks.waiter()
     local timer = deadline and tasks.await_timer(task, deadline)
@@ -272,6 +276,7 @@ end
 function Connection:next_us()
   if self.is_closed then return nil end
   if self.retry_at then return self.retry_at end
+  if C.tb_redis_state(self.handle) == C.TB_REDIS_CLOSED then return clock.pump.now() end -- it could not even begin
   local at = tonumber(C.tb_redis_next(self.handle))
   return at >= 0 and at or nil
 end

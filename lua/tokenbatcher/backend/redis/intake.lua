@@ -257,13 +257,14 @@ end
 
 --- The body of a task, until the worker stops.
 function M.run(w)
+  local function is_enough() return w.is_stopping end
   while not w.is_stopping do
-    if #w.unrun > 0 then
+    if #w.unrun > 0 and w.command.is_ready then
       local list = w.unrun
       w.unrun = {}
       holding.release(w, list)
     end
-    if not (w.reader:wait_ready() and w.command:wait_ready()) then return end
+    if not (w.reader:wait_ready(nil, is_enough) and w.command:wait_ready(nil, is_enough)) then return end
     if not w.is_stopping then
       if wanted(w) > 0 then step(w) else w.bells.intake:wait() end
     end

@@ -69,6 +69,7 @@ function M.new(given, own)
     holds_answers = own.holds_answers, resumes = own.resumes,
     stream = p.stream, reply = names.reply(p.stream, producer),
     items = {}, unsettled = 0, line = {}, line_first = 1, line_last = 0, number = 0, last_id = "0-0",
+    admitted = 0,
     kept = {}, early = {}, adopted = {}, done = {},
     bells = { reconcile = pause.bell(), room = pause.bell(), all = pause.bell() }, is_stopped = false,
     counts = { submitted = 0, answered = 0, failed = 0, again = 0, seconds = 0 },
@@ -81,11 +82,36 @@ function Queue:warn(text)
   if self.log then self.log("warn", text) else io.stderr:write("tokenbatcher: ", text, "\n") end
 end
 
--- --- life ----------------------------------------------------------------------------
+-- --- room ------------------------------------------------------------------------------
+
+-- First come, first served: a submit that finds no room stands in line.
+local function wait_for_room(self)
+  local bell = pause.bell()
+  self.line_last = self.line_last + 1
+  self.line[self.line_last] = bell
+  bell:wait()
+  self.admitted = self.admitted - 1
+end
+
+-- Those who were let in and have not gone on yet take their room, too.
+local function has_room(self)
+  return self.unsettled + self.admitted < self.window
+end
+
+-- The next ones in line may go, as far as there is room (or the queue is stopped: each learns it).
+local function admit_next(self)
+  while self.line_first <= self.line_last and (self.is_stopped or has_room(self)) do
+    local bell = self.line[self.line_first]
+    self.line[self.line_first] = nil
+    self.line_first, self.admitted = self.line_first + 1, self.admitted + 1
+    bell:ring()
+  end
+end
+
+-- --- life ------------------------------------------------------------------------------
 
 local function open(self)
   if self.command then return end
-  if not clock.pump then errors.misuse "queue.redis: it works within tokenbatcher.run" end
   self.command = connection.new(self.to, { name = self.producer, scripts = { "gone", "mine" },
     on_open = function() replies.reopened(self) end,
     on_lost = function(why, was_ready)
@@ -121,6 +147,7 @@ function Queue:close()
   for _, item in pairs(self.items) do
     self:settle(item, nil, errors.new("stopped", "the queue was stopped"))
   end
+  admit_next(self)
   for _, bell in pairs(self.bells) do bell:ring() end
   if self.command then
     loop.detach(self)
@@ -205,23 +232,6 @@ local function words_of(self, id, text, opts)
   return words
 end
 
--- First come, first served: a submit that finds no room stands in line.
-local function wait_for_room(self)
-  local bell = pause.bell()
-  self.line_last = self.line_last + 1
-  self.line[self.line_last] = bell
-  bell:wait()
-end
-
--- The next in line may go, if there is room.
-local function admit_next(self)
-  if self.unsettled >= self.window or self.line_first > self.line_last then return end
-  local bell = self.line[self.line_first]
-  self.line[self.line_first] = nil
-  self.line_first = self.line_first + 1
-  bell:ring()
-end
-
 --- For its parts: the item has its answer.
 function Queue:settle(item, value, err)
   if self.items[item.id] ~= item then return end
@@ -281,7 +291,7 @@ local function submit(self, record, opts, is_text)
   local text, err = text_of(self, record, is_text)
   if not text then return nil, err end
   open(self)
-  if self.unsettled >= self.window or self.line_first <= self.line_last then
+  if not has_room(self) or self.line_first <= self.line_last then
     if not (self.may_wait and tasks.can_suspend()) then return nil, full(self) end
     wait_for_room(self)
     if self.is_stopped then return nil, errors.new("stopped", "the queue was stopped") end
