@@ -10,7 +10,7 @@ strict='-fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1'
 
 build_tests() {
   make -s B="$1" CFLAGS="$2" "$1/libtokenbatcher.a" "$1/tests/fuzz_replay" "$1/tests/fuzz_json_replay" \
-    "$1/tests/fuzz_vectors_replay" \
+    "$1/tests/fuzz_vectors_replay" "$1/tests/fuzz_redis_replay" \
     $(ls tests/src/*/test_*.c | sed "s|.*/\(.*\)\.c|$1/tests/\1|")
 }
 run() {
@@ -28,10 +28,11 @@ done
 run "$B"/asan/tests/fuzz_replay tests/fuzz/corpus/*
 run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_json_replay tests/fuzz/corpus_json/*
 run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_vectors_replay tests/fuzz/corpus_vectors/*
+run "$B"/asan/tests/fuzz_redis_replay tests/fuzz/corpus_redis/*
 
-echo "== TSan: the inbox, the loop, engines"
+echo "== TSan: the inbox, the loop, engines, Redis's look-ups"
 build_tests "$B/tsan" "-fsanitize=thread $strict"
-for test in "$B"/tsan/tests/test_ev* "$B"/tsan/tests/test_engine*; do run "$test"; done
+for test in "$B"/tsan/tests/test_ev* "$B"/tsan/tests/test_engine* "$B"/tsan/tests/test_redis*; do run "$test"; done
 
 echo "== ASan and UBSan: specs"
 make -s B="$B/asan" CFLAGS="-fsanitize=address,undefined $strict" "$B/asan/libtokenbatcher.so" \

@@ -16,6 +16,7 @@
 
 struct tb__redis_lookup {
     atomic_uint users; /* the thread, and whoever asked */
+    atomic_bool is_done; /* what follows is written before it, and read after it */
     int fd;
     int error; /* of getaddrinfo */
     struct tb__redis_address found[TB__REDIS_ADDRESSES];
@@ -62,6 +63,7 @@ static void *look_up(void *data)
     struct tb__redis_lookup *lookup = data;
     uint64_t one = 1;
     lookup->count = addresses(lookup->host, lookup->port, AI_NUMERICSERV, lookup->found, &lookup->error);
+    atomic_store(&lookup->is_done, true);
     ssize_t written = write(lookup->fd, &one, sizeof one);
     assert(written == sizeof one);
     (void)written;
@@ -112,6 +114,9 @@ int tb__redis_lookup_fd(const struct tb__redis_lookup *lookup)
 
 uint32_t tb__redis_lookup_take(struct tb__redis_lookup *lookup, struct tb__redis_address *out, const char **error)
 {
+    bool is_done = atomic_load(&lookup->is_done);
+    assert(is_done);
+    (void)is_done;
     memcpy(out, lookup->found, sizeof lookup->found);
     *error = lookup->error ? gai_strerror(lookup->error) : "it has no address";
     return lookup->count;

@@ -12,8 +12,10 @@ local M = {}
 
 local GUARD_S = 30
 
+local CLEAN = "unset LD_PRELOAD; " -- a sanitizer's library is for this process alone
+
 local function output_of(command)
-  local pipe = io.popen(command)
+  local pipe = io.popen(CLEAN .. command)
   local text = pipe:read "*a"
   pipe:close()
   return (text:gsub("\n$", ""))
@@ -50,7 +52,7 @@ function Server:start(options)
   local words = { "redis-server", "--port", "0", "--unixsocket", self.socket, "--dir", self.folder, "--save", "",
     "--daemonize", "yes", "--pidfile", self.folder .. "/pid", "--logfile", self.folder .. "/log",
     unpack(self.options or {}) }
-  assert(os.execute(quoted(words) .. " >/dev/null 2>&1 </dev/null") == 0, "redis-server did not start")
+  assert(os.execute(CLEAN .. quoted(words) .. " >/dev/null 2>&1 </dev/null") == 0, "redis-server did not start")
   local ask = ("redis-cli -s '%s' ping 2>&1"):format(self.socket)
   repeat
     local answer = output_of(ask)
