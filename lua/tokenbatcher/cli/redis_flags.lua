@@ -8,31 +8,34 @@ local ENVIRONMENT = [[
 A password may be in the environment, TOKENBATCHER_REDIS_PASSWORD, instead of the URL.]]
 
 local WORK_HELP = [[
-Runs SCRIPT's inference function over records from Redis Streams, on as many machines as run this command: a
-worker takes records while it has room, and writes each answer to the stream that the record names. SCRIPT is one
-for run, and must set inference_timeout_s: a call that hangs would hold its records for ever. Redis must be 7.0 or
-later, with maxmemory-policy noeviction.]]
+Runs SCRIPT's inference function over records from Redis Streams, on as many machines as run
+this command: a worker takes records while it has room, and writes each answer to the stream
+that the record names. SCRIPT is one for run, and must set inference_timeout_s: a call that
+hangs would hold its records for ever. Redis must be 7.0 or later, with maxmemory-policy
+noeviction.]]
 
 local WORK_SIGNALS = [[
-SIGINT or SIGTERM: finish what runs, give back the rest, exit; a second one stops at once (what is not answered
-goes to other workers when the lease has passed; exit status 1); a third one aborts (128 + signal). SIGHUP: reload
-SCRIPT. Exit status: 0 all answered, 1 some records failed, 2 usage, script or Redis error.
+SIGINT or SIGTERM: finish what runs, give back the rest, exit; a second one stops at once (what
+is not answered goes to other workers when the lease has passed; exit status 1); a third one
+aborts (128 + signal). SIGHUP: reload SCRIPT. Exit status: 0 all answered, 1 some records
+failed, 2 usage, script or Redis error.
 
 ]] .. ENVIRONMENT
 
 local SEND_HELP = [[
-Sends JSON lines to the workers of a stream and writes their answers as run does: one line for each line read, in
-order, {"index":1,"result":...} or {"index":1,"error":{"code":...,"message":...}}. With --output F, --resume goes
-on with F however the command ended; it needs the --id of then (said at the end), by which answers are found
-that came meanwhile.]]
+Sends JSON lines to the workers of a stream and writes their answers as run does: one line for
+each line read, in order, {"index":1,"result":...} or
+{"index":1,"error":{"code":...,"message":...}}. With --output F, --resume goes on with F
+however the command ended; it needs the --id of then (said at its start), by which answers are
+found that came meanwhile.]]
 
 local QUEUE_HELP = [[
-What is in a stream: records that nobody has taken (backlog), that workers hold (pending), workers, the age of the
-oldest record, dead letters.]]
+What is in a stream: records that nobody has taken (backlog), that workers hold (pending),
+workers, the age of the oldest record, dead letters.]]
 
 local DEAD_HELP = [[
-Dead letters: records that workers have given up, with the reason. list (as JSON lines), retry (back into the stream)
-or drop, all of them or those with the IDs that list shows.]]
+Dead letters: records that workers have given up, with the reason. list (as JSON lines), retry
+(back into the stream) or drop, all of them or those with the IDs that list shows.]]
 
 local function number(flag, least, is_whole)
   return function(text)

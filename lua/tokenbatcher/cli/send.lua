@@ -112,6 +112,9 @@ function M.run(_, args)
   if not ok then return nil, message end
   if not args.id then
     args.id = nonce()
+    if args.output and args.output ~= "-" then
+      io.stderr:write("tokenbatcher: this job's name, for --resume, is --id ", args.id, "\n")
+    end
     table.insert(args.words, "--id=" .. args.id) -- so that "to go on" says it
   end
   local queue

@@ -87,7 +87,9 @@ describe("on the command line, Redis", function()
     work "w1"
     work "w2"
     local out = C.path "sent.jsonl"
-    assert.is_truthy(send("send", input, { "--output", out }):ended():find("300 answered", 1, true))
+    local said = send("send", input, { "--output", out }):ended()
+    assert.is_truthy(said:find("300 answered", 1, true), said)
+    assert.is_truthy(said:find "is %-%-id %x+\n", said)
     local result = C.command { "run", script, "--input", input }
     assert.are.equal(result.out, C.read(out))
     assert_empty()
