@@ -1,3 +1,4 @@
+local http = require "tests.lua.http_helper"
 local urls = require "tokenbatcher.backend.redis.url"
 
 describe("a Redis URL", function()
@@ -27,6 +28,16 @@ describe("a Redis URL", function()
     assert.is_nil(to.shown:find("p@ss", 1, true))
     assert.is_nil(to.shown:find("ann", 1, true))
     assert.are.equal("secret", parts("redis://:secret@host").password)
+  end)
+
+  it("may leave the password to the environment", function()
+    http.setenv("TOKENBATCHER_REDIS_PASSWORD", "from outside")
+    local to, plain = parts "redis://ann@host", parts "redis://host"
+    local own = parts "redis://ann:own@host"
+    http.setenv("TOKENBATCHER_REDIS_PASSWORD", nil)
+    assert.are.same({ "ann", "from outside" }, { to.user, to.password })
+    assert.are.equal("from outside", plain.password)
+    assert.are.equal("own", own.password)
   end)
 
   it("is refused with a sentence that does not quote it", function()

@@ -1,6 +1,6 @@
 --- Where a Redis is, from a URL:
 --
---     redis://[user:password@]host[:port][/database]
+--     redis://[user[:password]@]host[:port][/database]
 --     redis+unix:///path/of/the/socket[?db=number]
 --
 -- What is special in user or password is written as %XX. A password may be in the environment instead:
@@ -48,8 +48,7 @@ local function of_host(rest)
   if not db then return nil, "a database is a number from 0 to 65535" end
   local out = { host = host, port = port, db = db, shown = ("redis://%s:%d"):format(host, port) }
   if credentials then
-    local user, password = credentials:match "^([^:]*):(.*)$"
-    if not user then return nil, "before the @ stand user:password, or :password" end
+    local user, password = credentials:match "^([^:]*):?(.*)$"
     out.user, out.password = decoded(user), decoded(password)
   end
   return out
@@ -74,6 +73,9 @@ function M.parse(text)
   if not out then return nil, "not a Redis URL: " .. message end
   out.password = out.password or os.getenv "TOKENBATCHER_REDIS_PASSWORD"
   if out.password == "" then out.password = nil end
+  if out.user and not out.password then
+    return nil, "not a Redis URL: there is a user, and no password (nor TOKENBATCHER_REDIS_PASSWORD)"
+  end
   return out
 end
 
