@@ -1,8 +1,11 @@
 --- The commands that have to do with Redis, as argparse knows them: work, send, queue, dead.
 
+local run_flags = require "tokenbatcher.cli.run_flags"
 local urls = require "tokenbatcher.backend.redis.url"
 
 local M = {}
+
+local number = run_flags.number_from
 
 local ENVIRONMENT = [[
 A password may be in the environment, TOKENBATCHER_REDIS_PASSWORD, instead of the URL.]]
@@ -36,14 +39,6 @@ workers, the age of the oldest record, dead letters.]]
 local DEAD_HELP = [[
 Dead letters: records that workers have given up, with the reason. list (as JSON lines), retry
 (back into the stream) or drop, all of them or those with the IDs that list shows.]]
-
-local function number(flag, least, is_whole)
-  return function(text)
-    local value = tonumber(text)
-    if value and value >= least and value < math.huge and (not is_whole or value % 1 == 0) then return value end
-    return nil, ("%s needs a %snumber from %.14g, got '%s'"):format(flag, is_whole and "whole " or "", least, text)
-  end
-end
 
 local function url(text)
   local to, message = urls.parse(text)
@@ -86,7 +81,6 @@ local function declare_work(parser, help, definition)
 end
 
 local function declare_send(parser, help)
-  local run_flags = require "tokenbatcher.cli.run_flags"
   local command = parser:command("send", SEND_HELP):summary("Send JSON lines to workers, write their answers.")
     :epilog(ENVIRONMENT)
   help.help(command)

@@ -11,6 +11,7 @@ local M = {}
 M.CODES = { "bad_cost", "bad_input", "bad_output", "bad_record", "cancelled", "dead_letter", "deadline",
   "inference_failed", "inference_timeout", "oversize", "queue_full", "redis_error", "stopped" }
 
+--- How a flag's number is read, for argparse.
 local function number_from(flag, least, is_whole)
   return function(text)
     local value = tonumber(text)
@@ -18,6 +19,7 @@ local function number_from(flag, least, is_whole)
     return nil, ("%s needs a %snumber from %.14g, got '%s'"):format(flag, is_whole and "whole " or "", least, text)
   end
 end
+M.number_from = number_from
 
 -- {number} or {percent}.
 local function parse_failures(text)
