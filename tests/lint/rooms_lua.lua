@@ -25,7 +25,7 @@ local ORDER = {
   { "backend" },
   { "listen" },
   { "script" },
-  { "gateway", "sim" },
+  { "gateway", "sim", "testing" },
   { "cli" },
 }
 

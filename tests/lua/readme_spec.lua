@@ -57,7 +57,7 @@ describe("the README:", function()
   it("its tour names every room, in order, and each room's first file", function()
     local tour = section "A tour of the source"
     local at = 1
-    for room in ("base core runtime batching policy estimator backend script gateway sim cli"):gmatch "%l+" do
+    for room in ("base core runtime batching policy estimator backend script gateway sim testing cli"):gmatch "%l+" do
       at = assert(tour:find("`" .. room .. "/`", at, true), room)
     end
     for _, room in ipairs(lines "ls lua/tokenbatcher | grep -v init.lua") do
