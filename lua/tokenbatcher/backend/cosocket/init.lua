@@ -44,7 +44,11 @@ end
 local function shake_hands(socket, place, given)
   local verify = given.tls_verify ~= false
   local ok, err = socket:sslhandshake(false, place.name, verify)
-  if ok then return true end
+  -- Where the handshake needed no waiting, ngx_lua 0.10.23 answers true to a failure: it has closed the
+  -- connection, so that nothing goes out on it, and forgotten why.
+  local is_open = ok and socket:getreusedtimes()
+  if is_open then return true end
+  err = err or "the server's certificate was refused, or the handshake failed"
   local is_untrusted = err:find "issuer" or err:find "self.signed"
   local advice = is_untrusted and ": is lua_ssl_trusted_certificate set?" or ""
   return nil, ("no TLS (%s%s)"):format(err, advice)
