@@ -18,7 +18,7 @@ local submit_options = require "tokenbatcher.batching.submit_options"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
-local EXPIRED = tonumber(C.TB_EVENT_EXPIRED)
+local EXPIRED, TIMED_OUT = tonumber(C.TB_EVENT_EXPIRED), tonumber(C.TB_EVENT_BATCH_TIMED_OUT)
 local EVENTS, START_S = 64, 1e6
 
 local M = {}
@@ -36,6 +36,12 @@ for _, name in ipairs(FIELDS) do IS_FIELD[name] = true end
 
 local submission, chosen = tbffi.new "tb_submission", tbffi.new "tb_batch"
 local events = tbffi.new("tb_event[?]", EVENTS)
+
+-- Has a method been called with a dot?
+local function require_queue(self, name)
+  if getmetatable(self) == Queue then return end
+  errors.misuse(("testing: %s needs a colon: queue:%s(...), not queue.%s(...)"):format(name, name, name))
+end
 
 local function fail(number, text)
   errors.misuse(("testing: record %d: %s"):format(number, text))
@@ -135,6 +141,7 @@ end
 
 --- One more record arrives. @param given table  see queue() @return number  its index
 function Queue:add(given)
+  require_queue(self, "add")
   local number = #self.records + 1
   local opts, arrived_us = check(self, given, number)
   local value = cost_of(self, given, number)
@@ -158,11 +165,29 @@ local function leave(self, id)
   return number
 end
 
+-- A batch is over: tell the policy. @param failed number  of its records
+local function close(self, batch, failed)
+  local run = self.running[batch]
+  self.running[batch] = nil
+  if not (self.decision and self.decision.on_complete) then return end
+  self.decision:complete {
+    id = run.id, size = run.size, cost = run.cost, padded = run.padded, failed = failed, calls = 1,
+    service_s = (self.now_us - run.started_us) / 1e6, now = self.now,
+  }
+end
+
+local function close_timed_out(self, id)
+  for batch, run in pairs(self.running) do
+    if run.id == id then return close(self, batch, run.size) end
+  end
+end
+
 local function poll(self)
   repeat
     local n = C.tb_poll(self.handle, events, EVENTS, self.now_us)
     for i = 0, n - 1 do
-      if events[i].kind == EXPIRED then leave(self, events[i].id) end
+      local kind, id = events[i].kind, events[i].id
+      if kind == EXPIRED then leave(self, id) elseif kind == TIMED_OUT then close_timed_out(self, id) end
     end
   until n == 0
 end
@@ -186,6 +211,7 @@ end
 --   info.reason), overruled (boolean: it named nobody though the queue was due, and fifo chose)}; or nil ("not now",
 --   or not even asked: no slot is idle, nothing has happened since) and the time, on `now`, of the next question
 function Queue:pick()
+  require_queue(self, "pick")
   poll(self)
   local overruled = self.counts.overruled
   local id
@@ -202,34 +228,33 @@ function Queue:pick()
   return nil, at_us >= 0 and at_us / 1e6 or nil
 end
 
---- Time passes. Records whose timeout_s is over leave.
+--- Time passes. Records whose timeout_s is over leave; a batch that has run for the option inference_timeout_s is over,
+-- and has failed. Raises what on_complete raises.
 function Queue:wait(seconds)
+  require_queue(self, "wait")
   if not is_seconds(seconds, 0) then
     errors.misuse("testing: wait: a number of seconds >= 0 is needed, got " .. errors.show(seconds))
   end
   self.now_us = self.now_us + math.floor(seconds * 1e6 + 0.5)
   self.now = self.now_us / 1e6
   poll(self)
+  raise_kept(self)
 end
 
 --- A batch of pick() is over: its slot is free, and the policy hears how long it took, since pick(). Raises what its
 -- on_complete raises.
 function Queue:done(batch)
+  require_queue(self, "done")
   local run = self.running[batch]
-  if not run then errors.misuse "testing: done: a batch is needed that pick() returned, and that is not done yet" end
-  self.running[batch] = nil
+  if not run then errors.misuse "testing: done: a batch is needed that pick() returned, and that is not over yet" end
   C.tb_batch_finish(self.handle, run.id, C.TB_COMPLETED, self.now_us)
-  if self.decision and self.decision.on_complete then
-    self.decision:complete {
-      id = run.id, size = run.size, cost = run.cost, padded = run.padded, failed = 0, calls = 1,
-      service_s = (self.now_us - run.started_us) / 1e6, now = self.now,
-    }
-  end
+  close(self, batch, 0)
   raise_kept(self)
 end
 
 --- The batcher is stopped: what is queued goes without lingering (queue.draining).
 function Queue:drain()
+  require_queue(self, "drain")
   C.tb_stop(self.handle, C.TB_NO_TIMEOUT, self.now_us)
 end
 
@@ -258,7 +283,8 @@ end
 -- @param records table  in the order of arrival, each {cost, key, group, priority, waited_s (0), timeout_s,
 --   batch_timeout_s, slo_s, record}: as for submit, but waited_s is how long ago that was, slo_s what queue:slo(i) is
 --   (else as the option slo says); without a cost the record's is estimated
--- @param given table|nil  options of TokenBatcher: policy, target_batch_tokens, max_concurrent_batches, slo ...
+-- @param given table|nil  options of TokenBatcher: policy, target_batch_tokens, max_concurrent_batches, slo ... Those
+--   about calls and what is around a batcher (on_error, join, record, log, suspect_s) change nothing here
 -- @param now number|nil  seconds at which the policy's clock begins (1,000,000)
 function M.queue(records, given, now)
   check_list(records)

@@ -118,7 +118,18 @@ describe("a queue made by hand:", function()
     queue:done(batch)
     assert.same({ 2, 8, 10, 0, 0.25, 10.25 },
       { heard.size, heard.cost, heard.padded, heard.failed, heard.service_s, heard.now })
-    assert.matches("not done yet", message_of(queue.done, queue, batch))
+    assert.matches("not over yet", message_of(queue.done, queue, batch))
+  end)
+
+  it("a batch that runs for inference_timeout_s has failed, and its slot is free", function()
+    local heard
+    local queue = testing.queue({ { cost = 3 }, { cost = 5 } }, { inference_timeout_s = 1, max_batch_size = 1,
+      policy = { form = all.form, on_complete = function(report) heard = report end } })
+    local batch = queue:pick()
+    queue:wait(1)
+    assert.same({ 1, 1, 1 }, { heard.size, heard.failed, heard.service_s })
+    assert.matches("not over yet", message_of(queue.done, queue, batch))
+    assert.same({ 2 }, queue:pick().indexes)
   end)
 
   it("every policy that ships picks from it", function()
@@ -196,6 +207,10 @@ describe("what is wrong is raised:", function()
     assert.matches("record 2: ", message_of(testing.queue, { { cost = 1 }, { cost = 1 } }, { max_queue_size = 1 }))
     local queue = testing.queue {}
     assert.matches("wait: a number of seconds", message_of(queue.wait, queue, -1))
+    for _, name in ipairs { "add", "pick", "wait", "done", "drain" } do
+      assert.matches("queue_spec.lua:%d+: testing: " .. name .. " needs a colon",
+        message_of(function() queue[name](1) end))
+    end
     queue:drain()
     assert.matches("record 1: ", message_of(queue.add, queue, { cost = 1 }))
   end)
