@@ -73,8 +73,8 @@ files=$(awk '/^Max open files/ {print $5}' /proc/self/limits) # descriptors that
 case $files in *[!0-9]* | ??????*) files=32768 ;; esac
 [ "$files" -le 32768 ] || files=32768
 
-# page SERVES [ALLOW]: the location of what the gateway says of itself
-page() { printf 'location ~ ^/(metrics|health|ready|status)$ { %s %s }' "${2:-}" "$1"; }
+# pages ADDRESS SERVES: a server of its own for what the gateway says of itself
+pages() { printf 'server { listen %s; location / { %s } }' "$1" "$2"; }
 by_lua='content_by_lua_block { gateway:page() }'
 by_front="proxy_pass http://unix:$prefix/status.sock;"
 local_only='allow 127.0.0.1; allow ::1; allow unix:; deny all;'
@@ -110,17 +110,19 @@ if [ "$shared" = yes ]; then
   mkdir -p "$prefix/batching"
   realip='set_real_ip_from unix:; real_ip_header X-Real-IP;'
   fill "$here/nginx.conf" "unix:$prefix/batching.sock" 1 '' \
-    "server { listen unix:$prefix/status.sock; $(page "$by_lua") }" >"$prefix/batching/nginx.conf"
+    "$(pages "unix:$prefix/status.sock" "$by_lua")" >"$prefix/batching/nginx.conf"
   background batching
-  while [ ! -S "$prefix/status.sock" ] && kill -0 $!; do sleep 0.05; done
+  while [ ! -S "$prefix/status.sock" ] && kill -0 $! 2>/dev/null; do sleep 0.05; done
+  [ -S "$prefix/status.sock" ] || { echo 'start.sh: the batching worker did not start' >&2; exit 1; }
   template=$here/front.conf serves=$by_front
 else
   template=$here/nginx.conf serves=$by_lua
 fi
 if [ -n "$status" ]; then
-  fill "$template" "$listen" "$workers" '' "server { listen $status; $(page "$serves") location / { return 404; } }" >"$prefix/nginx.conf"
+  fill "$template" "$listen" "$workers" '' "$(pages "$status" "$serves")" >"$prefix/nginx.conf"
 else
-  fill "$template" "$listen" "$workers" "$(page "$serves" "$local_only")" '' >"$prefix/nginx.conf"
+  fill "$template" "$listen" "$workers" \
+    "location ~ ^/(metrics|health|ready|status)\$ { $local_only $serves }" '' >"$prefix/nginx.conf"
 fi
 trap 'kill -QUIT $nginx' INT TERM QUIT
 nginx -p "$prefix/" -c nginx.conf -g 'daemon off;' &

@@ -79,7 +79,7 @@ local function reply(status, headers, body)
   local header = ngx.header
   ngx.status = status
   header["content-type"], header["x-request-id"] = headers["content-type"], headers["x-request-id"]
-  header["content-length"] = #body
+  if status ~= 204 then header["content-length"] = #body end
   if status ~= 200 or headers.vary or headers["access-control-allow-origin"] then
     for name, value in pairs(headers) do header[name] = value end
   end

@@ -82,6 +82,8 @@ describe("clients of the gateway in nginx:", function()
         assert_json_error(whole(gateway, "/v1/embeddings", "-H 'x: " .. ("x"):rep(20000) .. "'"), 431)
         assert_json_error(whole(gateway, "/" .. ("x"):rep(20000)), 414)
         assert_json_error(drive(gateway, [[return raw "NO HTTP AT ALL\r\n\r\n"]]), 400)
+        assert_json_error(whole(gateway, "/v1/embeddings", "-H 'Transfer-Encoding: gzip' -X POST"), 501)
+        assert_json_error(drive(gateway, [[return raw "GET / HTTP/2.0\r\nHost: x\r\n\r\n"]]), 505)
         assert_json_error(whole(gateway, "/v1/nothing", "-H 'x-request-id: mine'"):gsub("}}.*$", "}}"), 404)
       end)
   end
@@ -131,6 +133,7 @@ describe("clients of the gateway in nginx:", function()
       local text = whole(gateway, "/v1/embeddings", "-X OPTIONS -H 'origin: https://a.example' "
         .. "-H 'access-control-request-method: POST'")
       assert.matches("^HTTP/1.1 204", text)
+      assert.is_nil(text:lower():find("content-length", 1, true)) -- RFC 9110: not in a 204
       assert.matches("access%-control%-allow%-origin: https://a.example", text)
       assert.matches("access%-control%-allow%-origin: https://a.example",
         whole(gateway, "/v1/models", "-H 'origin: https://a.example'"))
@@ -154,7 +157,7 @@ describe("clients of the gateway in nginx:", function()
             page)))
           assert.equal(page, json.decode(gateway:get(page)).uri) -- the upstream's
         end
-        assert.equal("404", nginx.output_of("curl -s -o /dev/null -w '%{http_code}' " .. status_url .. "/v1/models"))
+        assert_json_error(nginx.output_of("curl -s -i " .. status_url .. "/v1/models"), 404)
       end)
   end
 
@@ -268,6 +271,11 @@ describe("clients of the gateway in nginx:", function()
 
   it("a configuration that is wrong ends the start, and names the culprit", function()
     if missing then return pending("skipped: " .. missing) end
+    local ended = nginx.output_of(("timeout 20 sh examples/openresty/start.sh --upstream %s --shared yes "
+      .. "--listen 127.0.0.1:%d --options 'nonsense = 1' 2>&1; echo \"ended: $?\""):format(upstream.url,
+      math.random(20000, 30000)))
+    assert.truthy(ended:find("unknown option 'nonsense'", 1, true), ended)
+    assert.matches("the batching worker did not start\nended: 1\n?$", ended)
     for config, said in pairs { ['auth = "none"'] = '"auth" must be "config", "passthrough", or a table',
       ["batch = { max_wait = 1 }"] = "unknown parameter 'max_wait'", ['shm = "other"'] = "no lua_shared_dict other" } do
       local text = nginx.output_of(("timeout 20 sh examples/openresty/start.sh --upstream %s --listen 127.0.0.1:%d "

@@ -390,6 +390,7 @@ describe("a gateway's upstream", function()
     ['{ url = "http://" }'] = "parameter 'url' names no host",
     ['{ url = "http://a:99999" }'] = "parameter 'url' has a port that is none of 1 to 65535",
     ['{ url = "http://ann:secret@a" }'] = "parameter 'url' holds a user or a password: give api_key, or headers",
+    ['{ url = "http://a/v1?api-version=1&Subscription-Key=secret" }'] = "parameter 'url' holds a key in its query",
     ['{ url = "http://a b" }'] = "parameter 'url' holds a space, a control character or one that is not ASCII",
     ['{ url = "http://a", preset = "tie" }'] = "parameter 'preset' must be one of infinity, openai, tei, vllm",
     ['{ url = "http://a", api_key = "sec\\nret" }'] = "parameter 'api_key' must be printable ASCII",
