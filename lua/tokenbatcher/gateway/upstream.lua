@@ -96,7 +96,11 @@ end
 local function attempt(self, request, headers)
   local response, err = ask(self, request, headers)
   if response and response.status < 300 then return response end
-  if response then return nil, { response = heeded(self, response), answer = response } end
+  if response then
+    -- Of many clients' credentials, one that has used up what it may closes the upstream for no other.
+    local is_callers = request.credential ~= nil and response.status == 429
+    return nil, { response = heeded(self, response), answer = response, is_callers = is_callers }
+  end
   return nil, { err = { code = err.http, was_sent = err.was_sent }, told = err }
 end
 

@@ -11,6 +11,7 @@ local retry = require "tokenbatcher.backend.retry"
 local M = {}
 
 local DAY_S, MIB = 86400, 2 ^ 20
+local MOST_ASKED_S = 60 -- a Retry-After, of one model say, keeps the upstream from all for so long
 
 M.options = {
   { name = "url", kind = "string", required = true }, -- http://HOST[:PORT][/v1], https://..., http://unix:/path:/v1
@@ -68,7 +69,8 @@ end
 
 local function read_circuit(who, given)
   local p = parameters.read(who .. ": breaker", BREAKER, given)
-  return { pause_after = p.failures, probe_s = p.open_s, max_probe_s = p.open_s, outage_s = 0, is_hasty = true }
+  return { pause_after = p.failures, probe_s = p.open_s, max_probe_s = p.open_s, outage_s = 0, is_hasty = true,
+    max_asked_s = math.max(p.open_s, MOST_ASKED_S) }
 end
 
 local function check_secret(who, name, key)

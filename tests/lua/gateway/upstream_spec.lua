@@ -297,6 +297,20 @@ describe("a gateway's upstream", function()
     assert.equal("off", eval [[return at("ok", { breaker = false }):status().state]])
   end)
 
+  test("one credential's 429 closes it to no other, and no Retry-After closes it for long", function()
+    assert.equal("429 429 429|closed|200", eval [[
+      local up = at("429@3600,429@3600,429@3600,ok~used-up", { breaker = { failures = 2 } })
+      local mine, text = { credential = "c", headers = { authorization = "Bearer c" } }, {}
+      for i = 1, 3 do text[i] = embed(up, { "a" }, mine).status end
+      return table.concat(text, " ") .. "|" .. up:status().state .. "|" .. embed(up, { "a" }).status]])
+    assert.equal("429 3600|upstream_open 429 60", eval [[
+      local up = at("429@3600,ok~long", { breaker = { failures = 1 } })
+      local response = embed(up, { "a" })
+      local _, err = embed(up, { "a" })
+      return response.status .. " " .. response.retry_after_s .. ("|%s %d %d"):format(err.code, err.status,
+        err.retry_after_s)]])
+  end)
+
   test("counts what came of its requests", function()
     assert.equal("1 1 1 1 true", eval [[
       local up = at("ok,400,500,die~counted", { retry = { attempts = 1 } })

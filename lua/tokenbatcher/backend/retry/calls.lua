@@ -39,7 +39,7 @@ end
 local function tell_circuit(self, role, failed, own)
   local held = self.circuit
   if not held then return false end
-  if self.policy:may_repeat(failed) then
+  if not failed.is_callers and self.policy:may_repeat(failed) then
     return held:failed(role, { is_away = retry.is_away(failed), is_final = own >= self.policy.attempts,
       why = retry.in_short(failed), asked_s = retry.asked_s(failed) })
   end

@@ -32,7 +32,8 @@ M.options = {
   { name = "outage_s", kind = "number", default = 3600, min = 0, max = 366 * DAY_S, unit = "seconds" },
 }
 
---- @param p table  pause_after, probe_s, max_probe_s, outage_s, is_hasty (nil: calls wait)
+--- @param p table  pause_after, probe_s, max_probe_s, outage_s, is_hasty (nil: calls wait),
+-- max_asked_s (a day: a server that asks for more is asked again by then)
 -- @return Circuit, or nil where pause_after is 0
 function M.new(p)
   if p.pause_after == 0 then return nil end
@@ -115,7 +116,7 @@ local function open(self, why, now)
 end
 
 local function put_off(self, now, asked_s)
-  self.probe_us = now + math.max(self.delay_s, asked_s or 0) * 1e6
+  self.probe_us = now + math.max(self.delay_s, math.min(asked_s or 0, self.p.max_asked_s or DAY_S)) * 1e6
   self.delay_s = math.min(2 * self.delay_s, self.p.max_probe_s)
   change(self, "open")
 end

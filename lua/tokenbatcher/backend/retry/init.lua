@@ -8,7 +8,8 @@
 -- circuit.lua says when nothing is to be tried at all.
 --
 -- A failure is {response} or {err}: an answer {status, headers, body, retry_after_s}, or an err with a code and
--- was_sent, as tb.http gives them; is_final: whoever made it knows that there is no use. Tried again are:
+-- was_sent, as tb.http gives them; is_final: whoever made it knows that there is no use;
+-- is_callers: it tells of who asked, not of the server. Tried again are:
 --  - the statuses of `statuses`, unless the quota is used up (insufficient_quota: more requests help nobody)
 --  - connections that failed before anything was sent
 --  - other connections that failed half-way, and answers that did not come in time, where safe_to_repeat is set
