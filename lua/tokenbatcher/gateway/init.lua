@@ -232,9 +232,9 @@ local function pass(self, request, id, model)
   local credential, problem = self.credentials:of(request.headers)
   if not credential then return refuse(self, problem, id) end
   local line
-  if model == nil and #self.lines > 1 and reading.names_model(request) then
-    local body = reading.body_of(request, self.limits)
-    model = body and body.model
+  if model == nil and not self.only_line and reading.names_model(self, request) then
+    model, problem = reading.model_of(request, self.limits)
+    if problem then return refuse(self, problem, id) end
   end
   line, problem = reading.line_of(self, type(model) == "string" and model or nil)
   if not line then return refuse(self, problem, id) end

@@ -74,9 +74,13 @@ local function decoded(request)
   return body
 end
 
---- The same of one that is to be passed on. @return table, or nil
-function M.body_of(request, limits)
-  return M.receive(request, limits) and decoded(request) or nil
+--- The model that a body names which is to be passed on. @return string or nil: none; or nil and a problem
+function M.model_of(request, limits)
+  local bytes, problem = M.receive(request, limits)
+  if not bytes or bytes == 0 then return nil, problem end
+  local body, message = json.decode(request:text())
+  if body == nil then return nil, problems.new(400, "invalid_json", "the body must be JSON: " .. message) end
+  return type(body) == "table" and type(body.model) == "string" and body.model or nil
 end
 
 --- May a path stand behind the upstream's own? One that goes upwards would leave it.
@@ -86,8 +90,9 @@ function M.is_below(target)
 end
 
 --- May the body of a request that is passed on name a model?
-function M.names_model(request)
-  return request.method == "POST" and (request.headers["content-type"] or ""):find("json", 1, true) ~= nil
+function M.names_model(gateway, request)
+  return request.method == "POST" and (gateway.protocols[request.path] ~= nil
+    or (request.headers["content-type"] or ""):lower():find("json", 1, true) ~= nil)
 end
 
 -- --- headers ----------------------------------------------------------------------------------

@@ -585,6 +585,24 @@ describe("what is held and where it goes:", function()
     end)
   end)
 
+  it("a list of models holds for what is passed on, too", function()
+    local function pass(gateway, body, headers, path)
+      return (helper.handle(gateway, helper.request(path or "/v1/chat/completions", body, { headers = headers })))
+    end
+    local is_json, bypass = { ["content-type"] = "Application/JSON" }, { ["x-tokenbatcher"] = "bypass" }
+    local function check(gateway)
+      assert.equal(404, pass(gateway, '{"model":"b"}', is_json))
+      assert.equal(404, pass(gateway, '{"model":"b","input":"x"}', bypass, "/v1/embeddings"))
+      assert.equal(400, pass(gateway, '\239\187\191{"model":"b"}', is_json)) -- Python's servers read it
+      assert.is_nil(pass(gateway, '{"model":"a"}', is_json))
+      assert.is_nil(pass(gateway, '{"model":"a","input":"x"}', bypass, "/v1/embeddings"))
+      for _, body in ipairs { "", "[1]", "{}", "null" } do assert.is_nil(pass(gateway, body, is_json), body) end
+      assert.is_nil(pass(gateway, "\255", { ["content-type"] = "multipart/form-data" }))
+    end
+    helper.run({ models = { "a" } }, { helper.upstream(embedded) }, check)
+    helper.run({}, { helper.upstream(embedded, { models = { "a" } }) }, check)
+  end)
+
   it("a request's id is kept or made, comes back and goes upstream", function()
     local upstream = helper.upstream(embedded)
     helper.run({}, { upstream }, function(gateway)
