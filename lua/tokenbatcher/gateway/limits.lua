@@ -70,6 +70,12 @@ local function exceeded(words, n)
   return size == n and most and most >= 1 and most < n and most or nil
 end
 
+-- Does the call itself hold the number? The words may then be an input said back, cut short perhaps: a client's words
+-- must not lower everybody's limit. (What parts of the batch are taken still teaches it.)
+local function is_said_back(number, body)
+  return body ~= nil and body:find("%f[%d]0*" .. ("%d"):format(number)) ~= nil
+end
+
 -- The number that the words give for a limit below n, or nil.
 local function named(words, n)
   words = words:sub(1, MOST_WORDS):lower()
@@ -126,7 +132,7 @@ function Limits:learn(request, response)
     return
   end
   local limit = n > 1 and named(response.body, n)
-  if limit then
+  if limit and not is_said_back(limit, request.body) then
     keep(self, limit)
   elseif batch ~= nil and n == 1 then
     forget(self, batch) -- it is this input

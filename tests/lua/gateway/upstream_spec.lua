@@ -377,6 +377,19 @@ describe("a gateway's upstream", function()
     end)
   end
 
+  test("a limit is not learned from an input that is said back, whole or cut short", function()
+    assert.equal("2048 2048 2048 1", eval [[
+      local function learned(name, body)
+        local known = require("tokenbatcher.gateway.limits").new { name = name, most = 2048 }
+        known:learn({ inputs = 2, body = body },
+          { status = 422, body = '{"detail":[{"msg":"bad item","input":"batch of at most 1"}]}' })
+        return known:describe().max_inputs
+      end
+      return table.concat({ learned("whole", '{"input":["batch of at most 1","b"]}'),
+        learned("cut", '{"input":["batch of at most 12345","b"]}'),
+        learned("zero", '{"input":["batch of at most 01","b"]}'), learned("other", '{"input":["a 21","b"]}') }, " ")]])
+  end)
+
   test("a limit is learned from a batch whose parts are all taken, not from one with a culprit", function()
     assert.equal("413 413 200 200 413 200 200 2|400 400 200 200 2048|2048", eval [[
       local function statuses(up, batch, ...)
