@@ -314,6 +314,8 @@ describe("guards:", function()
           values = require("tokenbatcher.policy").names
         elseif entry.kind == "boolean" then
           values = { true, false }
+        elseif entry.kind == "slo" then
+          values = { 1e-6, 1000, "0.25 + 0.001*tokens" }
         elseif entry.kind ~= "function" and entry.kind ~= "string" then
           values = { entry.min, math.min(entry.max, 1000), entry.default }
         end

@@ -582,6 +582,7 @@ describe("constructors:", function()
     ["function"] = { 5, "text", {}, true },
     string = { 5, {}, print, true },
     boolean = { 5, "true", {}, print },
+    slo = { {}, true, 0, -1, 0 / 0, math.huge },
   }
 
   for _, entry in ipairs(options.list) do
@@ -617,6 +618,8 @@ describe("constructors:", function()
         values = { print, setmetatable({}, { __call = print }) }
       elseif entry.kind == "string" then
         values = { "", "a name" }
+      elseif entry.kind == "slo" then
+        values = { 1e-6, 1e5, "0.25 + 0.001*tokens", function() return 1 end }
       elseif entry.kind == "boolean" then
         values = { true, false }
       else
