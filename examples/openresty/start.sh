@@ -44,6 +44,7 @@ case "$upstream$preset" in
 "*) echo 'start.sh: --upstream and --preset hold no quotes, backslashes or line breaks' >&2; exit 2 ;;
 esac
 
+umask 077 # what --config holds may be keys
 remove=''
 [ -n "$prefix" ] || { prefix=$(mktemp -d) && remove=$prefix; }
 started=''

@@ -267,6 +267,7 @@ describe("clients of the gateway in nginx:", function()
     seen[8] = gateway:log()
     for _, text in ipairs(seen) do assert.is_nil(text:find(SECRET, 1, true), text) end
     assert.equal(SECRET .. "-up", json.decode(gateway:get("/v1/models", bearer)).authorization:match " (.*)$")
+    assert.equal("600", nginx.output_of("stat -c %a " .. gateway.folder .. "/nginx.conf"))
   end)
 
   it("a configuration that is wrong ends the start, and names the culprit", function()
