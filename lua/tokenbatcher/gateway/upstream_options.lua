@@ -130,12 +130,27 @@ local function with_breaker(given)
   return out
 end
 
+local SECRETS = { "key", "token", "secret", "passw", "signature" } -- in a parameter's name
+
+-- nginx writes the whole of a URL into its log where it passes a request on and fails.
+local function holds_secret(query)
+  for name in query:lower():gmatch "[?&]([^=&]*)" do
+    for _, word in ipairs(SECRETS) do
+      if name:find(word, 1, true) then return true end
+    end
+  end
+  return false
+end
+
 --- @return table  the parameters by name, and place, policy, heeds_retry_after, circuit, key (the auth header's value),
 -- auth_name, header_text, secrets, pool_size, idle_s
 function M.read(who, given)
   local p = parameters.read(who, M.options, with_breaker(given))
   local place, problem = address.parse(p.url)
-  if not place then errors.misuse(("%s: parameter 'url' %s"):format(who, problem)) end
+  if place and holds_secret(place.query) then
+    problem = "holds a key in its query, which logs show: give api_key, or headers"
+  end
+  if problem then errors.misuse(("%s: parameter 'url' %s"):format(who, problem)) end
   if p.ca_file then errors.misuse(NO_CA_FILE:format(who)) end
   if not head.is_name(p.auth_header) then errors.misuse(who .. ": parameter 'auth_header' is not a header's name") end
   local pool = parameters.read(who .. ": pool", POOL, p.pool)
