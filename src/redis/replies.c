@@ -7,10 +7,17 @@
 #include "client.h"
 
 #include <assert.h>
+#include <hiredis/hiredis.h>
 #include <stdint.h>
 #include <string.h>
 
 enum { READER_KEEPS = 1048576 };
+
+#if HIREDIS_MAJOR > 0 /* Debian 13 */
+typedef size_t array_size;
+#else
+typedef int array_size;
+#endif
 
 static char made[1]; /* any address but NULL */
 
@@ -43,9 +50,11 @@ static void *add_text(const redisReadTask *task, char *text, size_t size)
 }
 
 /* Redis says how many there are before they come: nothing is set aside for them. */
-static void *add_array(const redisReadTask *task, int elements)
+static void *add_array(const redisReadTask *task, array_size elements)
 {
-    return elements < 0 ? NULL : add(task, (tb_redis_node){.kind = TB_REDIS_ARRAY, .size = (uint32_t)elements});
+    int64_t size = (int64_t)elements;
+    if (size < 0 || size > INT32_MAX) return NULL;
+    return add(task, (tb_redis_node){.kind = TB_REDIS_ARRAY, .size = (uint32_t)size});
 }
 
 static void *add_integer(const redisReadTask *task, long long value)
