@@ -150,7 +150,7 @@ int tb_abi(void);
 /* --- Options ------------------------------------------------------------
  *
  * One table holds every option: name, bounds, default, unit and sentence.
- * Validation, --help and the README's table come from it.
+ * Validation, --help and the guide's table come from it.
  */
 
 /* What values an option takes.

@@ -91,7 +91,7 @@ int tb_engine_new_with(tb_engine **out, struct ev_loop *loop, const char *script
                        const tb_engine_option *options, size_t count, char *err,
                        size_t err_size);
 
-/* Change options of the batcher (those of the README's table that are no functions; each
+/* Change options of the batcher (those of the guide's table that are no functions; each
  * has a name there, "batch_timeout_s" say) while it runs or when it has stopped: all or
  * none. Records that are queued obey the new values, running batches keep theirs. From the
  * engine's thread, not from beneath the script. `err` (of err_size bytes, may be NULL) and

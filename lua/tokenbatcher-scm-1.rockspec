@@ -1,4 +1,4 @@
--- luarocks make lua/tokenbatcher-scm-1.rockspec     (in a checkout; see README.md)
+-- luarocks make lua/tokenbatcher-scm-1.rockspec     (in a checkout; see src/README.md)
 rockspec_format = "3.0"
 package = "tokenbatcher"
 version = "scm-1"

@@ -1,6 +1,6 @@
--- Keeps the README's table of options equal to the code's.
--- usage: luajit readme_options.lua --check README.md    exit 1 if they differ
---        luajit readme_options.lua --write README.md    put the table in
+-- Keeps a guide's table of options equal to the code's.
+-- usage: luajit readme_options.lua --check FILE    exit 1 if they differ
+--        luajit readme_options.lua --write FILE    put the table in
 local BEGIN, END = "<!-- options: generated, see tests/readme_options.lua -->\n", "<!-- end of options -->"
 
 local mode, path = arg[1], arg[2]

@@ -1,10 +1,10 @@
--- The README's case study: its commands print what it shows. Those over the trace, which is not included here, run
+-- The simulator's case study: its commands print what it shows. Those over the trace, which is not included here, run
 -- where CASE_STUDY_TRACE names AzureLLMInferenceTrace_code.csv.
 
 local cli = dofile "tests/lua/cli_helper.lua"
 
 local TRACE = os.getenv "CASE_STUDY_TRACE"
-local SECTION = assert(cli.read("README.md"):match "\n### A case study\n(.-)\n### ")
+local SECTION = assert(cli.read("lua/tokenbatcher/sim/README.md"):match "\n## A case study\n(.-)\n## ")
 
 -- Each command of the section, and the pieces of its output that are shown, in order.
 local function examples()

@@ -1,4 +1,5 @@
--- The README names files; they exist, and its tour names every room.
+-- The README and the guides name files; they exist. The README's tour names every room, and its examples do what they
+-- show.
 
 local cli = dofile "tests/lua/cli_helper.lua"
 
@@ -7,7 +8,7 @@ local README = cli.read "README.md"
 -- Names of files that stand for a user's own, or are another project's.
 local OTHERS = {
   ["your_script.lua"] = true, ["service.lua"] = true, ["test.jsonl"] = true, ["_dynamic_batcher.py"] = true,
-  ["src/flyte/extras/_dynamic_batcher.py"] = true,
+  ["src/flyte/extras/_dynamic_batcher.py"] = true, ["first.lua"] = true, ["handler.lua"] = true,
 }
 
 local function lines(command)
@@ -27,31 +28,88 @@ local function section(title)
   return (README:match("\n## " .. title .. "\n(.-)\n## "))
 end
 
-describe("the README:", function()
-  it("every path that it names exists", function()
+local GUIDES = lines "git ls-files '*.md' 2>/dev/null || find . -name '*.md' -not -path './build/*'"
+
+-- A link of a guide, as a path from here.
+local function path_of(link, guide)
+  local path = (guide:match "^.*/" or "") .. link:gsub("#.*$", "")
+  local n
+  repeat path, n = path:gsub("[^/.]+/%.%./", "", 1) until n == 0
+  return path
+end
+
+describe("the guides:", function()
+  it("are where the README says: every link of each leads to a file, and to a heading", function()
     local n = 0
-    for folder, rest in README:gmatch "%f[%w/]([a-z]+)/([%w_./*-]*)" do
-      local path = (folder .. "/" .. rest):gsub("%.+$", "")
-      if ({ src = 1, lua = 1, include = 1, tests = 1, examples = 1 })[folder] and not OTHERS[path] then
-        n = n + 1
-        assert.is_true(exists(path), path)
+    for _, guide in ipairs(GUIDES) do
+      for link in cli.read(guide):gmatch "%]%(([^%s)]+)%)" do
+        if not link:find "^%a+:" then
+          local path = link:sub(1, 1) == "#" and guide or path_of(link, guide)
+          assert.is_true(exists(path), guide .. " -> " .. link)
+          local anchor = link:match "#(.+)$"
+          local has = not anchor
+          for heading in (anchor and "\n" .. cli.read(path) or ""):gmatch "\n#+ ([^\n]+)" do
+            has = has or heading:lower():gsub("[^%w%- ]", ""):gsub(" ", "-") == anchor
+          end
+          assert.is_true(has, guide .. " -> " .. link)
+          n = n + 1
+        end
+      end
+    end
+    assert.is_true(n > 30)
+  end)
+
+  it("every path that they name exists", function()
+    local n = 0
+    for _, guide in ipairs(GUIDES) do
+      for folder, rest in cli.read(guide):gsub("%.%./", ""):gmatch "%f[%w/]([a-z]+)/([%w_./*-]*)" do
+        local path = (folder .. "/" .. rest):gsub("%.+$", "")
+        if ({ src = 1, lua = 1, include = 1, tests = 1, examples = 1 })[folder] and not OTHERS[path] then
+          n = n + 1
+          assert.is_true(exists(path), guide .. ": " .. path)
+        end
       end
     end
     assert.is_true(n > 50)
   end)
 
-  it("every file that it names without a folder is somewhere in the tree", function()
+  it("every file that they name without a folder is somewhere in the tree", function()
     local is_there = {}
     for _, path in ipairs(lines "find src lua include tests examples -type f") do
       is_there[path:match "[^/]*$"] = true
     end
-    for word in README:gmatch "`([^`\n]+)`" do
-      for name in word:gmatch "%f[%w_*]([%w_*-]+%.%l+)%f[^%w_.-]" do
-        if not name:find "*" and (name:find "%.[ch]$" or name:find "%.lua$" or name:find "%.sh$") then
-          assert.is_true(is_there[name] or OTHERS[name] or false, name)
+    for _, guide in ipairs(GUIDES) do
+      for word in cli.read(guide):gmatch "`([^`\n]+)`" do
+        for name in word:gmatch "%f[%w_*]([%w_*-]+%.%l+)%f[^%w_.-]" do
+          if not name:find "*" and (name:find "%.[ch]$" or name:find "%.lua$" or name:find "%.sh$") then
+            assert.is_true(is_there[name] or OTHERS[name] or false, guide .. ": " .. name)
+          end
         end
       end
     end
+  end)
+end)
+
+describe("the README:", function()
+  setup(cli.new_folder)
+  teardown(cli.clean)
+
+  it("is a front door", function()
+    local _, n = README:gsub("\n", "\n")
+    assert.is_true(n <= 240, n .. " lines")
+  end)
+
+  it("its first script prints what it says", function()
+    local script, shown = README:match "```lua\n(.-)```\n\n```\n(.-)```"
+    local r = cli.shell("timeout 60 luajit " .. cli.file("first.lua", script))
+    assert.equal(shown, r.out, r.err)
+  end)
+
+  it("its simulation prints what it says", function()
+    local command, shown = README:match "```\n%$ (build/tokenbatcher simulate .-[^\\])\n%.%.%.\n(.-)%.%.%.\n```"
+    local r = cli.shell((command:gsub("^build/tokenbatcher", cli.quote(cli.exe))))
+    assert.equal(0, r.status, r.err)
+    assert.truthy(r.out:find(shown, 1, true), r.out)
   end)
 
   it("its tour names every room, in order, and each room's first file", function()
@@ -60,13 +118,13 @@ describe("the README:", function()
     for room in ("base core runtime batching policy estimator backend script gateway sim testing cli"):gmatch "%l+" do
       at = assert(tour:find("`" .. room .. "/`", at, true), room)
     end
-    for _, room in ipairs(lines "ls lua/tokenbatcher | grep -v init.lua") do
+    for _, room in ipairs(lines "cd lua/tokenbatcher && ls -d */ | tr -d /") do
       assert.truthy(tour:find("`" .. room .. "/`", 1, true), room)
       local first = lines(("grep -lrE '^--- %s: ' lua/tokenbatcher/%s"):format(room, room))
       assert.equal(1, #first)
       assert.truthy(tour:find("`" .. first[1]:gsub("^lua/tokenbatcher/", "") .. "`", 1, true), first[1])
     end
-    for _, room in ipairs(lines "ls src") do
+    for _, room in ipairs(lines "cd src && ls -d */ | tr -d /") do
       assert.truthy(tour:find("`src/" .. room .. "/`", 1, true), room)
       local first = lines(("grep -l 'THE ROOM' src/%s/*"):format(room))
       assert.equal(1, #first)

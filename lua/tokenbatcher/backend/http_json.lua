@@ -5,7 +5,7 @@
 --     tb.backend.http{ base_url = "http://127.0.0.1:11434", path = "/api/embed", model = "all-minilm",
 --       input_field = "input", list_field = "embeddings", usage_field = "prompt_eval_count" }                Ollama
 --
--- With lists = false a record is one request, and its result what is at list_field (README.md has more of them).
+-- With lists = false a record is one request, and its result what is at list_field (the README here has more of them).
 
 local answers = require "tokenbatcher.backend.server.answer"
 local json = require "tokenbatcher.base.json"

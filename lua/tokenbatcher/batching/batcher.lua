@@ -154,7 +154,7 @@ local function new(class, given)
   return self
 end
 
---- @param given table  the options of DESIGN section 4; see the README's table
+--- @param given table  the options of DESIGN section 4; see the table in lua/tokenbatcher/README.md
 function M.TokenBatcher(given) return new("TokenBatcher", given) end
 
 --- The same without the token names.

@@ -1,5 +1,5 @@
 --- Options of a batcher, read from the core's one table of them: names, defaults,
--- bounds, units, sentences. Validation, --help and the README's table come from it.
+-- bounds, units, sentences. Validation, --help and the guide's table come from it.
 
 local errors = require "tokenbatcher.base.errors"
 local kinds = require "tokenbatcher.base.kinds"
@@ -280,7 +280,7 @@ local function range(entry)
   return number_text(entry.min) .. " .. " .. number_text(entry.max)
 end
 
---- The README's table of options, in Markdown.
+--- The guide's table of options, in Markdown.
 function M.markdown()
   local lines = { "| option | default | values | unit | meaning |", "|---|---|---|---|---|" }
   for _, entry in ipairs(M.list) do

@@ -24,7 +24,7 @@ local SKIPPED = {
   ["views follow records that come, go"] = "counts turns, and the end of a batch is one of its own in nginx",
   ["on the real clock a batch is never early, and not late"] = "nginx has a clock of milliseconds",
   ["is none while the loop only waits"] = "sleeps for ever, on the real clock",
-  ["the README has the table"] = "about the README",
+  ["the guide has the table"] = "about the guide",
 }
 
 local RUN = [[

@@ -216,11 +216,11 @@ describe("what is wrong is raised:", function()
   end)
 end)
 
--- The spec that the README shows, as a part of this one.
+-- The spec that the guide shows, as a part of this one.
 do
-  local readme = dofile("tests/lua/cli_helper.lua").read "README.md"
-  local text = readme:match '```lua\n(local testing = require "tokenbatcher.testing"\n.-)```'
-  setfenv(assert(loadstring(assert(text, "the README shows no spec"), "@README.md")), getfenv(1))()
+  local guide = dofile("tests/lua/cli_helper.lua").read "lua/tokenbatcher/policy/README.md"
+  local text = guide:match '```lua\n(local testing = require "tokenbatcher.testing"\n.-)```'
+  setfenv(assert(loadstring(assert(text, "the guide shows no spec"), "@lua/tokenbatcher/policy/README.md")), getfenv(1))()
 end
 
 -- The same decisions as a batcher's, over the same records, on the virtual clock.

@@ -1,5 +1,5 @@
 --- A message of a stream, whoever has added it, as an entry of ours: what it says of itself, in our units. Nothing
--- in it is trusted. The fields are those of the README ("Many machines").
+-- in it is trusted. The fields are those of the README here.
 
 local json = require "tokenbatcher.base.json"
 local utf8 = require "tokenbatcher.base.utf8"
