@@ -220,7 +220,8 @@ end)
 do
   local guide = dofile("tests/lua/cli_helper.lua").read "lua/tokenbatcher/policy/README.md"
   local text = guide:match '```lua\n(local testing = require "tokenbatcher.testing"\n.-)```'
-  setfenv(assert(loadstring(assert(text, "the guide shows no spec"), "@lua/tokenbatcher/policy/README.md")), getfenv(1))()
+  local chunk = loadstring(assert(text, "the guide shows no spec"), "@lua/tokenbatcher/policy/README.md")
+  setfenv(assert(chunk), getfenv(1))()
 end
 
 -- The same decisions as a batcher's, over the same records, on the virtual clock.
