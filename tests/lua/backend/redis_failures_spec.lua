@@ -1,5 +1,6 @@
 -- What goes wrong between producers, Redis and workers: a spec for each row of the guide's table
--- (lua/tokenbatcher/backend/redis, "When something fails"). Those that need a process of their own are in cli/redis_process_spec.lua.
+-- (lua/tokenbatcher/backend/redis, "When something fails"). Those that need a process of their own
+-- are in cli/redis_process_spec.lua.
 local R = require "tests.lua.redis_helper"
 local tb = require "tokenbatcher"
 

@@ -61,8 +61,21 @@ describe("tokenbatcher run", function()
     end)
 
     it("is told by its first two bytes, however they come", function()
-      local r = cli.shell(("{ head -c 1 %s; sleep 0.1; tail -c +2 %s; } | timeout 60 %s run %s"):format(packed, packed,
-        cli.exe, cli.file("script.lua", ECHO)))
+      -- the first alone: the others are written once it has been read from the pipe
+      local writer = cli.file("writer.lua", [[
+        local ffi = require "ffi"
+        ffi.cdef "int ioctl(int fd, unsigned long request, ...); int poll(void *fds, unsigned long n, int timeout_ms);"
+        local FIONREAD, left = 0x541B, ffi.new "int[1]"
+        local text = assert(io.open(arg[1], "rb")):read "*a"
+        io.stdout:setvbuf "no"
+        io.write(text:sub(1, 1))
+        repeat
+          ffi.C.poll(nil, 0, 1)
+          assert(ffi.C.ioctl(1, FIONREAD, left) == 0)
+        until left[0] == 0
+        io.write(text:sub(2))]])
+      local r = cli.shell(("luajit %s %s | timeout 60 %s run %s"):format(writer, packed, cli.exe,
+        cli.file("script.lua", ECHO)))
       assert.equal(3000, #r.lines, r.err)
       assert.matches("bad_input", cli.run(ECHO, "\31").out)
     end)

@@ -51,15 +51,14 @@ describe("R5: a process that was stopped", function()
   it("takes an answer that would have been in time", function()
     local answered, err = H.run(function()
       local batcher = tb.TokenBatcher { policy = "eager", inference_timeout_s = 1, inference_fn = function(records)
+        -- the call has begun: a shell stops this process, and lets it go on after twice the timeout
+        os.execute "(kill -STOP $PPID; sleep 2; kill -CONT $PPID) >/dev/null 2>&1 &"
         tb.sleep(0.3) -- two steps, so that one look does not bring both
         tb.sleep(0.3)
         return records
       end }
       batcher:start()
-      local future = batcher:submit "x"
-      -- a shell stops this process after 0.1 s and lets it go on 2 s later
-      os.execute "(sleep 0.1; kill -STOP $PPID; sleep 2; kill -CONT $PPID) >/dev/null 2>&1 &"
-      local answer, why = future:await()
+      local answer, why = batcher:submit("x"):await()
       batcher:stop()
       return answer, why
     end, "real")

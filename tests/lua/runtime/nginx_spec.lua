@@ -316,7 +316,7 @@ describe("in an nginx worker:", function()
       assert.equal("re:b", server:eval [[
         local long = b:submit "a"
         ngx.sleep(0.001)
-        os.execute "sleep 3"
+        os.execute "sleep 3" -- not a wait: nginx is blocked for longer than a pump may be silent
         long:await()
         return b:submit("b"):await()
       ]])
@@ -334,7 +334,7 @@ describe("in an nginx worker:", function()
         end }
         local future = b:submit "a"
         ngx.sleep(0.1)
-        os.execute "sleep 2"
+        os.execute "sleep 2" -- not a wait: nginx is blocked for twice the timeout
         local answer, err = future:await()
         return answer or err.code
       ]])
