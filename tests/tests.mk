@@ -41,23 +41,23 @@ $B/tests/test_redis $B/tests/test_redis_trouble: $B/tests/%: tests/src/redis/%.c
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(REDIS_OBJ) $(CMOCKA) $$(pkg-config --libs hiredis)
 
-$B/tests/fuzz_replay: tests/fuzz/fuzz_core.c $(C_SHARED) $B/libtokenbatcher.a
+$B/tests/fuzz_replay: tests/fuzz/fuzz_core.c tests/fuzz/replay.h $(C_SHARED) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(C_SHARED) $B/libtokenbatcher.a $(CMOCKA)
 
-$B/tests/fuzz_json_replay: tests/fuzz/fuzz_json.c tests/fuzz/lua_fuzz.h $(JSON_OBJ)
+$B/tests/fuzz_json_replay: tests/fuzz/fuzz_json.c tests/fuzz/lua_fuzz.h tests/fuzz/replay.h $(JSON_OBJ)
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -o $@ $(filter-out %.h,$^) -lluajit-5.1 $(JSON_LIB)
 
 # The script finds the functions in the program: -rdynamic.
-$B/tests/fuzz_vectors_replay: tests/fuzz/fuzz_vectors.c tests/fuzz/lua_fuzz.h $(JSON_OBJ) $(VECTORS_OBJ) $B/gen/cdef_vectors.o
+$B/tests/fuzz_vectors_replay: tests/fuzz/fuzz_vectors.c tests/fuzz/lua_fuzz.h tests/fuzz/replay.h $(JSON_OBJ) $(VECTORS_OBJ) $B/gen/cdef_vectors.o
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -rdynamic -o $@ $(filter-out %.h,$^) -lluajit-5.1 $(JSON_LIB)
 
-$B/tests/fuzz_redis_replay: tests/fuzz/fuzz_redis.c $(REDIS_OBJ)
+$B/tests/fuzz_redis_replay: tests/fuzz/fuzz_redis.c tests/fuzz/replay.h $(REDIS_OBJ)
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(REDIS_OBJ) $$(pkg-config --libs hiredis)

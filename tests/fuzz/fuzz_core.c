@@ -44,24 +44,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     return 0;
 }
 
-#ifdef TB_FUZZ_MAIN
-static void replay(const char *path)
-{
-    static uint8_t data[1 << 16];
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        perror(path);
-        exit(1);
-    }
-    size_t size = fread(data, 1, sizeof data, file);
-    fclose(file);
-    LLVMFuzzerTestOneInput(data, size);
-}
-
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) replay(argv[i]);
-    printf("%d inputs replayed\n", argc - 1);
-    return 0;
-}
-#endif
+#include "replay.h"

@@ -266,4 +266,18 @@ function M.gateway(given)
   error("the gateway does not start: " .. read(self.folder .. "/out"))
 end
 
+--- A spec's body beside a gateway of its own; what it raises has the gateway's log with it.
+-- @param upstream table  of M.upstream(), made to behave well  @param given table  as M.gateway takes it; upstream: by
+-- default that one's URL  @param fn function  (gateway)
+function M.with_gateway(upstream, given, fn)
+  upstream:get "/behave?as=well"
+  given.upstream = given.upstream or upstream.url
+  local gateway = M.gateway(given)
+  local ok, err = xpcall(fn, function(value)
+    return type(value) == "string" and debug.traceback(value) .. gateway:log() or value
+  end, gateway)
+  gateway:stop()
+  if not ok then error(err, 0) end
+end
+
 return M

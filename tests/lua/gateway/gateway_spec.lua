@@ -11,14 +11,7 @@ local upstream, driver
 local function test(name, given, fn)
   it(name, function()
     if missing then return pending("skipped: " .. missing) end
-    upstream:get "/behave?as=well"
-    given.upstream = given.upstream or upstream.url
-    local gateway = nginx.gateway(given)
-    local ok, err = xpcall(fn, function(value)
-      return type(value) == "string" and debug.traceback(value) .. gateway:log() or value
-    end, gateway)
-    gateway:stop()
-    if not ok then error(err, 0) end
+    nginx.with_gateway(upstream, given, fn)
   end)
 end
 
