@@ -20,7 +20,8 @@ function M.run(folder, base_text)
     ("device       %s\n"):format(fitted.device.text),
     ("base         %s (%s), times %.4f by the run's mean time of a token\n"):format(
       base.name and "preset:" .. base.name or base.text, fitted.why, fitted.factor / base.factor),
-    ("run          %s, tensor parallel %d, %d requests; %s\n\n"):format(run.model, run.parallel, #run.requests,
+    ("run          %s, tensor parallel %d, %d requests%s; %s\n\n"):format(run.model, run.parallel,
+      #run.requests, run.failed > 0 and (" (%d more have failed, left out)"):format(run.failed) or "",
       limit_text(fitted.device.limits)),
     ("%-12s %10s %12s %12s\n"):format("seconds", "measured", "as it was", "calibrated"))
   for i, figure in ipairs(fitted.measured) do

@@ -392,5 +392,70 @@ describe("fitting a device", function()
     refused "requests.jsonl:1: its times are out of order"
     write("requests.jsonl", '{"input_toks":5,"output_toks":1,"queued_ts":5,"first_token_ts":6,"last_token_ts":6}\n')
     refused "no request with two output tokens"
+    write("meta.json", '{"model":"x","engine_kwargs":{"tensor_parallel_size":"two"}}')
+    refused "meta.json: engine_kwargs.tensor_parallel_size is 'two', no number above 0"
+    write("meta.json", '{"model":"x","engine_kwargs":{"tensor_parallel_size":2,"data_parallel_size":2}}')
+    refused "data_parallel_size is 2: its requests went to 2 servers, and a device is one"
+    write("meta.json", '{"model":"x","kv_cache":{"num_kv_tokens":[]}}')
+    refused "kv_cache.num_kv_tokens is a list or an object"
+    write("meta.json", '{"engine_kwargs":{"tensor_parallel_size":2}}')
+    refused "it names no model"
+  end)
+
+  local META = '{"model":"meta-llama/Llama-3.1-8B","engine_kwargs":{"tensor_parallel_size":1,"max_num_seqs":32},'
+    .. '"kv_cache":{"num_kv_tokens":16000,"block_size":16}}'
+
+  local function lines_of(name)
+    local out = {}
+    for line in io.lines(folder .. "/" .. name) do out[#out + 1] = line end
+    return out
+  end
+
+  it("finds the same whatever order the requests are in, and leaves out and counts those that failed", function()
+    write_run("preset:rtx4090-llama3.1-8b,factor=1.7,seqs=32,kv=16000", META)
+    local expected = assert(fit.of_run(folder))
+    assert.are.equal(0, expected.run.failed)
+    local lines, turned = lines_of "requests.jsonl", {}
+    for i, line in ipairs(lines) do turned[#lines + 1 - i] = line end
+    table.insert(turned, 1, '{"request_id":"b","input_toks":9,"output_toks":9,"arrival_time":null,"queued_ts":null,'
+      .. '"scheduled_ts":null,"first_token_ts":null,"last_token_ts":null}')
+    table.insert(turned, 40, '{"input_toks":9,"output_toks":0,"queued_ts":101,"first_token_ts":0,"last_token_ts":0}')
+    table.insert(turned, 50, '{"input_toks":9,"output_toks":5,"queued_ts":101,"first_token_ts":102,"last_token_ts":103,'
+      .. '"error":"gone"}')
+    write("requests.jsonl", table.concat(turned, "\r\n"))
+    local fitted = assert(fit.of_run(folder))
+    assert.are.equal(expected.device.text, fitted.device.text)
+    assert.are.same({ 3, 100 }, { fitted.run.failed, #fitted.run.requests })
+    write("requests.jsonl", turned[1] .. "\n" .. turned[40] .. "\n" .. turned[2] .. "\n")
+    local found, message = fit.of_run(folder)
+    assert.is_nil(found)
+    assert.truthy(message:find("2 of 3 requests have failed", 1, true), message)
+  end)
+
+  it("finds the limits of a run where vLLM says them in another place, and its model", function()
+    write_run("preset:rtx4090-llama3.1-8b,factor=1.7,seqs=32,kv=16000", META)
+    local expected = assert(fit.of_run(folder))
+    write("meta.json", '{"engine_kwargs":{"model":"/models/Llama-3.1-8B/","max_num_seqs":null},"hardware":{},'
+      .. '"kv_cache":{},"resolved_config":{"cache_config":{"num_gpu_blocks":1000,"block_size":16},"scheduler_config":'
+      .. '{"max_num_seqs":32,"max_num_batched_tokens":2048}}}')
+    local fitted = assert(fit.of_run(folder))
+    assert.are.equal(expected.device.text, fitted.device.text)
+    assert.are.same({ "rtx4090-llama3.1-8b", 1 }, { fitted.base.name, fitted.run.parallel })
+  end)
+
+  it("refuses a run whose times are plainly in another unit", function()
+    write_run("preset:rtx4090-llama3.1-8b,seqs=32,kv=16000", META)
+    local lines = lines_of "requests.jsonl"
+    for unit, word in pairs { [1000] = "slow", [0.001] = "fast" } do
+      local changed = {}
+      for i, line in ipairs(lines) do
+        changed[i] = line:gsub('(_ts":)([%d.]+)', function(name, s) return name .. ("%.9f"):format(s * unit) end)
+      end
+      write("requests.jsonl", table.concat(changed, "\n"))
+      local found, message = fit.of_run(folder)
+      assert.is_nil(found)
+      assert.truthy(message:find(("more than 64 times as %s as the device: are its times in seconds?"):format(word), 1,
+        true), message)
+    end
   end)
 end)

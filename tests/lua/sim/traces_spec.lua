@@ -88,9 +88,22 @@ describe("a trace", function()
     local BENCH = '{"date":"x","start_times":[3.5,1.25,2.0],"input_lens":[10,20,30],"output_lens":[1,2,0],'
       .. '"ttfts":[0.1],"errors":["","","boom"]}'
     known("vLLM benchmark: lists, ordered, and without what failed", "s", BENCH, { { 0, 20, 2 }, { 2250000, 10, 1 } })
+    known("vLLM benchmark, of embeddings", "s", '{"start_times":[1,2],"input_lens":[10,20],"latencies":[1,1]}',
+      { { 0, 10, -1 }, { 1000000, 20, -1 } })
     known("vLLM benchmark, on many lines", "s", BENCH:gsub(",", ",\n  "):gsub("{", "{\n"),
       { { 0, 20, 2 }, { 2250000, 10, 1 } })
 
+    known("BurstGPT_3: a session that is empty, an answer of 0 tokens that failed", "s", "Timestamp,Session ID,"
+      .. "Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+      .. "19440110.0,1722ac82-0a46,43,GPT-4,906,446,1352,Conversation log\n19440161.0,,2,ChatGPT,36,29,65,API log\n"
+      .. "19440192.0,,8,GPT-4,1779,0,1779,API log\n", { { 0, 906, 446 }, { 51e6, 36, 29 } })
+    known("BurstGPT_1: whole seconds", "s", "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+      .. "5,ChatGPT,472,18,490,Conversation log\n45,ChatGPT,1087,230,1317,Conversation log\n",
+      { { 0, 472, 18 }, { 40e6, 1087, 230 } })
+    known("LLMServingSim's requests of a run, one of which failed: its times are null", "s",
+      '{"request_id":"b-0","input_toks":7,"output_toks":5,"arrival_time":null,"queued_ts":null,"first_token_ts":null}\n'
+      .. '{"request_id":"b-1","input_toks":8,"output_toks":6,"arrival_time":9.5,"queued_ts":4.5,"first_token_ts":5}\n',
+      { { 0, 8, 6 } })
     it("what its names say of classes", function()
       local rows = assert(rows_of("Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
         .. "5,ChatGPT,472,18,490,x\n45,GPT-4,10,5,1087,y\n"))
@@ -103,6 +116,11 @@ describe("a trace", function()
       refuses('{"a":\n', nil, "no trace of a known format")
       refuses("num_prefill_tokens,num_decode_tokens,pd_ratio\n1,2,3\n", nil, "no times of arrival", "tokens=@FILE")
       refuses('{"input_lens":[1,2],"output_lens":[1,2]}', nil, "without start_times", "tokens=@FILE")
+      refuses('{"input_lens":[1,2],"latencies":[1,2],"errors":["",""]}', nil, "of embeddings", "without start_times")
+      refuses('{"input_lens":[1],"output_lens":[1],"start_times":[1]}\n{"input_lens":[2],"output_lens":[1],'
+        .. '"start_times":[1]}\n', nil, "more than one of vLLM's benchmarks", "a file of its own")
+      refuses('{"session_id":"t","arrival_time_ns":5,"sub_requests":[{"input_toks":1,"output_toks":2}]}', nil,
+        "calls that wait for each other (sub_requests)")
       refuses('{"input_lens":[1,2],"output_lens":[1],"start_times":[1,2]}', nil, "output_lens has 1 values")
       refuses('{"input_lens":[1,2],"output_lens":[1,"x"],"start_times":[1,2]}', nil, "output_lens[1] is no number")
     end)
@@ -119,6 +137,22 @@ describe("a trace", function()
     notes = {}
     rows = assert(rows_of(text, { unit = "s", note = function(note) notes[#notes + 1] = note end }))
     assert.same({ 0, 1250000, 2750000, 0 }, { rows[1][1], rows[2][1], rows[3][1], #notes })
+  end)
+
+  it("with Mooncake's names and times that are texts is none of Mooncake's, and its unit is asked for", function()
+    local TEXT = '{"timestamp":"0","input_length":5,"output_length":1,"session_id":"a"}\n'
+      .. '{"timestamp":"61","input_length":6,"output_length":2,"session_id":"a"}\n'
+    refuses(TEXT, nil, "--time-unit is needed", "the first time is '0'")
+    assert.are.same({ { 0, 5, 1 }, { 61e6, 6, 2 } }, (rows_of(TEXT, { unit = "s" })))
+  end)
+
+  it("of LLMServingSim says of the session of an agent why it is left out", function()
+    local said = {}
+    local rows = rows_of('{"input_toks":5,"output_toks":1,"arrival_time_ns":0}\n'
+      .. '{"session_id":"t","arrival_time_ns":5,"sub_requests":[{"input_toks":1}]}\n',
+      { note = function(text) said[#said + 1] = text end })
+    assert.are.same({ { 0, 5, 1 } }, rows)
+    assert.truthy(said[1]:find("a session of calls that wait for each other", 1, true), said[1])
   end)
 
   describe("whose columns are named", function()

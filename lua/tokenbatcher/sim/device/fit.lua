@@ -28,6 +28,15 @@ end
 -- The factor at which the mean time of a token is that of the run. It grows with the factor.
 local function calibrate(run, device, measured)
   local low, high = math.log(FROM), math.log(TO)
+  for at, name in pairs { [low] = "fast", [high] = "slow" } do
+    local figures, message = figures_of(run, device:with(math.exp(at)))
+    if not figures then return nil, message end
+    local is_beyond = figures[TPOT_MEAN][2] > measured[TPOT_MEAN][2]
+    if is_beyond == (at == low) then
+      return nil, ("a token takes %.3g s there in the mean, more than %d times as %s as the device: are its times in "
+        .. "seconds?"):format(measured[TPOT_MEAN][2], TO, name)
+    end
+  end
   for _ = 1, HALVINGS do
     local middle = (low + high) / 2
     local figures, message = figures_of(run, device:with(math.exp(middle)))
@@ -42,7 +51,9 @@ local function try(run, base, limits, measured)
   local as_is = base:with(base.factor, limits)
   local before, message = figures_of(run, as_is)
   if not before then return nil, message end
-  local factor = calibrate(run, as_is, measured)
+  local factor
+  factor, message = calibrate(run, as_is, measured)
+  if not factor then return nil, message end
   local fitted = as_is:with(factor)
   local out = { base = base, device = fitted, factor = factor }
   out.before, out.worst_before = relative(measured, before)

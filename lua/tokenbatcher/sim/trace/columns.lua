@@ -2,7 +2,8 @@
 -- header and of JSON lines.
 --
 -- A layout is {name, unit, columns = {time = name, cost = name, ...}, failed = name or nil, asked (the columns that the
--- command line named)}: where the column `failed` is 0, the request has failed at its source, and is no arrival. unit:
+-- command line named), no_time_is_failed}: where the column `failed` is 0, or there is no time and no_time_is_failed is
+-- set, the request has failed at its source, and is no arrival. unit:
 -- a name of M.UNITS, or nil: not known yet. Without a time every row is at 0 (see lengths.lua).
 
 local csv = require "tokenbatcher.sim.trace.csv"
@@ -17,6 +18,9 @@ local MAX_COST = options.MAX_COST
 local MAX_TIME_S = 1e12
 local NO_OUTPUT = -1
 local DEPTH = 4 -- of the names that are shown of a row
+
+--- For people: a row of LLMServingSim that is a session of an agent.
+M.SESSION = "a session of calls that wait for each other (sub_requests): they have no times of arrival of their own"
 
 --- What a column may be, in the order of --columns' help.
 M.ROLES = { "time", "cost", "output", "key", "group", "priority", "class" }
@@ -139,12 +143,14 @@ local function filler(layout, estimate, seen)
     if read_time then at_s, message = read_time(given(get "time")) end
     if not at_s then
       local time = given(get "time")
+      if time == nil and value and value.sub_requests then return nil, M.SESSION end
+      if time == nil and layout.no_time_is_failed then return false, "failed at the source" end
       return nil, ("%s is %s, %s"):format(columns.time, time == nil and "missing" or show(time), message)
     end
     if layout.failed and number_of(get "failed") == 0 then return false, "failed at the source" end
     local cost
     cost, message = cost_of(columns, get, value, estimate)
-    if not cost then return nil, message end
+    if not cost then return nil, value and value.sub_requests and M.SESSION or message end
     local output = columns.output and given(get "output")
     if output then
       seen.output = true

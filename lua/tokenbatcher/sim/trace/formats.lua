@@ -146,11 +146,11 @@ local JSON = {
   { name = "Bailian JSON lines", unit = "s", has = { "chat_id", "timestamp", "input_length" },
     columns = { time = "timestamp", cost = "input_length", output = "output_length", class = "type" } },
   { name = "Mooncake JSON lines", unit = "ms", has = { "timestamp", "input_length" }, watch = watch_mooncake,
-    columns = { time = "timestamp", cost = "input_length", output = "output_length" } },
+    has_number_times = true, columns = { time = "timestamp", cost = "input_length", output = "output_length" } },
   { name = "Mooncake JSON lines", unit = "ms", has = { "timestamp", "record" }, watch = watch_mooncake,
     columns = { time = "timestamp", cost = "input_length", output = "output_length" } },
   { name = "LLMServingSim JSON lines", unit = "s", has = { "input_toks", "output_toks", "queued_ts" },
-    columns = { time = "queued_ts", cost = "input_toks", output = "output_toks" } },
+    no_time_is_failed = true, columns = { time = "queued_ts", cost = "input_toks", output = "output_toks" } },
   { name = "LLMServingSim JSON lines", unit = "ns", has = { "input_toks", "output_toks", "arrival_time_ns" },
     columns = { time = "arrival_time_ns", cost = "input_toks", output = "output_toks" } },
 }
@@ -165,7 +165,8 @@ local function known(list, names, has_no_times)
   local by_lower = {}
   for _, name in ipairs(names) do by_lower[name:lower()] = by_lower[name:lower()] or name end
   for _, layout in ipairs(list) do
-    local fits, out = true, { name = layout.name, unit = layout.unit, columns = {}, watch = layout.watch }
+    local fits, out = true, { name = layout.name, unit = layout.unit, columns = {}, watch = layout.watch,
+      no_time_is_failed = layout.no_time_is_failed, has_number_times = layout.has_number_times }
     for _, name in ipairs(layout.has) do
       fits = fits and (by_lower[name:lower()] ~= nil or has_no_times and name == layout.columns.time)
     end
@@ -201,6 +202,7 @@ local UNKNOWN = "is no trace of a known format (" .. M.KNOWN .. "): say which co
 
 local function no_times(names)
   for _, name in ipairs(names) do
+    if name == "sub_requests" then return "begins with " .. columns.SESSION end
     if name:lower() == "num_prefill_tokens" then
       return "has lengths and no times of arrival: make them up, with --arrivals poisson:rate=...,tokens=@FILE"
     end
@@ -230,7 +232,11 @@ end
 
 local function detect_json(value, given)
   local names = names_of(value)
-  local layout = asked(known(JSON, names, given.has_no_times), given, "JSON lines")
+  local found = known(JSON, names, given.has_no_times)
+  if found and found.has_number_times and type(value[found.columns.time]) == "string" then
+    found.name, found.unit, found.watch = "JSON lines", nil, nil -- Mooncake's names, in others' traces
+  end
+  local layout = asked(found, given, "JSON lines")
   if not layout then return nil, no_times(names) end
   if not layout.unit and layout.columns.time then
     local time = columns.first_value(value, layout.columns.time)
@@ -263,6 +269,9 @@ function M.detect(line, given, rest)
   local whole = value == nil and rest and json.decode(rest())
   if vllm_bench.is(value) or vllm_bench.is(whole) then
     if given.columns or given.unit then return nil, "is one of vLLM's benchmarks: it has no columns to be named" end
+    if vllm_bench.is(value) and rest and rest():find("%S", #line + 1) then
+      return nil, "has more than one of vLLM's benchmarks in it (--append-result): save each in a file of its own"
+    end
     return vllm_bench.format(vllm_bench.is(value) and value or whole, given.has_no_times)
   end
   if type(value) ~= "table" then return nil, UNKNOWN end

@@ -1,15 +1,18 @@
 --- What vLLM's `bench serve --save-result --save-detailed` writes: one object with a list for each figure, in
--- which place i is request i.
+-- which place i is request i. Times are when each was sent. Of embeddings there are no output_lens and no start_times.
 
 local tbffi = require "tokenbatcher.core.ffi"
 
 local M = {}
 
+local NO_OUTPUT = -1
+
 local LISTS, LENGTHS = { "start_times", "input_lens", "output_lens" }, { "input_lens", "output_lens" }
 
 --- Is a value of JSON one?
 function M.is(value)
-  return type(value) == "table" and type(value.input_lens) == "table" and type(value.output_lens) == "table"
+  return type(value) == "table" and type(value.input_lens) == "table"
+    and (type(value.output_lens) == "table" or type(value.latencies) == "table")
 end
 
 local function is_number(value) return type(value) == "number" and value >= 0 and value < 1e12 end
@@ -17,10 +20,11 @@ local function is_number(value) return type(value) == "number" and value >= 0 an
 -- What is wrong with it, or nil.
 local function complaint(value, lists)
   if lists[1] == "start_times" and type(value.start_times) ~= "table" then
-    return "is one of vLLM's benchmarks without start_times (of an older version, or not detailed): it does not say "
-      .. "when requests came; its lengths do, with --arrivals poisson:rate=...,tokens=@FILE"
+    return "is one of vLLM's benchmarks without start_times (of embeddings, of an older version, or not detailed): it "
+      .. "does not say when requests came; its lengths can be used, with --arrivals poisson:rate=...,tokens=@FILE"
   end
   for _, name in ipairs(lists) do
+    if name == "output_lens" and value.output_lens == nil then break end
     if #value[name] ~= #value.input_lens then
       return ("is one of vLLM's benchmarks in which %s has %d values, and input_lens %d"):format(name, #value[name],
         #value.input_lens)
@@ -57,7 +61,7 @@ function M.format(value, has_no_times)
   for _, name in ipairs { "at_s", "cost", "output" } do rows[name] = tbffi.new("double[?]", math.max(1, #order)) end
   for k, i in ipairs(order) do
     rows.at_s[k - 1], rows.cost[k - 1] = times[i] or 0, value.input_lens[i]
-    rows.output[k - 1] = value.output_lens[i]
+    rows.output[k - 1] = value.output_lens and value.output_lens[i] or NO_OUTPUT
   end
   return { name = "vLLM benchmark", unit = "s", rows = rows }
 end
