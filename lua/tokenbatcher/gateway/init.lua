@@ -12,7 +12,8 @@
 -- A request is {method, path, headers (by lower-case name; nil or false: there is none), address, consumer (who a host
 -- knows the client to be, or nil)} with the methods receive() (suspends until all of the body has come; its bytes),
 -- text() (the body), announced() (its bytes as the client has announced them, or nil), target() (path and query as they
--- came, for what is passed on) and, if the host can, on_abort(fn): call fn when the client leaves.
+-- came, for what is passed on) and, if the host can, on_abort(fn): call fn when the client leaves. When it is answered
+-- it has model (or nil), prompt_tokens and completion_tokens: its share of what the upstream counted.
 --
 -- THE SPECIAL PROBLEM OF CLIENTS THAT LEAVE. A host ends the code that serves a client which has left, wherever it
 -- waits, and nothing behind that runs. So what a request holds is given back by over(request), which the host calls
@@ -215,8 +216,17 @@ local function body_of(self, asked, results)
   return refuse(self, problem, asked.id)
 end
 
+-- What it cost, for hosts that say so.
+local function tell_cost(request, asked, results)
+  local prompt, completion = 0, 0
+  for i = 1, #results do
+    prompt, completion = prompt + results[i].prompt, completion + results[i].completion
+  end
+  request.model, request.prompt_tokens, request.completion_tokens = asked.model, prompt, completion
+end
+
 -- Wait for all answers. @return status, headers, body
-local function finish(self, asked, futures)
+local function finish(self, request, asked, futures)
   local result, problem = await_one(self, asked, futures, 1)
   if not result then return refuse(self, problem, asked.id) end
   local results = { result }
@@ -224,6 +234,7 @@ local function finish(self, asked, futures)
     results[i], problem = await_one(self, asked, futures, i)
     if problem then return refuse(self, problem, asked.id) end
   end
+  tell_cost(request, asked, results)
   return body_of(self, asked, results)
 end
 
@@ -247,7 +258,7 @@ local function pass(self, request, id, model)
   return nil, way
 end
 
--- Up to where the records are on their way. @return nil, nil, asked, futures; or as handle()
+-- Up to where it is known what is asked for. @return nil, nil, asked; or as handle()
 local function begin(self, request, protocol, id)
   if not protocol then return pass(self, request, id) end
   if request.method == "OPTIONS" then return 204, { allow = reading.METHODS }, "" end
@@ -263,42 +274,62 @@ local function begin(self, request, protocol, id)
   is_read, problem, model = reading.body(self, asked, request)
   if not is_read and problem == support.PASS then return pass(self, request, id, model) end
   if not is_read then return refuse(self, problem, id) end
-  local futures
-  futures, problem = submit(asked)
-  if not futures then return refuse(self, problem, id) end
-  return nil, nil, asked, futures
+  return nil, nil, asked
 end
 
--- @return as handle()
-local function serve(self, request, protocol, id)
-  local status, headers, asked, futures = begin(self, request, protocol, id)
-  if not futures then return status, headers, asked end
+-- @return status, headers, body
+local function serve(self, request, asked)
+  local futures, problem = submit(asked)
+  if not futures then return refuse(self, problem, asked.id) end
   if request.on_abort then cancel_when_it_leaves(self, asked, request, futures) end
-  return finish(self, asked, futures)
+  return finish(self, request, asked, futures)
+end
+
+-- @return as step(self, request, ...); what raises is a bug of ours
+local function guarded(self, id, step, request, ...)
+  local ok, status, headers, rest = pcall(step, self, request, ...)
+  if ok then return status, headers, rest end
+  local problem, said = problems.of_bug(status)
+  self.complaints:add("error", id, said)
+  return replies.problem(problem)
+end
+
+-- What handle() returns, once it is known.
+local function conclude(self, request, route, id, status, headers, body)
+  if not status then -- passed() counts it
+    self:over(request)
+    return nil, headers
+  end
+  hold_answer(self, request, body)
+  if not request.is_over then self:count(route, status) end
+  request.is_over = true
+  return replies.finish(self.config.cors, request, id, status, headers, body)
+end
+
+--- Read a request, and understand it; suspends until its body has come. Nothing has been asked of anybody then.
+-- @return what answer() takes; or nil and what handle() returns
+function Gateway:accept(request)
+  local id, cors = self.ids:of(request.headers["x-request-id"]), self.config.cors
+  local preflight = cors and replies.preflight(cors, request)
+  if preflight then return nil, replies.finish(cors, request, id, 204, preflight, "") end
+  local protocol = self.protocols[request.path]
+  local status, headers, rest = guarded(self, id, begin, request, protocol, id)
+  if not status and not headers then return rest end
+  return nil, conclude(self, request, protocol and protocol.name or "pass", id, status, headers, rest)
+end
+
+--- Answer a request that was accepted; suspends. @return status, headers, body
+function Gateway:answer(request, asked)
+  return conclude(self, request, asked.protocol.name, asked.id, guarded(self, asked.id, serve, request, asked))
 end
 
 --- Serve a request; suspends.
 -- @return status, headers (name -> value), body; or nil and where to pass it on: {url, host, tls_name, headers (to
 -- send instead of the client's; false: none)}
 function Gateway:handle(request)
-  local id, cors = self.ids:of(request.headers["x-request-id"]), self.config.cors
-  local preflight = cors and replies.preflight(cors, request)
-  if preflight then return replies.finish(cors, request, id, 204, preflight, "") end
-  local protocol = self.protocols[request.path]
-  local ok, status, headers, body = pcall(serve, self, request, protocol, id)
-  if not ok then
-    local problem, said = problems.of_bug(status)
-    self.complaints:add("error", id, said)
-    status, headers, body = replies.problem(problem)
-  end
-  if not status then -- passed() counts it
-    self:over(request)
-    return nil, headers
-  end
-  hold_answer(self, request, body)
-  if not request.is_over then self:count(protocol and protocol.name or "pass", status) end
-  request.is_over = true
-  return replies.finish(cors, request, id, status, headers, body)
+  local asked, status, headers, body = self:accept(request)
+  if asked then return self:answer(request, asked) end
+  return status, headers, body
 end
 
 --- A request of a route has ended so.

@@ -5,6 +5,7 @@ local Board = require "tokenbatcher.gateway.board"
 local errors = require "tokenbatcher.base.errors"
 local gateways = require "tokenbatcher.gateway"
 local pages = require "tokenbatcher.gateway.pages"
+local requests = require "tokenbatcher.gateway.request"
 local snapshots = require "tokenbatcher.gateway.snapshot"
 local spawn = require "tokenbatcher.runtime.spawn"
 
@@ -36,44 +37,7 @@ function Host:init_worker()
   if id == 0 then spawn.spawn(gateway.probe, gateway) end
 end
 
--- --- a request: see init.lua ------------------------------------------------------------------
-
-local Request = {}
-Request.__index = Request
-
--- A header is looked up when it is asked for; false: there is none. (That of each name of a variable is remembered.)
-local variables = setmetatable({}, { __index = function(self, name)
-  self[name] = "http_" .. name:gsub("-", "_")
-  return self[name]
-end })
-local Headers = { __index = function(self, name)
-  local value = ngx.var[variables[name]] or false
-  self[name] = value
-  return value
-end }
-
-local function new_request()
-  return setmetatable({ method = ngx.req.get_method(), path = ngx.var.uri, address = ngx.var.remote_addr,
-    headers = setmetatable({}, Headers) }, Request)
-end
-
-function Request.target() return ngx.var.request_uri end
-function Request.announced() return tonumber(ngx.var.http_content_length) end
-
-function Request:receive()
-  ngx.req.read_body()
-  self.data = ngx.req.get_body_data()
-  self.file = not self.data and ngx.req.get_body_file() and assert(io.open(ngx.req.get_body_file(), "rb"))
-  return self.data and #self.data or self.file and self.file:seek "end" or 0
-end
-
-function Request:text()
-  if not self.file then return self.data end
-  self.file:seek "set"
-  return self.file:read "*a", self.file:close()
-end
-
-function Request.on_abort(_, fn) ngx.on_abort(function() fn() ngx.exit(499) end) end
+-- --- a request ---------------------------------------------------------------------------------
 
 local function reply(status, headers, body)
   local header = ngx.header
@@ -88,7 +52,7 @@ end
 
 --- In content_by_lua: serve a request.
 function Host:content()
-  local request = new_request()
+  local request = requests.new()
   ngx.ctx.tokenbatcher = request
   local status, headers, body = self.gateway:handle(request)
   if status then return reply(status, headers, body) end
@@ -105,16 +69,16 @@ end
 
 --- In header_filter_by_lua of @pass.
 function Host:passed()
-  local added = self.gateway:passed(ngx.status, setmetatable({}, Headers))
+  local added = self.gateway:passed(ngx.status, requests.headers())
   for name, value in pairs(added) do ngx.header[name] = value end
 end
 
 --- In content_by_lua of where error_page leads: what nginx itself has refused.
-function Host:refused() return reply(self.gateway:refusal(ngx.status, new_request())) end
+function Host:refused() return reply(self.gateway:refusal(ngx.status, requests.new())) end
 
 --- In content_by_lua: /metrics, /health, /ready and /status of all workers.
 function Host:page()
-  return reply(pages.page(self.gateway, self.board:read(), new_request()))
+  return reply(pages.page(self.gateway, self.board:read(), requests.new()))
 end
 
 return M
