@@ -273,6 +273,15 @@ $B/tokenbatcher.1: src/host/man.lua $B/tokenbatcher
 	$(call say,GEN)
 	$Q$(LUAJIT) src/host/man.lua $B/tokenbatcher > $@
 
+# For editors (LuaLS), bash and zsh: what the modules say of themselves.
+$B/tokenbatcher.meta.lua: src/host/meta.lua $(LUA_SRC) $B/libtokenbatcher.so $B/libtokenbatcher_script.so
+	$(call say,GEN)
+	$Q$(LUAJIT) $< > $@
+
+$B/tokenbatcher.bash $B/tokenbatcher.zsh: $B/tokenbatcher.%: src/host/complete.lua $(LUA_SRC) $B/libtokenbatcher.so
+	$(call say,GEN)
+	$Q$(LUAJIT) $< $* > $@
+
 # --- using it ----------------------------------------------------------------
 
 run: all ## run the sample: 240 prompts through a simulated accelerator
@@ -285,7 +294,9 @@ ROOT     = $(shell realpath -ms -- '$(DESTDIR)$(PREFIX)')
 LIBROOT  = $(shell realpath -ms -- '$(DESTDIR)$(LIBDIR)')
 VERSION := $(shell sed -n 's/.*define TB_VERSION "\(.*\)".*/\1/p' include/tokenbatcher.h)
 
-install: all $B/tokenbatcher.1 ## into PREFIX (/usr/local) and LIBDIR (PREFIX/lib), below DESTDIR
+FOR_USERS = $B/tokenbatcher.1 $B/tokenbatcher.meta.lua $B/tokenbatcher.bash $B/tokenbatcher.zsh
+
+install: all $(FOR_USERS) ## into PREFIX (/usr/local) and LIBDIR (PREFIX/lib), below DESTDIR
 	$(call say,COPY,to $(ROOT) and $(LIBROOT))
 	$Qinstall -d '$(ROOT)/bin' '$(LIBROOT)/pkgconfig' '$(ROOT)/include' '$(ROOT)/share/man/man1'
 	$Qinstall -m 755 $B/tokenbatcher '$(ROOT)/bin/'
@@ -293,6 +304,9 @@ install: all $B/tokenbatcher.1 ## into PREFIX (/usr/local) and LIBDIR (PREFIX/li
 	$Qfor link in $B/libtokenbatcher*.so; do cp -P "$$link" '$(LIBROOT)/' || exit 1; done
 	$Qinstall -m 644 include/*.h '$(ROOT)/include/'
 	$Qinstall -m 644 $B/tokenbatcher.1 '$(ROOT)/share/man/man1/'
+	$Qinstall -D -m 644 $B/tokenbatcher.meta.lua '$(ROOT)/share/tokenbatcher/meta/tokenbatcher.lua'
+	$Qinstall -D -m 644 $B/tokenbatcher.bash '$(ROOT)/share/bash-completion/completions/tokenbatcher'
+	$Qinstall -D -m 644 $B/tokenbatcher.zsh '$(ROOT)/share/zsh/site-functions/_tokenbatcher'
 	$Qfor pc in src/*/*.pc.in; do \
 	  sed -e 's|@PREFIX@|$(shell realpath -ms -- '$(PREFIX)')|' -e 's|@LIBDIR@|$(shell realpath -ms -- '$(LIBDIR)')|' \
 	    -e 's|@VERSION@|$(VERSION)|' $$pc > '$(LIBROOT)/pkgconfig/'$$(basename $$pc .in) || exit 1; done
@@ -300,7 +314,9 @@ install: all $B/tokenbatcher.1 ## into PREFIX (/usr/local) and LIBDIR (PREFIX/li
 	$Qcase '$(ROOT)' in /usr | /usr/local) [ "$$(id -u)" != 0 ] || ldconfig ;; esac
 
 uninstall: ## remove what install put there, given the same PREFIX, LIBDIR and DESTDIR
-	$Qrm -f '$(ROOT)/bin/tokenbatcher' '$(ROOT)/share/man/man1/tokenbatcher.1' '$(LIBROOT)/'libtokenbatcher*.a \
+	$Qrm -f '$(ROOT)/bin/tokenbatcher' '$(ROOT)/share/man/man1/tokenbatcher.1' '$(ROOT)/share/tokenbatcher/meta/tokenbatcher.lua' \
+	  '$(ROOT)/share/bash-completion/completions/tokenbatcher' '$(ROOT)/share/zsh/site-functions/_tokenbatcher' \
+	  '$(LIBROOT)/'libtokenbatcher*.a \
 	  '$(LIBROOT)/'libtokenbatcher*.so* '$(LIBROOT)/pkgconfig/'tokenbatcher*.pc
 	$Qfor header in include/*.h; do rm -f '$(ROOT)/include/'$$(basename $$header) || exit 1; done
 	$Qrm -rf '$(ROOT)/share/lua/5.1/tokenbatcher'

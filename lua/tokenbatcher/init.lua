@@ -142,7 +142,7 @@ end
 
 -- tb.policy.NAME and the like load a small file on first use.
 local function shelf(kind, names, load)
-  return setmetatable({}, { __index = function(self, name)
+  return setmetatable({}, { names = names, __index = function(self, name)
     for _, known in ipairs(names) do
       if name == known then
         self[name] = load(name)

@@ -101,9 +101,9 @@ License: Expat
 END
 printf '%s\n' 'usr/lib/*/*.so.0' >libtokenbatcher0.install
 printf '%s\n' usr/include 'usr/lib/*/*.a' 'usr/lib/*/*.so' usr/lib/*/pkgconfig >libtokenbatcher-dev.install
-echo usr/share/lua >lua-tokenbatcher.install
-printf '%s\n' usr/bin/tokenbatcher usr/share/man >tokenbatcher.install
-printf '%s\n' usr/bin/tokenbatcher-gateway usr/share/tokenbatcher >tokenbatcher-gateway.install
+printf '%s\n' usr/share/lua usr/share/tokenbatcher/meta >lua-tokenbatcher.install
+printf '%s\n' usr/bin/tokenbatcher usr/share/man usr/share/bash-completion usr/share/zsh >tokenbatcher.install
+printf '%s\n' usr/bin/tokenbatcher-gateway usr/share/tokenbatcher/gateway >tokenbatcher-gateway.install
 cat >tokenbatcher-gateway.1 <<'END'
 .TH TOKENBATCHER-GATEWAY 1
 .SH NAME
@@ -132,10 +132,11 @@ gateway = debian/tmp/usr/share/tokenbatcher/gateway
 	dh $@
 
 override_dh_auto_build:
-	$(MAKE) all build/tokenbatcher.1 CFLAGS='$(CFLAGS) $(CPPFLAGS)' LDFLAGS='$(LDFLAGS)'
+	$(MAKE) all CFLAGS='$(CFLAGS) $(CPPFLAGS)' LDFLAGS='$(LDFLAGS)'
 
 override_dh_auto_install:
 	$(MAKE) install $(place)
+	mv debian/tmp/usr/share/zsh/site-functions debian/tmp/usr/share/zsh/vendor-completions
 	install -d debian/tmp/usr/bin $(gateway)
 	cp examples/openresty/* $(gateway)/
 	chmod 755 $(gateway)/*.sh

@@ -54,7 +54,8 @@ local OUTSIDERS = {
 local SHIPS = { policy = "tokenbatcher.batching.policies", estimator = "tokenbatcher.batching.estimators" }
 
 -- Fields of objects that are not ours, for want of another way, and the room that may.
-local FOREIGN = { _options = "cli", _aliases = "cli" } -- argparse's: which flags a command has
+-- Those of argparse: commands, the flags that they have, what follows them.
+local FOREIGN = { _commands = "cli", _options = "cli", _aliases = "cli", _epilog = "cli" }
 
 local breaches = {}
 

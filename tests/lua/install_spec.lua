@@ -116,7 +116,7 @@ describe("make install", function()
     assert.equal(0, r.status, r.err)
     assert.matches('^{"index":1', r.out)
     local page = cli.read(prefix .. "/share/man/man1/tokenbatcher.1")
-    local commands = cli.command({ "--help" }).out:match "Commands:\n(.*)"
+    local commands = cli.command({ "--help" }).out:match "Commands:\n(.-)\n\n"
     for command in commands:gmatch "   (%l+) " do
       assert.truthy(page:find("tokenbatcher " .. command .. " ", 1, true), command)
     end
@@ -129,7 +129,9 @@ describe("make install", function()
     local r = cli.shell("cd " .. cli.quote(stage) .. " && find . -type f -o -type l | sort")
     for _, file in ipairs { "bin/tokenbatcher", "include/tokenbatcher_engine.h", "lib/libtokenbatcher.a",
       "lib/libtokenbatcher.so", "lib/libtokenbatcher_script.so", "lib/pkgconfig/tokenbatcher-engine.pc",
-      "lib/pkgconfig/tokenbatcher.pc", "share/lua/5.1/tokenbatcher/init.lua", "share/man/man1/tokenbatcher.1" } do
+      "lib/pkgconfig/tokenbatcher.pc", "share/lua/5.1/tokenbatcher/init.lua", "share/man/man1/tokenbatcher.1",
+      "share/tokenbatcher/meta/tokenbatcher.lua", "share/bash-completion/completions/tokenbatcher",
+      "share/zsh/site-functions/_tokenbatcher" } do
       assert.truthy(r.out:find("./usr/" .. file .. "\n", 1, true), file .. " is not in\n" .. r.out)
     end
     assert.matches("^prefix=/usr\n", cli.read(stage .. "/usr/lib/pkgconfig/tokenbatcher-engine.pc"))

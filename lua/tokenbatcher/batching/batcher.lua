@@ -154,7 +154,8 @@ local function new(class, given)
   return self
 end
 
---- @param given table  the options of DESIGN section 4; see the table in lua/tokenbatcher/README.md
+--- A batcher. Raises on an option that it does not know, or a value out of range.
+-- @param given table  see the table of options in lua/tokenbatcher/README.md
 function M.TokenBatcher(given) return new("TokenBatcher", given) end
 
 --- The same without the token names.

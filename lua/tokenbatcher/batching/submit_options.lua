@@ -19,6 +19,9 @@ for class, names in pairs(OPTIONS) do
   for _, name in ipairs(names) do IS_OPTION[class][name] = true end
 end
 
+--- The options that a class knows. @return string[]
+function M.names(class) return OPTIONS[class] end
+
 -- Longer ones mean for ever.
 local LONGEST_S = clock.LONGEST_S
 

@@ -1,5 +1,5 @@
 --- cli: the command line, tokenbatcher run | check | policies | simulate | tune | fit | devices | work | send | queue |
--- dead; a file for each.
+-- dead | help; a file for each.
 -- It may know all of ours and argparse, and nobody knows it but src/host, which starts it: a rock
 -- does without. Only here are standard streams read and written.
 --
@@ -9,6 +9,7 @@ local has_argparse, argparse = pcall(require, "argparse")
 if not has_argparse then
   error("tokenbatcher: the command line needs lua-argparse, which is not installed (Debian: lua-argparse)", 0)
 end
+local help = require "tokenbatcher.cli.help"
 local options = require "tokenbatcher.core.options"
 local redis_flags = require "tokenbatcher.cli.redis_flags"
 local run_flags = require "tokenbatcher.cli.run_flags"
@@ -24,7 +25,7 @@ local SIMULATIONS = { "simulate", "tune" } -- their script is optional
 -- All other flags take a value.
 local IS_FLAG = { ["--unordered"] = true, ["--resume"] = true, ["--overwrite"] = true, ["--padded"] = true,
   ["--strict"] = true, ["--bound"] = true, ["--help"] = true, ["-h"] = true }
-local WIDTH, MARGIN = 100, 34
+local WIDTH, MARGIN = 104, 34
 
 local RUN_HELP = [[
 Runs SCRIPT's inference function over JSON lines. SCRIPT returns the options of a batcher
@@ -187,7 +188,8 @@ local function add_simulations(parser, definition)
   add_help(parser:command("devices", devices.HELP):summary(devices.SUMMARY))
 end
 
-local function new_parser(definition)
+--- The parser of the command line. @param definition table|nil  a script's (script/load.lua), whose flags it takes, too
+function M.parser(definition)
   local parser = argparse("tokenbatcher", "Batches records within a token budget and runs inference over them.")
   parser:command_target "command"
   parser:help_max_width(WIDTH):usage_max_width(WIDTH):help_description_margin(MARGIN)
@@ -208,6 +210,8 @@ local function new_parser(definition)
     :argname "<file>"
   add_simulations(parser, definition)
   redis_flags.declare(parser, { help = add_help, common = add_common }, definition)
+  for _, command in ipairs(parser._commands) do help.finish(command._aliases[1], command) end
+  parser:epilog "tokenbatcher help COMMAND, or COMMAND --help: its flags, with examples."
   return parser
 end
 
@@ -236,23 +240,25 @@ local function load_script(args)
   local path = script_of(args)
   if not LOADS_SCRIPT[args[1]] or not path then return nil end
   local definition, message = script.load(path)
-  return definition, message and "cannot load the script: " .. message
+  return definition, message and "cannot load the script: " .. message .. help.no_script(args[1], path)
 end
 
 --- @param args string[]  the words after the program's name
 -- @return number  exit status
 function M.main(args)
-  args = run_flags.join_words(join_negative_numbers(args))
+  args = run_flags.join_words(join_negative_numbers(help.words(args)))
   print_to_stderr()
   local definition, problem = load_script(args)
   if problem then
     local status = fail(problem)
     if not wants_help(args) then return status end -- help without the script's options is still some
   end
-  local ok, parsed = new_parser(definition):pparse(args)
+  local parser = M.parser(definition)
+  local ok, parsed = parser:pparse(args)
   if not ok then
     local is_command = LOADS_SCRIPT[args[1]] or HAS_HELP[args[1]]
-    return fail(("%s\n(tokenbatcher %s--help shows the usage)"):format(parsed, is_command and args[1] .. " " or ""))
+    return fail(("%s%s\n(tokenbatcher %s--help shows the usage)"):format(parsed, help.meant(parser, args, parsed),
+      is_command and args[1] .. " " or ""))
   end
   if parsed.extra and parsed.extra[1] then
     return fail(("one script is enough: '%s' follows '%s'"):format(parsed.extra[1], parsed.script))
