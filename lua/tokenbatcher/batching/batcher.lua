@@ -26,6 +26,7 @@ local submission = require "tokenbatcher.batching.submission"
 local suspects = require "tokenbatcher.batching.suspects"
 local tasks = require "tokenbatcher.runtime.tasks"
 local turn = require "tokenbatcher.batching.turn"
+local watching = require "tokenbatcher.batching.watching"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C = tbffi.lib
@@ -143,7 +144,7 @@ local function new(class, given)
     _records = {}, _futures = {}, _runs = {}, _adrift = {}, _later = {}, _is_pulling = false,
     _drained = false, unsettled = 0,
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
-    _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false, _is_timed = false,
+    _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false, _watcher = false, _is_timed = false,
     _is_keyed = false, _is_grouped = false, _slos = {}, _may_have_unwanted = false, _is_plain = false,
     _gate = false, _max_record_cost = math.huge,
     submit = submission.submit, ask = submission.ask, settle = turn.settle, -- found without a call of __index
@@ -191,12 +192,6 @@ end
 -- cancel; nil: nobody is. Its time is the call's: inference_timeout_s counts from before it.
 function Batcher:gate(fn)
   self._gate = fn or false
-end
-
---- Fill a tb_stats. @return policy_errors, policy_overruled
-function Batcher:fill_stats(raw)
-  C.tb_stats_read(self._handle, raw, self:_now())
-  return self._policy.errors, self._policy.overruled
 end
 
 --- Has a policy asked for keys, and no record had one?
@@ -360,6 +355,7 @@ function Batcher:set(given)
   adopt_recording(self, recording)
   if given.policy ~= nil then adopt_decision(self, decision) end
   if not is_stopped(self) then warn_of_bounds(self) end
+  if self._watcher then self._watcher:changed(given) end
   clock.notify()
 end
 
@@ -367,6 +363,8 @@ Batcher.submit, Batcher.try_submit = submission.submit, submission.try_submit
 Batcher.submit_batch, Batcher.ask = submission.submit_batch, submission.ask
 Batcher.settle, Batcher.cancel_record, Batcher.cancel_queued = turn.settle, turn.cancel_record, turn.cancel_queued
 Batcher.turn, Batcher.abandon, Batcher.forget_calls = turn.turn, turn.abandon, turn.forget_calls
+Batcher.watch, Batcher.running, Batcher.state = watching.watch, watching.running, watching.state
+Batcher.distribution, Batcher.fill_stats = watching.distribution, watching.fill_stats
 
 --- Does a call run that has a timeout? (It may be that one did when one of those that run began: a running
 -- batch keeps its timeout, whatever set() says.)
@@ -386,6 +384,8 @@ function Batcher:next_us()
   if at < 0 then at = nil end
   if self.unsettled == 0 then return at end
   local also = self._suspects:next_us(self._suspect_us)
+  if also and not (at and at <= also) then at = also end
+  if self._watcher then also = self._watcher.next_us end
   if also and not (at and at <= also) then at = also end
   also = self._joining:next_us()
   return also and not (at and at <= also) and also or at

@@ -3,7 +3,7 @@
 -- record that has settled meanwhile (cancelled, timed out) is simply passed over.
 --
 -- A run is what turn.lua has read of a batch (see read_run there); `over` is set when the core has closed it
--- (timeout, stop) or it has ended.
+-- (timeout, stop) or it has ended, `err` is of the last of its records that failed, `depth` how often it was halved.
 
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
@@ -101,8 +101,8 @@ local function fail_range(run, first, last, message, cause, traceback)
     local future = run.futures[i]
     if not future[STATE] then
       C.tb_settle(run.batcher._handle, future[ID], FAILED, now)
-      run.failed = run.failed + 1
-      run.batcher:settle(future, nil, errors.new("inference_failed", message, cause, traceback))
+      run.failed, run.err = run.failed + 1, errors.new("inference_failed", message, cause, traceback)
+      run.batcher:settle(future, nil, run.err)
     end
   end
 end
@@ -116,9 +116,9 @@ end
 -- A failure fails its record alone.
 local function settle_failure(run, at, future, failure, now)
   C.tb_settle(run.batcher._handle, future[ID], FAILED, now)
-  run.failed = run.failed + 1
+  run.failed, run.err = run.failed + 1, failure_err(failure)
   if failure.refused then blame(run, at) end
-  run.batcher:settle(future, nil, failure_err(failure))
+  run.batcher:settle(future, nil, run.err)
 end
 
 -- A whole batch: the core completes what has not failed in one call, at its end (tb_batch_finish).
@@ -269,12 +269,13 @@ end
 
 -- The records at `positions` failed together: halve them, left half first. A record
 -- that fails alone is the culprit.
-local function bisect(run, positions, failed)
+local function bisect(run, positions, failed, depth)
   local n = #positions
   if n == 1 then
     blame(run, positions[1])
     return fail_range(run, positions[1], positions[1], failed.message, failed.cause, failed.traceback)
   end
+  run.depth = math.max(run.depth or 0, depth)
   local middle = math.ceil(n / 2)
   for half = 1, 2 do
     local first, last = half == 1 and 1 or middle + 1, half == 1 and middle or n
@@ -287,7 +288,7 @@ local function bisect(run, positions, failed)
       if results then
         settle_part(run, wanted, results, #wanted)
       else
-        bisect(run, wanted, { message = message, cause = cause, traceback = traceback })
+        bisect(run, wanted, { message = message, cause = cause, traceback = traceback }, depth + 1)
         if run.over then return end
       end
     end
@@ -301,7 +302,7 @@ local function bisect_all(run, failed)
     run.futures[i].is_kept = true -- it is looked at after it has settled: see quick.lua
   end
   run.attempt = 1
-  bisect(run, positions, failed)
+  bisect(run, positions, failed, 1)
 end
 
 -- --- the whole batch ----------------------------------------------------
@@ -358,8 +359,8 @@ function M.close(run, code, message)
   for i = 1, run.size do
     local future = run.futures[i]
     if not future[STATE] then
-      run.failed = run.failed + 1
-      run.batcher:settle(future, nil, errors.new(code, message))
+      run.failed, run.err = run.failed + 1, errors.new(code, message)
+      run.batcher:settle(future, nil, run.err)
     end
   end
 end

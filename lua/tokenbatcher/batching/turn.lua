@@ -130,9 +130,10 @@ local function settle_blame(self, run, now)
   end
 end
 
--- Tell the recording, and the policy and the estimator of then, how a batch went (X4).
+-- Tell the recording, who watches, and the policy and the estimator of then, how a batch went (X4).
 local function report(self, run, now)
   if self._recording then self._recording:ended(run, now) end
+  if self._watcher then self._watcher:ended(run, now) end
   local usage, requests, limits = runs.totals(run)
   local decision, estimator = run.decision, run.estimator
   if decision and decision.on_complete then
@@ -168,9 +169,8 @@ local function call_ended(task, ok, err)
   local self = run.batcher
   if run.over then return abandoned_call_ended(self, run, ok, err) end
   if not ok then -- memory ran out, at the least: nothing of the batch may be left unsettled
-    for i = 1, run.size do
-      settle(self, run.futures[i], nil, errors.new("inference_failed", errors.message_of(err), err, task.traceback))
-    end
+    run.failed, run.err = run.size, errors.new("inference_failed", errors.message_of(err), err, task.traceback)
+    for i = 1, run.size do settle(self, run.futures[i], nil, run.err) end
   end
   self._runs[run.id] = nil
   run.over = true
@@ -312,6 +312,7 @@ function M.turn(self, now)
   self._joining:expire(self, now)
   pull_events(self, now)
   if self._recording then self._recording:turn_over() end
+  if self._watcher then self._watcher:turned(now) end
   local id = next_batch(self, now)
   while id ~= 0 do
     dispatch(self, id)
