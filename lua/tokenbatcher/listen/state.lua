@@ -143,7 +143,8 @@ local function batcher_of(watch, worker, pid, after_us)
   for i, reason in ipairs(REASONS) do out.dispatched[reason] = raw.dispatched[i - 1] end
   out.distributions, out.over_s = distributions_of(watch)
   out.workers = json.list { { id = worker, pid = pid, batches = raw.total_batches, records = raw.total_batch_records,
-    busy = rounded(watch:busy_share(now_us), 4), up_s = rounded((now_us - watch.begun_us) / 1e6, 1), at = seconds(now_us) } }
+    busy = rounded(watch:busy_share(now_us), 4), up_s = rounded((now_us - watch.begun_us) / 1e6, 1),
+    at = seconds(now_us) } }
   return out
 end
 

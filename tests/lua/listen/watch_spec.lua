@@ -106,7 +106,8 @@ describe("a watched batcher", function()
     for i, change in ipairs(it.changes) do said[i] = change.at .. " " .. change.text end
     local at = it.changes[1].at
     assert.same({ at .. " max_batch_size: 64 to 32", at .. " policy: fifo to fair:quantum=7",
-      at .. " max_wait_s: none to 3", at + 1 .. " inference_fn: another one", at + 1 .. " max_wait_s: 3 to none" }, said)
+      at .. " max_wait_s: none to 3", at + 1 .. " inference_fn: another one",
+      at + 1 .. " max_wait_s: 3 to none" }, said)
     assert.same({ "fifo", "fair" }, { it.batches[1][FIELD.policy], it.batches[2][FIELD.policy] })
     local shown = {}
     for _, option in ipairs(it.options) do shown[option[1]] = option[2] end
@@ -146,7 +147,7 @@ describe("a watched batcher", function()
     batcher:stop()
   end))
 
-  it("a batcher that nobody watches has nothing to tell, and one that is watched no more neither", H.virtually(function()
+  it("is left alone from close() on", H.virtually(function()
     local batcher, w = watched { takes = 0.1 }
     batcher:submit("a"):await()
     w:close()
@@ -174,7 +175,8 @@ describe("what is told of failures:", function()
   for name, case in pairs {
     ["an error that was raised, whatever it says"] = { function(records) error("cannot read " .. records[1]) end,
       "inference_fn raised an error (the log has it)", "inference_failed" },
-    ["an error object with a code of its own"] = { function(records) error { code = records[1], message = records[1] } end,
+    ["an error object with a code of its own"] = { function(records)
+      error { code = records[1], message = records[1] } end,
       "inference_fn raised an error (the log has it)", "inference_failed" },
     ["a failure of a record"] = { function(records)
       return { tb.failure(records[1]), tb.failure(records[2]), "fine" } end,
@@ -183,7 +185,8 @@ describe("what is told of failures:", function()
       return nil, { code = "http_status", status = 503, message = "overloaded by " .. records[1] } end,
       "the server refused (status 503)", "http_status", 503 },
     ["a status that is none"] = { function(records)
-      return nil, { code = "http_timeout", status = records[1] } end, "the server did not answer in time", "http_timeout" },
+      return nil, { code = "http_timeout", status = records[1] } end, "the server did not answer in time",
+      "http_timeout" },
   } do
     it(name, H.virtually(function()
       local failures = failing(case[1])
@@ -247,7 +250,9 @@ describe("who costs most:", function()
       for i = 1, 99 do keys[i] = "made-up-" .. round .. "-" .. i end
       keys[100] = "dear"
       local futures = {}
-      for i, key in ipairs(keys) do futures[i] = batcher:submit("r", { estimated_cost = i == 100 and 50 or 1, key = key }) end
+      for i, key in ipairs(keys) do
+        futures[i] = batcher:submit("r", { estimated_cost = i == 100 and 50 or 1, key = key })
+      end
       futures[100]:await()
       tb.sleep(0.1)
     end
