@@ -17,8 +17,8 @@ local KEYS, GROUPS = C.TB_VIEW_KEYS, C.TB_VIEW_GROUPS
 
 local M = {}
 
+local NOWHERE = 0 / 0 -- is no position, nor equal to what a policy may name
 local raw = tbffi.new "tb_queue"
-local looked = tbffi.new "tb_look_at"
 local chosen = tbffi.new "tb_batch"
 
 --- @class tokenbatcher.Queue
@@ -67,11 +67,15 @@ queue_meta.__index = function(self, name)
 end
 queue_meta.__newindex = function() errors.misuse "a policy cannot change the queue" end
 
+-- What stands at a position does not change while the view is open: a policy asks for age and deadline of the same.
 local function look(self, i)
   local view = view_in_use(self)
+  local looked = view.looked
+  if type(i) == "number" and i == view.looked_at then return looked, view end
   if type(i) ~= "number" or C.tb_look(view.handle, i, looked) ~= 0 then
     errors.misuse(("queue: there is no position %s (size is %d)"):format(errors.show(i), view.size))
   end
+  view.looked_at = i
   return looked, view
 end
 
@@ -367,7 +371,9 @@ View.__index = View
 -- @param port table  see above
 -- @return table  with queue, batch; open(now), close()
 function M.new(handle, port)
-  local self = setmetatable({ handle = handle, port = port, is_open = false, serial = 0 }, View)
+  local self = setmetatable({
+    handle = handle, port = port, is_open = false, serial = 0, looked = tbffi.new "tb_look_at", looked_at = NOWHERE,
+  }, View)
   self.queue, self.batch = new_object(self, queue_meta), new_object(self, batch_meta)
   return self
 end
@@ -379,7 +385,7 @@ function View:open(now)
   self.full, self.due, self.draining = raw.is_full ~= 0, raw.is_due ~= 0, raw.is_draining ~= 0
   self.bounded = raw.is_bounded ~= 0
   self.idle_slots = raw.idle_slots
-  self.is_open, self.serial = true, self.serial + 1
+  self.is_open, self.serial, self.looked_at = true, self.serial + 1, NOWHERE
   return true
 end
 
