@@ -6,6 +6,8 @@
 --   record(slot), key_name(number) and the others that core/view.lua names
 --   count(what)   one more "errors", "overruled" or "disabled"
 --   warn(text)
+--   not_now(view, at_us)   may be absent: the policy has named nobody, of what the view has shown; at_us: when it is
+--                 asked again at the latest, or nil
 
 local errors = require "tokenbatcher.base.errors"
 local no_suspend = require "tokenbatcher.base.no_suspend"
@@ -115,12 +117,12 @@ end
 
 -- The policy named nobody: ask it again when it wants, or let fifo decide what is due.
 local function not_now(self, at_s, now)
-  local at_us = later_us(at_s, now)
-  if at_us then
-    C.tb_ask_again(self.handle, at_us)
+  local at_us, tell = later_us(at_s, now), self.port.not_now
+  if at_us or not self.view.due then
+    if at_us then C.tb_ask_again(self.handle, at_us) end
+    if tell then tell(self.view, at_us) end
     return 0
   end
-  if not self.view.due then return 0 end
   local id = C.tb_form_default(self.handle, now)
   if id ~= 0 then self.port.count "overruled" end
   return id

@@ -102,7 +102,8 @@ function M.declare(command)
     :argname("<option=v1,v2,...>"):count("*"):convert(flags.parse_sweep)
   command:option("--seeds", "Run each with so many seeds (a trace: in so many pieces), for intervals (default: 1).")
     :argname("<n>"):convert(flags.parse_seeds)
-  command:option("--decisions", "Write a JSON line for each batch: time, queue, who was picked, why."):argname "<file>"
+  command:option("--decisions", "Write a JSON line for each batch: time, queue, who was picked, why; and for waits.")
+    :argname "<file>"
   command:option("--find-capacity", "Find the highest rate at which this share is on time, as 0.99, by speeding up.")
     :argname("<share>"):convert(flags.parse_share)
   command:flag("--bound", "Say how many answers any scheduler can give within --slo, at the most.")

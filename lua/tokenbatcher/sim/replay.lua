@@ -44,7 +44,11 @@ local batch = tbffi.new "tb_batch"
 
 local function port_of(self)
   local keys, groups, counts, records = self.keys, self.groups, self.policy, self.record_of
+  local decisions = self.decisions
   return {
+    not_now = decisions and function(view, at_us)
+      decisions:not_now(self.now - ORIGIN_US, at_us and at_us - ORIGIN_US, view)
+    end or nil,
     record = function(slot) return records[slot] end,
     slo = function(slot)
       local slo_us = self.slo_of[slot]

@@ -48,6 +48,32 @@ describe("the decisions of a run", function()
     assert.is_true(is_shuffled)
   end)
 
+  -- Asked at 0, 0.1 and 0.2 it waits for a third record; at 0.3 and 0.4 for time; at 0.45 it is asked by its own wish.
+  it("have one line for the times since the last batch at which a policy named nobody, and till when", function()
+    local lines = lines_of("tests/lua/sim/waits.lua", { arrivals = "constant:rate=10", limit = 7, service = "0.05",
+      set = { { "max_batch_size", 10 }, { "batch_timeout_s", 5 } } })
+    local shown = {}
+    for i, line in ipairs(lines) do
+      shown[i] = line.reason == "wait" and { line.at, line.last, line.asked, line.queued, line["until"] }
+        or { line.at, #line.picked }
+    end
+    assert.same({ { 0, 0.4, 5, 5, 0.45 }, { 0.45, 5 }, { 0.5, 0.5, 1, 1, json.null }, { 0.6, 2 } }, shown)
+    assert.same({ "wait", 1, false, false }, { lines[1].reason, lines[1].idle_slots, lines[1].full, lines[1].due })
+    assert.equal("policy", lines[2].reason)
+  end)
+
+  it("are never more than two a batch, however often a policy is asked", function()
+    local lines, row = lines_of("on_time:slo_s=1", { arrivals = "poisson:rate=200,tokens=uniform(1,500)", limit = 2000,
+      service = "0.02 + 0.00005*tokens", set = { { "max_batch_size", 8 }, { "max_concurrent_batches", 2 } } })
+    assert.is_true(#lines <= 2 * row.batches + 1)
+    local went = 0
+    for i, line in ipairs(lines) do
+      if line.reason ~= "wait" then went = went + 1
+      else assert.are_not.equal("wait", lines[i + 1] and lines[i + 1].reason) end
+    end
+    assert.equal(row.batches, went)
+  end)
+
   it("cannot be written where there is no folder", function()
     local file, message = decisions.open "/nowhere/at/all"
     assert.is_nil(file)
