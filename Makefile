@@ -51,7 +51,7 @@ HTTP_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/http/*.c)) $B/gen/cdef_http.o
 REDIS_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/redis/*.c)) $B/gen/cdef_redis.o
 LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $(VECTORS_OBJ) $B/gen/cdef.o $B/gen/cdef_vectors.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
-LUA_SRC  = $(shell find lua -name '*.lua' | sort)
+LUA_SRC  = $(shell find lua/tokenbatcher -name '*.lua' | sort)
 
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
@@ -310,7 +310,7 @@ install: all $(FOR_USERS) ## into PREFIX (/usr/local) and LIBDIR (PREFIX/lib), b
 	$Qfor pc in src/*/*.pc.in; do \
 	  sed -e 's|@PREFIX@|$(shell realpath -ms -- '$(PREFIX)')|' -e 's|@LIBDIR@|$(shell realpath -ms -- '$(LIBDIR)')|' \
 	    -e 's|@VERSION@|$(VERSION)|' $$pc > '$(LIBROOT)/pkgconfig/'$$(basename $$pc .in) || exit 1; done
-	$Qcd lua && find tokenbatcher -name '*.lua' -exec install -D -m 644 {} '$(ROOT)/share/lua/5.1/{}' \;
+	$Qcd lua && find tokenbatcher kong apisix -name '*.lua' -exec install -D -m 644 {} '$(ROOT)/share/lua/5.1/{}' \;
 	$Qcase '$(ROOT)' in /usr | /usr/local) [ "$$(id -u)" != 0 ] || ldconfig ;; esac
 
 uninstall: ## remove what install put there, given the same PREFIX, LIBDIR and DESTDIR
@@ -319,7 +319,9 @@ uninstall: ## remove what install put there, given the same PREFIX, LIBDIR and D
 	  '$(LIBROOT)/'libtokenbatcher*.a \
 	  '$(LIBROOT)/'libtokenbatcher*.so* '$(LIBROOT)/pkgconfig/'tokenbatcher*.pc
 	$Qfor header in include/*.h; do rm -f '$(ROOT)/include/'$$(basename $$header) || exit 1; done
-	$Qrm -rf '$(ROOT)/share/lua/5.1/tokenbatcher'
+	$Qrm -rf '$(ROOT)/share/lua/5.1/tokenbatcher' '$(ROOT)/share/lua/5.1/kong/plugins/tokenbatcher' \
+	  '$(ROOT)/share/lua/5.1/apisix/plugins/tokenbatcher.lua'
+	$Qfor folder in kong apisix; do rmdir -p --ignore-fail-on-non-empty '$(ROOT)/share/lua/5.1/'$$folder/plugins || :; done
 
 # What is committed, with CHANGES: the commits since the last tag. `make dist` needs a checkout.
 DIST = tokenbatcher-$(VERSION)

@@ -125,6 +125,11 @@ describe("the README:", function()
       assert.equal(1, #first)
       assert.truthy(tour:find("`" .. first[1]:gsub("^lua/tokenbatcher/", "") .. "`", 1, true), first[1])
     end
+    for _, room in ipairs(lines "cd lua && ls -d */ | tr -d / | grep -v '^tokenbatcher$'") do -- plugins
+      local first = lines(("grep -lrE '^--- %s: ' lua/%s"):format(room, room))
+      assert.equal(1, #first)
+      assert.truthy(tour:find("`" .. first[1] .. "`", 1, true), first[1])
+    end
     for _, room in ipairs(lines "cd src && ls -d */ | tr -d /") do
       assert.truthy(tour:find("`src/" .. room .. "/`", 1, true), room)
       local first = lines(("grep -l 'THE ROOM' src/%s/*"):format(room))

@@ -55,6 +55,9 @@ local CORS = {
   { name = "max_age_s", kind = "count", default = 600, min = 0, max = 86400 },
 }
 
+--- Those that hosts declare, too.
+M.batch, M.limits = BATCH, LIMITS
+
 local function fail(text) errors.misuse(WHO .. ": " .. text) end
 
 local function read(part, declared, given)
@@ -99,9 +102,7 @@ end
 
 local function fairness_key_of(key)
   if key == nil or errors.is_callable(key) then return key end
-  for _, name in ipairs(fairness.names) do
-    if key == name then return key end
-  end
+  if fairness.is_name(key) then return key end
   fail(('"fairness_key" must be one of %s, or a function, got %s'):format(table.concat(fairness.names, ", "),
     errors.show(key)))
 end

@@ -16,10 +16,26 @@ local IDLE_US = 60 * 1e6 -- a key that was not seen for so long makes room for a
 local MOST_ADDRESSES = 5000 -- twice as many are remembered
 local MOST_HASHES = 4096
 
---- @param given table  key ("authorization", "x-api-key", "consumer", "ip", a function(request), or nil),
+local FROM = {
+  authorization = function(request) return request.headers.authorization end,
+  ["x-api-key"] = function(request) return request.headers["x-api-key"] end,
+  consumer = function(request) return request.consumer end,
+  ip = function() return nil end,
+}
+
+local OF_HEADER = "^header:([%l%d_-]+)$"
+
+--- What may be given for `key`, but for a function.
+M.names = { "authorization", "consumer", "header:NAME", "ip", "x-api-key" }
+
+--- Is it one of them? NAME is a header's, in lower case.
+function M.is_name(key) return FROM[key] ~= nil or type(key) == "string" and key:find(OF_HEADER) ~= nil end
+
+--- @param given table  key (one of the names, a function(request), or nil),
 -- most_keys of an address (0: no limit), is_verified: keys are checked before they come here
 function M.new(secret, given)
-  return setmetatable({ secret = secret, key = given.key, most_keys = given.most_keys,
+  local header = type(given.key) == "string" and given.key:match(OF_HEADER)
+  return setmetatable({ secret = secret, key = given.key, header = header, most_keys = given.most_keys,
     is_verified = given.is_verified, young = {}, old = {}, n_young = 0, hashes = {}, n_hashes = 0 }, Fairness)
 end
 
@@ -66,22 +82,13 @@ local function may_have(self, entry, name, now)
   return true
 end
 
-local FROM = {
-  authorization = function(request) return request.headers.authorization end,
-  ["x-api-key"] = function(request) return request.headers["x-api-key"] end,
-  consumer = function(request) return request.consumer end,
-  ip = function() return nil end,
-}
-
---- What may be given for `key`, but for a function.
-M.names = { "authorization", "consumer", "ip", "x-api-key" }
-
 -- @return the name, and has it been checked by somebody
 local function name_of(self, request)
   local key = self.key
   if key == nil then
     return request.headers.authorization or request.headers["x-api-key"], self.is_verified
   end
+  if self.header then return request.headers[self.header], self.is_verified end
   if type(key) == "string" then return FROM[key](request), self.is_verified or key == "consumer" end
   local ok, name = pcall(key, request)
   if not ok then error("gateway: the function fairness_key raised: " .. errors.text(name), 0) end

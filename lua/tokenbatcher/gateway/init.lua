@@ -12,8 +12,9 @@
 -- A request is {method, path, headers (by lower-case name; nil or false: there is none), address, consumer (who a host
 -- knows the client to be, or nil)} with the methods receive() (suspends until all of the body has come; its bytes),
 -- text() (the body), announced() (its bytes as the client has announced them, or nil), target() (path and query as they
--- came, for what is passed on) and, if the host can, on_abort(fn): call fn when the client leaves. When it is answered
--- it has model (or nil), prompt_tokens and completion_tokens: its share of what the upstream counted.
+-- came, for what is passed on) and, if the host can, on_abort(fn): call fn when the client leaves; where the code goes
+-- on then, its answer is 499. When it is answered it has model (or nil), prompt_tokens and completion_tokens: its share
+-- of what the upstream counted.
 --
 -- THE SPECIAL PROBLEM OF CLIENTS THAT LEAVE. A host ends the code that serves a client which has left, wherever it
 -- waits, and nothing behind that runs. So what a request holds is given back by over(request), which the host calls
@@ -227,11 +228,11 @@ end
 
 -- Wait for all answers. @return status, headers, body
 local function finish(self, request, asked, futures)
-  local result, problem = await_one(self, asked, futures, 1)
-  if not result then return refuse(self, problem, asked.id) end
-  local results = { result }
-  for i = 2, #futures do
-    results[i], problem = await_one(self, asked, futures, i)
+  local results = {}
+  for i = 1, #futures do
+    local result, problem = await_one(self, asked, futures, i)
+    results[i] = result
+    if problem and request.is_over then return replies.problem(problem) end -- nobody reads it
     if problem then return refuse(self, problem, asked.id) end
   end
   tell_cost(request, asked, results)
@@ -301,7 +302,7 @@ local function conclude(self, request, route, id, status, headers, body)
     return nil, headers
   end
   hold_answer(self, request, body)
-  if not request.is_over then self:count(route, status) end
+  if request.is_over then status = 499 else self:count(route, status) end -- 499: its client has left
   request.is_over = true
   return replies.finish(self.config.cors, request, id, status, headers, body)
 end

@@ -51,6 +51,8 @@ local POOL = {
   { name = "idle_s", kind = "number", default = 30, above = 0, max = DAY_S, unit = "seconds" },
 }
 
+M.retry, M.breaker, M.pool = RETRY, BREAKER, POOL
+
 local function is_ms(value)
   return type(value) == "number" and value > 0 and value <= DAY_S * 1000
 end

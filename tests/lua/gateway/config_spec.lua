@@ -41,7 +41,8 @@ describe("the gateway's configuration:", function()
     ["auth's table"] = { with { auth = { ["sk-1"] = 5 } }, '"auth": a table must map' },
     ["a key with a line break"] = { with { auth = { ["sk-1"] = "sk-2\r\nx: y" } }, '"auth": a table must map' },
     ["a fairness key"] = { with { fairness_key = "cookie" },
-      '"fairness_key" must be one of authorization, consumer, ip, x%-api%-key, or a function, got "cookie"' },
+      '"fairness_key" must be one of authorization, consumer, header:NAME, ip, x%-api%-key, or a function, '
+      .. 'got "cookie"' },
     ["cors"] = { with { cors = true }, '"cors" must be false or a table' },
     ["cors without origins"] = { with { cors = {} }, "'origins' is missing" },
     ["join"] = { with { join = "yes" }, "'join' must be a boolean" },

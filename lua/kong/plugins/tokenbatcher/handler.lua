@@ -1,0 +1,88 @@
+--- kong: the gateway as a plugin of Kong. Requests of a route that can be batched are answered here, in the access
+-- phase; all others go to the route's service as if there were no plugin. Nothing of a protocol is here. It knows
+-- all rooms that the gateway knows.
+--
+-- Kong calls configure() with all configurations whenever one of them has changed, and, where it is too old for that
+-- (before 3.5), not at all: then the first request starts a gateway. A secret that is a reference (a vault) changes in
+-- the configuration itself, without a call.
+
+local fleets = require "tokenbatcher.gateway.plugin.fleet"
+local options = require "tokenbatcher.gateway.plugin.options"
+local version = require "tokenbatcher.base.version"
+
+local kong, ngx = kong, ngx -- luacheck: ignore
+
+-- Below authentication (1000 and more), rate limits (910) and ai-proxy (770).
+local Plugin = { PRIORITY = 769, VERSION = version }
+
+local fleet = fleets.new()
+local current = {} -- by plugin id: {name (id and digest), entry, api_key}
+
+local function id_of(conf) return conf.__plugin_id or "-" end
+
+local function use(conf)
+  local id = id_of(conf)
+  local name = id .. "\n" .. options.digest(conf)
+  current[id] = { name = name, entry = fleet:use(name, conf), api_key = conf.upstream.api_key }
+  return current[id]
+end
+
+local function keep_current()
+  local names = {}
+  for _, it in pairs(current) do names[it.name] = true end
+  fleet:keep(names)
+end
+
+--- In each worker, in init_worker or in a timer. @param configs table|nil  a list; nil: there are none
+function Plugin.configure(_, configs)
+  current = {}
+  for _, conf in ipairs(configs or {}) do use(conf) end
+  keep_current()
+end
+
+-- The one that runs; where requests with the former configuration still come, that of the new one.
+local function entry_of(conf)
+  local it = current[id_of(conf)]
+  if it and it.api_key == conf.upstream.api_key then return it.entry end
+  it = use(conf)
+  keep_current()
+  return it.entry
+end
+
+-- Who asks, as Kong has checked it.
+local function consumer_of(conf)
+  local consumer, credential = kong.client.get_consumer(), kong.client.get_credential()
+  local consumer_id, credential_id = consumer and consumer.id, credential and credential.id
+  if conf.fairness_key == "credential" then return credential_id or consumer_id end
+  return consumer_id or credential_id
+end
+
+-- As Kong's plugin prometheus reads it for its ai_llm_* metrics.
+local function tell(conf, request, ms)
+  local prompt, completion = request.prompt_tokens, request.completion_tokens
+  kong.log.set_serialize_value("ai.tokenbatcher.meta", { plugin_id = conf.__plugin_id,
+    provider_name = conf.upstream.name or conf.upstream.preset, request_model = request.model,
+    response_model = request.model, llm_latency = ms })
+  kong.log.set_serialize_value("ai.tokenbatcher.usage", { prompt_tokens = prompt, completion_tokens = completion,
+    total_tokens = prompt + completion, time_per_token = 0, cost = 0 })
+end
+
+-- It does not return: Kong yields there, for good.
+local function exit(status, headers, body) return kong.response.exit(status, body, headers) end
+
+function Plugin.access(_, conf)
+  local entry = entry_of(conf)
+  if not entry.gateway then return exit(fleets.refusal()) end
+  local request = fleet:enter(entry, conf, consumer_of(conf))
+  kong.ctx.plugin.request = request
+  local since = ngx.now()
+  local status, headers, body = entry.gateway:handle(request)
+  if not status then return fleets.leave(request) end
+  ngx.update_time()
+  if request.prompt_tokens then tell(conf, request, (ngx.now() - since) * 1000) end
+  return exit(status, headers, body)
+end
+
+function Plugin.log() fleets.leave(kong.ctx.plugin.request) end
+
+return Plugin
