@@ -321,7 +321,8 @@ uninstall: ## remove what install put there, given the same PREFIX, LIBDIR and D
 	$Qfor header in include/*.h; do rm -f '$(ROOT)/include/'$$(basename $$header) || exit 1; done
 	$Qrm -rf '$(ROOT)/share/lua/5.1/tokenbatcher' '$(ROOT)/share/lua/5.1/kong/plugins/tokenbatcher' \
 	  '$(ROOT)/share/lua/5.1/apisix/plugins/tokenbatcher.lua'
-	$Qfor folder in kong apisix; do rmdir -p --ignore-fail-on-non-empty '$(ROOT)/share/lua/5.1/'$$folder/plugins || :; done
+	$Qfor host in kong apisix; do \
+	  (cd '$(ROOT)/share/lua/5.1' && rmdir -p --ignore-fail-on-non-empty $$host/plugins 2>/dev/null) || :; done
 
 # What is committed, with CHANGES: the commits since the last tag. `make dist` needs a checkout.
 DIST = tokenbatcher-$(VERSION)

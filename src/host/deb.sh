@@ -138,7 +138,7 @@ override_dh_auto_install:
 	$(MAKE) install $(place)
 	mv debian/tmp/usr/share/zsh/site-functions debian/tmp/usr/share/zsh/vendor-completions
 	install -d debian/tmp/usr/bin $(gateway)
-	cp examples/openresty/* $(gateway)/
+	cp examples/openresty/* examples/kong/* examples/apisix/* $(gateway)/
 	chmod 755 $(gateway)/*.sh
 	printf '#!/bin/sh\nexec sh /usr/share/tokenbatcher/gateway/start.sh "$$@"\n' > debian/tmp/usr/bin/tokenbatcher-gateway
 	chmod 755 debian/tmp/usr/bin/tokenbatcher-gateway
