@@ -117,9 +117,8 @@ describe("an installed tree on its own:", function()
     end
     assert_stands_alone(rock, with(NEEDS_NGINX, {
       ["tokenbatcher.backend.http.http_ffi"] = NO_CURL, ["tokenbatcher.backend.http.client"] = NO_CURL,
-      ["tokenbatcher.backend.redis.redis_ffi"] = NO_REDIS, ["tokenbatcher.backend.redis.connection"] = NO_REDIS,
-      ["tokenbatcher.backend.redis.source"] = NO_REDIS, ["tokenbatcher.backend.redis.queue"] = NO_REDIS,
-      ["tokenbatcher.backend.redis.admin"] = NO_REDIS,
+      ["tokenbatcher.backend.redis.redis_ffi"] = NO_REDIS, ["tokenbatcher.backend.redis.by_hiredis"] = NO_REDIS,
+      ["tokenbatcher.backend.redis.source"] = NO_REDIS,
       ["tokenbatcher.backend.threads_ffi"] = NO_SCRIPT, ["tokenbatcher.backend.threads"] = NO_SCRIPT,
     }))
     for _, part in ipairs { "http", "redis", "script" } do

@@ -1,6 +1,11 @@
---- A connection to Redis as tasks see it: a source of the loop (see loop.add_source) that suspends the task of
--- each command until its reply has come. When it is lost, those who wait are told (redis_unavailable), and
--- it is opened again by itself: after up to 50 ms, 100 ms, 200 ms ... 5 s, at random.
+--- A connection to Redis as tasks see it: it suspends the task of each command until its reply has come. When it is
+-- lost, those who wait are told (redis_unavailable), and it is opened again by itself: after up to 50 ms, 100 ms,
+-- 200 ms ... 5 s, at random.
+--
+-- What carries the bytes is its link: by_hiredis.lua on our own loop, by_cosocket.lua in nginx. A link has
+-- open(address), which returns what is wrong at once, or nothing; write(words, n); shut(), until the next open();
+-- again(at_us): call the connection's open() then; free(). It calls take(value) with each reply, in order, and
+-- lose(why).
 --
 -- A reply is a value: a string, a number, false for nil, a list. An error is nil and an err:
 --   redis_unavailable  not connected, lost meanwhile (whether Redis has done it nobody knows), or Redis says that
@@ -10,13 +15,9 @@
 local backoff = require "tokenbatcher.base.backoff"
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
-local loop = require "tokenbatcher.runtime.loop"
-local redis_ffi = require "tokenbatcher.backend.redis.redis_ffi"
+require "tokenbatcher.runtime.loop" -- gives the clock its pump
 local scripts = require "tokenbatcher.backend.redis.scripts"
 local tasks = require "tokenbatcher.runtime.tasks"
-local tbffi = require "tokenbatcher.core.ffi"
-
-local C = redis_ffi.lib
 
 local M = {}
 local Connection = {}
@@ -40,66 +41,48 @@ local function error_of(text)
   return err
 end
 
---- @param to table  see url.parse  @param opts table  name: for CLIENT SETNAME; silence_s; may_block: see
--- unblock(); on_open(), on_lost(text): called within a turn, they must not suspend; scripts: names of those used
-function M.new(to, opts)
-  if not (clock.pump and clock.pump.attach) then
-    errors.misuse "Redis needs the real clock and the libev loop, within tokenbatcher.run"
+local function new_link(connection)
+  if clock.pump and clock.pump.attach then
+    return require("tokenbatcher.backend.redis.by_hiredis").new(connection)
+  elseif rawget(_G, "ngx") then
+    return require("tokenbatcher.backend.redis.by_cosocket").new(connection)
   end
+  errors.misuse "Redis needs the real clock and the libev loop, within tokenbatcher.run"
+end
+
+--- @param to table  see url.parse  @param opts table  name: for CLIENT SETNAME; silence_s; may_block: see
+-- unblock(); on_open(), on_lost(text): called where they must not suspend; scripts: names of those used
+function M.new(to, opts)
   local self = setmetatable({
-    handle = redis_ffi.connection(), to = to, name = opts.name, may_block = opts.may_block,
+    to = to, name = opts.name, may_block = opts.may_block,
     scripts = opts.scripts or {}, sha = {}, on_open = opts.on_open, on_lost = opts.on_lost,
     waiting = {}, first = 1, last = 0, is_ready = false, attempts = 0, retry_at = nil,
-    waiters = {}, is_closed = false, pump = clock.pump,
+    waiters = {}, is_closed = false,
     address = { unix_socket = to.unix_socket, host = to.host, port = to.port, connect_timeout_s = CONNECT_S,
       silence_s = opts.silence_s or SILENCE_S },
   }, Connection)
-  local ok, message = self.pump.attach(C.tb_redis_fd(self.handle))
-  if not ok then error("tokenbatcher: the loop cannot wait for Redis: " .. message, 0) end
-  loop.add_source(self)
+  self.link = new_link(self)
   self:open()
   return self
 end
 
 -- --- commands ----------------------------------------------------------------------
 
-local function write(handle, ...)
-  local n = select("#", ...)
-  if C.tb_redis_begin(handle, n) ~= 0 then return false end
-  for i = 1, n do
-    local word = select(i, ...)
-    if type(word) ~= "string" then word = ("%.14g"):format(word) end
-    C.tb_redis_word(handle, word, #word)
-  end
-  return true
-end
-
-local function write_list(handle, words, n)
-  if C.tb_redis_begin(handle, n) ~= 0 then return false end
-  for i = 1, n do
-    local word = words[i]
-    if type(word) ~= "string" then word = ("%.14g"):format(word) end
-    C.tb_redis_word(handle, word, #word)
-  end
-  return true
-end
-
 -- Who is told of the next reply: fn(value, err).
 local function expect(self, fn)
   self.last = self.last + 1
   self.waiting[self.last] = fn
-  clock.notify()
 end
 
 local function unavailable(self, why)
   return errors.new("redis_unavailable", ("Redis at %s: %s"):format(self.to.shown, why))
 end
 
---- Write a command; fn(value, err) is called within a turn, and must not suspend.
+--- Write a command; fn(value, err) must not suspend.
 -- @param words table  strings and numbers
 -- @return boolean  false: it was not written, fn is not called
 function Connection:send(words, fn)
-  if not self.is_ready or not write_list(self.handle, words, #words) then return false end
+  if not self.is_ready or not self.link:write(words, #words) then return false end
   expect(self, fn)
   return true
 end
@@ -187,7 +170,8 @@ local function greet(self)
     if value == nil then self:lose(err.message) end
   end
   local function put(fn, ...)
-    if write(self.handle, ...) then expect(self, fn) end
+    local words = { ... }
+    if self.link:write(words, #words) then expect(self, fn) end
   end
   if to.password and to.user then put(must, "AUTH", to.user, to.password)
   elseif to.password then put(must, "AUTH", to.password) end
@@ -207,9 +191,8 @@ end
 
 function Connection:open()
   self.retry_at = nil
-  local refusal = redis_ffi.open(self.handle, self.address)
-  if refusal == C.TB_REDIS_EMEMORY then return self:lose "out of memory or descriptors" end
-  if refusal ~= 0 then return self:lose "its address cannot be one" end
+  local refusal = self.link:open(self.address)
+  if refusal then return self:lose(refusal) end
   greet(self)
 end
 
@@ -219,31 +202,34 @@ function Connection:lose(why)
   local waiting, first, last = self.waiting, self.first, self.last
   local was_ready = self.is_ready
   self.waiting, self.first, self.last, self.is_ready, self.why = {}, 1, 0, false, why
-  C.tb_redis_close(self.handle)
+  self.link:shut()
   self.retry_at = clock.now_us() + 1e6 * backoff.wait_s(self.attempts, nil, BACKOFF)
   self.attempts = math.min(self.attempts + 1, 20)
   local err = unavailable(self, why)
   for i = first, last do waiting[i](nil, err) end
   if self.on_lost then self.on_lost(why, was_ready) end
+  if self.retry_at then self.link:again(self.retry_at) end
 end
 
-local function shut(self)
+--- The run has ended: nobody waits any more.
+function Connection:shut()
+  if self.is_closed then return end
   self.is_closed, self.is_ready, self.retry_at = true, false, nil
-  self.pump.detach(C.tb_redis_fd(self.handle))
-  redis_ffi.close(self.handle)
+  self.link:free()
 end
 
 --- For good. Those who wait are told.
 function Connection:quit()
   if self.is_closed then return end
   self:lose "closed"
-  shut(self)
+  self:shut()
   wake_waiters(self)
 end
 
--- --- for the loop -----------------------------------------------------------------------
+-- --- for the link -----------------------------------------------------------------------
 
-local function deliver(self, value)
+--- A reply has come.
+function Connection:take(value)
   local fn = self.waiting[self.first]
   self.waiting[self.first] = nil
   self.first = self.first + 1
@@ -257,39 +243,10 @@ local function deliver(self, value)
   end
 end
 
-function Connection:turn(now)
-  if self.is_closed then return end
-  if self.retry_at then
-    if now >= self.retry_at then self:open() end
-    return
-  end
-  local n = C.tb_redis_turn(self.handle)
-  while n > 0 and not self.retry_at and not self.is_closed do
-    deliver(self, redis_ffi.take(self.handle))
-    n = n - 1
-  end
-  if not self.retry_at and not self.is_closed and C.tb_redis_state(self.handle) == C.TB_REDIS_CLOSED then
-    self:lose(tbffi.text(C.tb_redis_error(self.handle)))
-  end
-end
+--- Does a command wait for its reply?
+function Connection:is_owed() return self.last >= self.first end
 
-function Connection:next_us()
-  if self.is_closed then return nil end
-  if self.retry_at then return self.retry_at end
-  if C.tb_redis_state(self.handle) == C.TB_REDIS_CLOSED then return clock.pump.now() end -- it could not even begin
-  local at = tonumber(C.tb_redis_next(self.handle))
-  return at >= 0 and at or nil
-end
-
-function Connection:excuse(us)
-  if not self.is_closed then C.tb_redis_excuse(self.handle, math.floor(us)) end
-end
-
---- The run has ended: nobody waits any more.
-function Connection:close()
-  if not self.is_closed then shut(self) end
-end
-
-function Connection:is_busy() return not self.is_closed and (self.last >= self.first or #self.waiters > 0) end
+--- Does anybody wait for anything of it?
+function Connection:is_busy() return not self.is_closed and (self:is_owed() or #self.waiters > 0) end
 
 return M

@@ -9,6 +9,9 @@
 -- not there, is added again (replies.lua), and a second answer is ignored. `run` ends when every record has its
 -- answer; stop() waits for them.
 --
+-- In nginx it is the same: made once in each worker, submitted to from any request, answered by two connections that
+-- live in timers. A worker that exits (QUIT, a reload) goes when its last record has its answer.
+--
 -- An item is a record without an answer: {id, number, future, words, sid, is_sending, sent_us}.
 
 local backoff = require "tokenbatcher.base.backoff"
@@ -16,13 +19,14 @@ local clock = require "tokenbatcher.runtime.clock"
 local connection = require "tokenbatcher.backend.redis.connection"
 local errors = require "tokenbatcher.base.errors"
 local Future = require "tokenbatcher.runtime.future"
+local host = require "tokenbatcher.runtime.host"
 local json = require "tokenbatcher.base.json"
 local loop = require "tokenbatcher.runtime.loop"
 local message = require "tokenbatcher.backend.redis.message"
 local names = require "tokenbatcher.backend.redis.names"
 local parameters = require "tokenbatcher.base.parameters"
 local pause = require "tokenbatcher.backend.redis.pause"
-local redis_ffi = require "tokenbatcher.backend.redis.redis_ffi"
+local process_ffi = require "tokenbatcher.backend.redis.process_ffi"
 local replies = require "tokenbatcher.backend.redis.replies"
 local tasks = require "tokenbatcher.runtime.tasks"
 local urls = require "tokenbatcher.backend.redis.url"
@@ -54,12 +58,17 @@ local OWN = {
 
 --- @param given table  see M.PARAMETERS  @param own table|nil  see OWN: of the command line
 function M.new(given, own)
+  local is_nginx = rawget(_G, "ngx") ~= nil
+  if not is_nginx then require "tokenbatcher.backend.redis.redis_ffi" end -- to learn early that hiredis is missing
   local p = parameters.read("queue.redis", M.PARAMETERS, given)
   own = parameters.read("queue.redis", OWN, own)
   local to, problem = urls.parse(p.url)
   if not to then errors.misuse("queue.redis: " .. problem) end
   local nonce = ("%06x%06x"):format(backoff.random() * 2 ^ 24, backoff.random() * 2 ^ 24)
-  local producer = p.producer or redis_ffi.process_name(nonce)
+  local producer = p.producer or process_ffi.name(nonce)
+  if p.producer and is_nginx then
+    errors.misuse "queue.redis: in nginx each worker is a producer of its own, also after a reload: give no `producer`"
+  end
   if p.stream == "" or #p.stream > 400 or p.stream:find "[{}%z]" or #producer > 100 then
     errors.misuse "queue.redis: a stream's name has 1 to 400 bytes, without { and }, a producer's at most 100"
   end
@@ -69,7 +78,7 @@ function M.new(given, own)
     holds_answers = own.holds_answers, resumes = own.resumes,
     stream = p.stream, reply = names.reply(p.stream, producer),
     items = {}, unsettled = 0, line = {}, line_first = 1, line_last = 0, number = 0, last_id = "0-0",
-    admitted = 0,
+    admitted = 0, is_open = false, is_leaving = false,
     kept = {}, early = {}, adopted = {}, done = {},
     bells = { reconcile = pause.bell(), room = pause.bell(), all = pause.bell() }, is_stopped = false,
     counts = { submitted = 0, answered = 0, failed = 0, again = 0, seconds = 0 },
@@ -79,7 +88,8 @@ end
 
 --- For its parts: say it.
 function Queue:warn(text)
-  if self.log then self.log("warn", text) else io.stderr:write("tokenbatcher: ", text, "\n") end
+  if self.log then self.log("warn", text)
+  elseif not host.log("warn", text) then io.stderr:write("tokenbatcher: ", text, "\n") end
 end
 
 -- --- room ------------------------------------------------------------------------------
@@ -111,7 +121,8 @@ end
 -- --- life ------------------------------------------------------------------------------
 
 local function open(self)
-  if self.command then return end
+  if self.is_open then return end
+  self.is_open = true
   self.command = connection.new(self.to, { name = self.producer, scripts = { "gone", "mine" },
     on_open = function() replies.reopened(self) end,
     on_lost = function(why, was_ready)
@@ -140,6 +151,16 @@ function Queue:connect()
   return true
 end
 
+-- The next record opens it again, unless it is stopped.
+local function disconnect(self)
+  if not self.is_open then return end
+  self.is_open = false
+  loop.detach(self)
+  self.reader:quit()
+  self.command:quit()
+  self.bells.reconcile:ring()
+end
+
 --- The end of it: what has no answer fails (stopped).
 function Queue:close()
   if self.is_stopped then return end
@@ -148,12 +169,8 @@ function Queue:close()
     self:settle(item, nil, errors.new("stopped", "the queue was stopped"))
   end
   admit_next(self)
+  disconnect(self)
   for _, bell in pairs(self.bells) do bell:ring() end
-  if self.command then
-    loop.detach(self)
-    self.reader:quit()
-    self.command:quit()
-  end
 end
 
 --- Wait until every record has its answer; with {timeout_s}, what is left then is taken back and fails (stopped).
@@ -171,7 +188,7 @@ function Queue:stop(opts)
   end
   if self.is_stopped then return end
   for _, item in pairs(self.items) do replies.take_back(self, item) end
-  if self.command and self.command.is_ready and tasks.can_suspend() then
+  if self.is_open and self.command.is_ready and tasks.can_suspend() then
     replies.clear_early(self)
     self.command:call("DEL", self.reply) -- all that is in it was handed on
   end
@@ -182,7 +199,21 @@ end
 
 function Queue.turn() end
 function Queue.next_us() return nil end
-function Queue.flush() end
+
+-- The body of a task: nothing is on its way, all that is in the reply stream was handed on.
+local function leave(self)
+  if self.command.is_ready then self.command:call("DEL", self.reply) end
+  self.is_leaving = false
+  if self.unsettled + self.admitted == 0 then disconnect(self) end
+end
+
+--- In each turn of an nginx worker that exits: connections would keep it. (A record that comes even now opens them.)
+function Queue:flush()
+  if self.is_leaving or not self.is_open or self.unsettled + self.admitted > 0 then return end
+  self.is_leaving = true
+  tasks.start(leave, { n = 1, self }, replies.ended)
+end
+
 function Queue.excuse() end
 function Queue.has_timed_calls() return false end
 function Queue:abandon() self:close() end

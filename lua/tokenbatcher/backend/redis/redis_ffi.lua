@@ -17,8 +17,6 @@ if C.tb_redis_abi() ~= ABI then
     :format(path, C.tb_redis_abi(), ABI), 0)
 end
 
-ffi.cdef "int gethostname(char *name, size_t size); int getpid(void);"
-
 local M = { lib = C, path = path }
 
 --- A closed connection, freed with its last reference or by close().
@@ -71,13 +69,6 @@ function M.take(redis)
   node, at = C.tb_redis_reply(redis, counted), 0
   if node == nil then return nil end
   return read_part()
-end
-
---- A name for this process that no other has: HOST-PID-NONCE.
-function M.process_name(nonce)
-  local name = ffi.new "char[256]"
-  local ok = ffi.C.gethostname(name, 255) == 0
-  return ("%s-%d-%s"):format(ok and ffi.string(name):gsub("[^%w.-]", "_") or "host", ffi.C.getpid(), nonce)
 end
 
 return M

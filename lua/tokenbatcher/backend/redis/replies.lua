@@ -143,12 +143,12 @@ end
 
 --- The body of a task: answers as they come.
 function M.read(queue)
-  while not queue.is_stopped do
-    if not queue.reader:wait_ready() then return end
+  local reader = queue.reader
+  while reader:wait_ready() do
     local from = queue.last_id
-    local reply, err = queue.reader:call("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, "STREAMS", queue.reply, from)
+    local reply, err = reader:call("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, "STREAMS", queue.reply, from)
     if err then
-      if err.code ~= "redis_unavailable" and not queue.is_stopped then queue:warn(err.message) end
+      if err.code ~= "redis_unavailable" and not reader.is_closed then queue:warn(err.message) end
       pause.bell():wait(AGAIN_S)
     elseif reply then
       local last = take(queue, reply[1][2])
@@ -232,11 +232,12 @@ end
 
 --- The body of a task.
 function M.reconcile(queue)
-  while not queue.is_stopped do
+  local command = queue.command
+  while not command.is_closed do
     queue.bells.reconcile:wait(queue.reconcile_s)
-    if not queue.is_stopped and queue.command.is_ready then
+    if command.is_ready then
       local ok, err = reconcile(queue)
-      if not ok and err.code ~= "redis_unavailable" and not queue.is_stopped then queue:warn(err.message) end
+      if not ok and err.code ~= "redis_unavailable" and not command.is_closed then queue:warn(err.message) end
     end
   end
 end
@@ -250,7 +251,7 @@ end
 --- The end of a task: it has failed by a fault of ours.
 function M.ended(task, ok, err)
   if ok then return end
-  io.stderr:write("tokenbatcher: queue.redis: ", errors.text(err), "\n", task.traceback or "", "\n")
+  task.arguments[1]:warn(("queue.redis: %s\n%s"):format(errors.text(err), task.traceback or ""))
 end
 
 -- --- going on ------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ local names = require "tokenbatcher.backend.redis.names"
 local outbox = require "tokenbatcher.backend.redis.outbox"
 local parameters = require "tokenbatcher.base.parameters"
 local pause = require "tokenbatcher.backend.redis.pause"
-local redis_ffi = require "tokenbatcher.backend.redis.redis_ffi"
+local process_ffi = require "tokenbatcher.backend.redis.process_ffi"
+require "tokenbatcher.backend.redis.redis_ffi" -- to learn early that hiredis is missing
 local server = require "tokenbatcher.backend.redis.server"
 local spawn = require "tokenbatcher.runtime.spawn"
 local tasks = require "tokenbatcher.runtime.tasks"
@@ -78,12 +79,15 @@ end
 
 --- @param given table  see M.PARAMETERS
 function M.new(given)
+  if rawget(_G, "ngx") then
+    errors.misuse "source.redis: a worker is a process of its own (tokenbatcher work), not nginx"
+  end
   local p = parameters.read("source.redis", M.PARAMETERS, given)
   local to, problem = urls.parse(p.url)
   if not to then errors.misuse("source.redis: " .. problem) end
   local nonce = ("%06x"):format(math.floor(backoff.random() * 2 ^ 24))
   local self = setmetatable({
-    to = to, group = p.group, consumer = p.consumer or redis_ffi.process_name(nonce), lease_s = p.lease_s,
+    to = to, group = p.group, consumer = p.consumer or process_ffi.name(nonce), lease_s = p.lease_s,
     ahead = p.ahead, max_deliveries = p.max_deliveries, reply_ttl_ms = math.ceil(p.reply_ttl_s * 1000),
     connect_timeout_s = p.connect_timeout_s, encode = p.encode, options = p.options, log = p.log,
     streams = {}, by_name = {}, held = {}, by_future = {}, unrun = {}, outbox = outbox.new(),
