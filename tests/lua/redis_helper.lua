@@ -56,7 +56,7 @@ function Server:start(options)
   local ask = ("redis-cli -s '%s' ping 2>&1"):format(self.socket)
   repeat
     local answer = output_of(ask)
-  until answer == "PONG" or answer:find "NOAUTH"
+  until answer == "PONG" or answer:find "NOAUTH" or self.may_load and answer:find "LOADING"
   self.pid = tonumber(output_of(("cat '%s/pid'"):format(self.folder)))
 end
 

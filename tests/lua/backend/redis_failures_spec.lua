@@ -11,7 +11,8 @@ local spec = missing and function(name) it(name .. " (skipped: " .. missing .. "
 describe("when something fails,", function()
   local server
 
-  setup(function() server = not missing and R.server { "--appendonly", "yes", "--appendfsync", "always" } end)
+  setup(function() server = not missing and R.server { "--appendonly", "yes", "--appendfsync", "always",
+    "--enable-protected-configs", "local" } end)
   teardown(function() if server then server:stop() end end)
   before_each(function()
     if not server then return end
@@ -282,6 +283,86 @@ describe("when something fails,", function()
     end)
     queue:stop()
     assert_empty()
+  end)
+
+  spec("LOADING is waited out, by who is there and by who comes", function()
+    local own = R.server { "--loading-process-events-interval-bytes", "1024" }
+    local queue = R.queue(own)
+    local ok, err = pcall(R.with_worker, own, { lease_s = 10 }, nil, function()
+      assert_answered(submit(queue, 2))
+      own:cli("EVAL", "for i = 1, 2000 do redis.call('SET', i, i) end", "0")
+      own:cli "SAVE"
+      own:kill()
+      own.may_load = true
+      own:start { "--loading-process-events-interval-bytes", "1024", "--key-load-delay", "500" }
+      assert.matches("loading:1", own:cli("INFO", "persistence"))
+      local futures = submit(queue, 3)
+      local late, fed, batcher = R.worker(own, { lease_s = 10 })
+      assert_answered(futures)
+      late:stop()
+      assert(fed:await())
+      batcher:stop()
+    end)
+    queue:stop()
+    own:stop()
+    assert(ok, err)
+  end)
+
+  spec("MISCONF (a snapshot that cannot be written) is waited out: nothing is dropped", function()
+    local queue, folder = R.queue(server), server.folder .. "/elsewhere"
+    R.with_worker(server, { lease_s = 10 }, nil, function()
+      assert_answered(submit(queue, 2))
+      R.output_of("mkdir " .. folder)
+      server:call("CONFIG", "SET", "dir", folder, "save", "3600 1")
+      R.output_of("rmdir " .. folder)
+      server:call "BGSAVE"
+      R.wait_for(function() return server:cli("INFO", "persistence"):find "rdb_last_bgsave_status:err" end)
+      assert.matches("^MISCONF", server:cli("SET", "a", "b"))
+      local futures = submit(queue, 3)
+      assert.is_nil((futures[1]:await(0.5)))
+      server:call("CONFIG", "SET", "dir", server.folder, "save", "")
+      assert_answered(futures)
+    end)
+    queue:stop()
+    assert_empty()
+  end)
+
+  spec("a failover to a replica that missed the last records: READONLY is waited out, they are sent again", function()
+    local port = R.free_port()
+    local master, replica = R.server { "--port", port, "--bind", "127.0.0.1" }, R.server()
+    local place = master.folder .. "/current"
+    local function lead_to(one) R.output_of(("ln -sfn '%s' '%s'"):format(one.socket, place)) end
+    lead_to(master)
+    replica:cli("REPLICAOF", "127.0.0.1", port)
+    R.wait_for(function() return replica:cli("INFO", "replication"):find "master_link_status:up" end, "the replica")
+    local url, hold = "redis+unix://" .. place, true
+    local queue = R.queue(master, { url = url })
+    local ok, err = pcall(R.with_worker, master, { url = url, lease_s = 1 }, { inference_fn = function(records)
+      while hold do tb.sleep(0.02) end
+      local results = {}
+      for i, record in ipairs(records) do results[i] = { n = 2 * record.n } end
+      return results
+    end }, function()
+      local futures = submit(queue, 20)
+      R.wait_for(function() return replica:cli("XLEN", "S") == "20" end, "the replica to have them")
+      replica:cli("REPLICAOF", "127.0.0.1", "1") -- what comes now it misses
+      for i = 21, 40 do futures[i] = assert(queue:submit { n = i }) end
+      R.wait_for(function() return master:cli("XLEN", "S") == "40" end)
+      master:kill()
+      lead_to(replica)
+      R.wait_for(function() return (queue.command.why or ""):find "READONLY" end, "somebody to be refused")
+      assert.are.equal("20", replica:cli("XLEN", "S"))
+      replica:cli("REPLICAOF", "NO", "ONE")
+      hold = false
+      assert_answered(futures)
+      assert.is_true(queue.counts.again >= 20)
+      R.wait_for(function() return replica:cli("XLEN", "S") == "0" end, "an empty stream")
+    end)
+    hold = false
+    queue:stop { timeout_s = 0 }
+    master:stop()
+    replica:stop()
+    assert(ok, err)
   end)
 
   spec("a full memory stops producers, not answers", function()

@@ -54,7 +54,8 @@ describe("in nginx, tb.queue.redis", function()
   end)
 
   local function start_worker(url)
-    worker = R.program(server, "worker", { "work", script, "--redis", url or server.url, "--stream", "S", "--lease", "2" })
+    worker = R.program(server, "worker", { "work", script, "--redis", url or server.url, "--stream", "S",
+      "--lease", "2" })
   end
 
   local function start_front(workers, url)
@@ -65,8 +66,8 @@ describe("in nginx, tb.queue.redis", function()
   local function ask(first, last, at_once)
     local folder = server.folder .. "/" .. first
     os.execute("mkdir " .. folder)
-    os.execute(("{ seq %d %d | xargs -P %d -I{} curl -s -m 60 --retry 20 --retry-connrefused -o %s/{} '%s/double?n={}'; "
-      .. "echo >%s/done; } >/dev/null 2>&1 &"):format(first, last, at_once, folder, front.url, folder))
+    os.execute(("{ seq %d %d | xargs -P %d -I{} curl -s -m 60 -o %s/{} '%s/double?n={}'; echo >%s/done; } "
+      .. ">/dev/null 2>&1 &"):format(first, last, at_once, folder, front.url, folder))
     return function()
       R.wait_for(function() return nginx.read(folder .. "/done") ~= "" end, "the clients")
       for n = first, last do assert.are.equal(tostring(2 * n), nginx.read(folder .. "/" .. n)) end
@@ -138,7 +139,8 @@ describe("in nginx, tb.queue.redis", function()
     start_front(1, url)
     ask(1, 10, 10)()
     local said = front:eval([[
-      local bad = tb.queue.redis { url = "redis://:wrong-secret@127.0.0.1:]] .. port .. [[", stream = "S", connect_timeout_s = 0.5 }
+      local bad = tb.queue.redis { url = "redis://:wrong-secret@127.0.0.1:]] .. port .. [[", stream = "S",
+        connect_timeout_s = 0.5 }
       local ok, err = bad:connect()
       return err.code .. " " .. err.message
     ]])

@@ -1,7 +1,7 @@
 --- The link of a connection (connection.lua) in an nginx worker: a cosocket of its own, which no pool of nginx's has.
 --
--- A cosocket belongs to the request in which it was made, so each session (from open() to shut()) is a task in a timer's
--- request: its own light thread writes what others have left for it, a second one reads.
+-- A cosocket belongs to the request in which it was made, so each session (from open() to shut()) is a task in a
+-- timer's request: its own light thread writes what others have left for it, a second one reads.
 
 local address = require "tokenbatcher.backend.cosocket.address"
 local clock = require "tokenbatcher.runtime.clock"

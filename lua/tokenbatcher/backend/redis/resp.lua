@@ -1,4 +1,5 @@
---- Reads Redis's protocol (RESP2) from a cosocket: replies as values, as connection.lua has them; an error is {err = text}.
+--- Reads Redis's protocol (RESP2) from a cosocket: replies as values, as connection.lua has them; an error is
+-- {err = text}.
 
 local M = {}
 local Reader = {}
@@ -11,7 +12,8 @@ local DEPTH = 8 -- of arrays in arrays
 
 local BROKEN = "what came is not Redis's protocol (RESP2)"
 
---- @param socket table  connected  @param silence_s number  its timeout for reading: Redis owes the replies that are read
+--- @param socket table  connected
+-- @param silence_s number  its timeout for reading: Redis owes the replies that are read
 function M.reader(socket, silence_s)
   return setmetatable({ socket = socket, silence_s = silence_s, kept = "", at = 1 }, Reader)
 end
