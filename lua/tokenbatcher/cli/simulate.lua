@@ -102,6 +102,8 @@ function M.declare(command)
     :argname("<option=v1,v2,...>"):count("*"):convert(flags.parse_sweep)
   command:option("--seeds", "Run each with so many seeds (a trace: in so many pieces), for intervals (default: 1).")
     :argname("<n>"):convert(flags.parse_seeds)
+  command:option("--warmup", "Do not count what arrives in the first so many seconds of a run.")
+    :argname("<s>"):convert(flags.parse_warmup)
   command:option("--decisions", "Write a JSON line for each batch: time, queue, who was picked, why; and for waits.")
     :argname "<file>"
   command:option("--find-capacity", "Find the highest rate at which this share is on time, as 0.99, by speeding up.")
@@ -160,6 +162,7 @@ local function run_all(job, variants, timelines, n, decided)
     clear()
     if not row then return nil, message end
     tell_errors(row)
+    row.capacity = variant.capacity
     rows[i] = row
   end
   if job.trace and job.trace.bad > 0 then
@@ -201,6 +204,9 @@ local function facts(job, rows)
   for _, fact in ipairs(times) do out[#out + 1] = fact end
   out[#out + 1] = { "slo", job.slo and job.slo.text or job.base.slo and "the option slo"
     or "none: goodput counts all answers, but of records that have an slo of their own" }
+  if job.warm_up_s then
+    out[#out + 1] = { "warmup", ("%g s: who arrives before is simulated, and not counted"):format(job.warm_up_s) }
+  end
   return out
 end
 
@@ -327,6 +333,7 @@ local function find_capacity(job, variants, args)
       return seeds.run(job, at, args.seeds, { warn = note })
     end)
     if not ok then return nil, errors.message_of(one) end
+    if type(one) == "table" then one.variant.capacity = capacity.figures(one, args.find_capacity) end
     local label = compare.label { policy = variant.policy_text or "the script's policy", settings = {} }
     for _, setting in ipairs(variant.settings) do label = ("%s %s=%s"):format(label, setting.name, setting.text) end
     found[i] = { label, one }
@@ -352,7 +359,10 @@ function M.run(definition, args)
     if not variants then return nil, problem end
     local is_data = args.json == "-" or args.csv == "-"
     io[is_data and "stderr" or "stdout"]:write(problem, "\n")
-    if #variants == 0 then return 0 end
+    if #variants == 0 then
+      ok, problem = write_file(args.json or "-", args.json and output.json {} or "")
+      return ok and 0 or nil, problem
+    end
   end
   local timelines = {}
   ok, problem = check_pictures(args, #variants)

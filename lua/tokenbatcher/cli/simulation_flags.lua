@@ -113,6 +113,13 @@ function M.parse_seeds(text)
   return nil, ("--seeds needs a whole number from 1 to 1000, got '%s'"):format(text)
 end
 
+--- "30" @return number
+function M.parse_warmup(text)
+  local value = tonumber(text)
+  if value and value > 0 and value < 1e9 then return value end
+  return nil, ("--warmup needs a number of seconds above 0, got '%s'"):format(text)
+end
+
 --- "0.99" @return number
 function M.parse_share(text)
   local value = tonumber(text)

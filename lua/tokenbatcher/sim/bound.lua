@@ -163,13 +163,15 @@ end
 --- The share of all arrivals that can be answered on time at the most.
 -- @param open function  () -> a source of the arrivals, see trace.lua
 -- @param config cdata  tb_config: budget and slots  @param speedup number  @param part table|nil  see experiment.run
-function Bound:share(open, config, speedup, part)
+-- @param from_us number  those that arrive before do not count: the more can be done for the others
+function Bound:share(open, config, speedup, part, from_us)
   local budget, slots = config.target_batch_cost, config.max_concurrent_batches
   local name = ("%.17g %.17g %d %s %s %s"):format(speedup, budget, slots, part and part.first or "", part and part.count
     or "", part and part.seed or "")
   if self.known[name] then return self.known[name] end
   local source, slo = open(), self.slo
   local good, all = M.count(function()
+    while source.at_us < from_us do source:take() end
     if source.at_us == math.huge then return nil end
     local at_us, slo_us, cost, output = source.at_us, slo:of(source), math.ceil(source.cost), source.output
     source:take()

@@ -55,8 +55,17 @@ function M.find(variant, from, wanted, run)
     and share_at(variant, AROUND[2] * high, run) < wanted
   return {
     variant = at_speedup(variant, low), speedup = low, share = share, is_monotone = is_monotone,
-    rate = row.arrivals_span_s > 0 and row.records / row.arrivals_span_s or 0,
+    rate = row.arrivals_span_s > 0 and row.arrivals / row.arrivals_span_s or 0,
     above = { speedup = high, share = (share_at(variant, high, run)) },
+  }
+end
+
+--- What find() returned, for --json. @return list of {name, value}
+function M.figures(found, wanted)
+  return {
+    { "wanted", wanted }, { "arrivals_per_s", found.rate }, { "speedup", found.speedup }, { "on_time", found.share },
+    { "not_at_speedup", found.above.speedup }, { "not_at_on_time", found.above.share },
+    { "is_monotone", found.is_monotone },
   }
 end
 

@@ -101,14 +101,14 @@ end
 
 --- @param args table  trace, arrivals, service, device, set, given, slo, speedup, limit, seed, strict, fail_rate,
 -- straggle, note (function(text)), noise (of noise.parse), columns, time_unit (see formats.detect), passes (see
--- trace.open), slo and slo_class (see slo.lua), bound (boolean)
+-- trace.open), slo and slo_class (see slo.lua), bound (boolean), warmup (seconds, or nil)
 -- @return job, or nil and a message
 function M.new(definition, args)
   local base, message = base_options(definition, args)
   if not base then return nil, message end
   local job = {
     base = base, speedup = args.speedup or 1, seed = args.seed or 1, fail_rate = args.fail_rate,
-    straggle = args.straggle, records = args.limit or arrivals.default_records,
+    straggle = args.straggle, warm_up_s = args.warmup, records = args.limit or arrivals.default_records,
   }
   local ok
   ok, message = open_arrivals(job, args)
@@ -207,15 +207,20 @@ function M.run(job, variant, how)
       config = config, policy = values.resolved_policy, source = source, service = job.service,
       device = job.device, slo = job.slo or slo.of_option(values.resolved_slo), seed = seed,
       fail_rate = job.fail_rate, straggle = job.straggle, noise = job.noise and job.noise.walk(seed, source.from_s),
-      timeline = how.timeline, decisions = how.decisions, warn = how.warn or ignore,
+      timeline = how.timeline, decisions = how.decisions, warn = how.warn or ignore, warm_up_s = job.warm_up_s,
     }):run(how.progress)
   end)
   if not ok then return nil, errors.message_of(replayed) end
+  if job.warm_up_s and replayed.warm_up.records == 0 then
+    return nil, ("--warmup %g: the last record arrives after %.6g s"):format(job.warm_up_s, replayed:arrivals_span_s())
+  end
   for _, remark in ipairs(replayed.serving and replayed.serving:remarks() or {}) do (how.warn or ignore)(remark) end
   local row = measure.row(replayed, variant.policy_text or values.resolved_policy.name, settings_list(variant))
   if job.bound then
-    row.at_most = job.bound:share(function() return new_source(job, speedup, how.part) end, config, speedup, how.part)
+    row.at_most = job.bound:share(function() return new_source(job, speedup, how.part) end, config, speedup, how.part,
+      (job.warm_up_s or 0) * 1e6)
   end
+  row.warm_up_s = job.warm_up_s
   row.has_slo = (job.slo or values.resolved_slo) and true or nil
   return row
 end

@@ -48,6 +48,9 @@ function Fairness:dispatched()
   if self.batches % WINDOW_BATCHES == 0 then close_window(self) end
 end
 
+--- What was seen so far does not count.
+function Fairness:forget() self.sum, self.windows = 0, 0 end
+
 function Fairness:index()
   return self.windows > 0 and self.sum / self.windows or nil
 end

@@ -15,7 +15,8 @@ local OVERSIZE, FULL = tonumber(C.TB_EOVERSIZE), tonumber(C.TB_EFULL)
 
 local submission = tbffi.new "tb_submission"
 
-local function refused(self)
+local function refused(self, at_us)
+  if self.warm_up then self.warm_up:count("rejected", at_us) end
   self.source:answered(self.now - ORIGIN_US)
 end
 
@@ -44,14 +45,15 @@ end
 local function submit(self, source, at_us)
   local cost, now = source.cost, self.now
   self.records, self.newest_us = self.records + 1, at_us
+  if self.warm_up then self.warm_up:count("records", at_us) end
   if cost > self.max_cost then
     C.tb_refuse(self.handle, 1)
-    return refused(self)
+    return refused(self, at_us)
   end
   local id, key_id, group_id = -1, 0, 0
   if at_us == now and is_plain(source) then id = C.tb_submit_plain(self.handle, cost, now) end
   if id < 0 then id, key_id, group_id = submit_with_care(self, source, at_us) end
-  if not id then return refused(self) end
+  if not id then return refused(self, at_us) end
   self.queued = self.queued + 1
   local slot = id % SLOTS
   if slot >= self.slots then known.reserve(self, slot) end

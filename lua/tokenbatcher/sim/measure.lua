@@ -16,11 +16,12 @@ M.FIELDS = {
   "padding_ratio", "fairness", { "dispatched", REASONS }, "policy_errors", "policy_overruled", "good_per_s",
   "at_most",
   { "ttft_s", SPREAD }, { "tpot_s", SPREAD }, { "e2e_s", SPREAD }, "tbt_max_s", "preemptions", "kv_peak_tokens",
+  "warm_up_s",
 }
 
--- Fields that only some rows have: with --bound, and those of runs with a device.
+-- Fields that only some rows have: with --bound, those of runs with a device, and with --warmup.
 local IS_OPTIONAL = { at_most = true, ttft_s = true, tpot_s = true, e2e_s = true, tbt_max_s = true, preemptions = true,
-  kv_peak_tokens = true }
+  kv_peak_tokens = true, warm_up_s = true }
 
 --- Those that a row has.
 function M.fields_of(row)
@@ -58,18 +59,22 @@ end
 function M.row(replay, policy, settings)
   local s, dispatched = tbffi.new "tb_stats", {}
   C.tb_stats_read(replay.handle, s, replay.now)
+  local warm_up = replay.warm_up
+  local batches = warm_up and warm_up:correct(s) or { batch_size = of_summary(s.batch_size), batch_cost = of_summary(
+    s.batch_cost) }
+  local records = warm_up and warm_up.records or replay.records
   for i, name in ipairs(REASONS) do dispatched[name] = s.dispatched[i - 1] end
   local row = {
-    policy = policy, settings = settings, records = replay.records, completed = s.total_completed,
+    policy = policy, settings = settings, records = records, completed = s.total_completed,
     failed = s.total_failed, rejected = s.total_rejected, expired = s.total_expired, batches = s.total_batches,
-    throughput = ratio(s.total_completed, replay:span_s()), goodput = ratio(replay.good, replay.records),
+    throughput = ratio(s.total_completed, replay:span_s()), goodput = ratio(replay.good, records),
     latency_s = of_histogram(replay.latency), wait_s = of_histogram(replay.wait),
-    utilization = ratio(s.busy_us, s.busy_us + s.idle_us), batch_size = of_summary(s.batch_size),
-    batch_cost = of_summary(s.batch_cost), padding_ratio = ratio(s.padded_cost, s.sum_cost),
+    utilization = ratio(s.busy_us, s.busy_us + s.idle_us), batch_size = batches.batch_size,
+    batch_cost = batches.batch_cost, padding_ratio = ratio(s.padded_cost, s.sum_cost),
     fairness = replay.fairness:index(), dispatched = dispatched,
     policy_errors = replay.policy.errors, policy_overruled = replay.policy.overruled,
     good_per_s = ratio(replay.good, replay:span_s()), policy_disabled = replay.policy.disabled > 0,
-    arrivals_span_s = replay:arrivals_span_s(), latency_curve = replay.latency:curve(400),
+    arrivals_span_s = replay:arrivals_span_s(), arrivals = replay.records, latency_curve = replay.latency:curve(400),
   }
   return replay.serving and add_device(row, replay.serving) or row
 end

@@ -64,14 +64,25 @@ local function seeds_json(row, fields, from)
   }
 end
 
---- A list of objects, one line for each row.
+-- What --find-capacity has found. @param figures table  see capacity.figures
+local function capacity_json(figures)
+  local parts = {}
+  for i, figure in ipairs(figures) do
+    local value = figure[2]
+    parts[i] = ('"%s":%s'):format(figure[1], type(value) == "number" and number(value) or tostring(value))
+  end
+  return ',"capacity":{' .. table.concat(parts, ",") .. "}"
+end
+
+--- A list of objects, one line for each row. The row of a policy at its capacity (of --find-capacity) says what it is.
 -- @param from table|nil  version, command, trace_sha256: for rows of several runs
 function M.json(rows, from)
   local lines = {}
   for i, row in ipairs(rows) do
     local fields = measure.fields_of(row)
     local several = row.seeds and seeds_json(row, fields, from or {}) or ""
-    lines[i] = ("{%s,%s%s}"):format(names_json(row), figures_json(row, fields), several)
+    lines[i] = ("{%s,%s%s%s}"):format(names_json(row), figures_json(row, fields), several,
+      row.capacity and capacity_json(row.capacity) or "")
   end
   return "[" .. table.concat(lines, ",\n ") .. "]\n"
 end

@@ -19,6 +19,7 @@ local Keys = require "tokenbatcher.core.keys"
 local known = require "tokenbatcher.sim.known"
 local Serving = require "tokenbatcher.sim.device.serving"
 local random = require "tokenbatcher.sim.random"
+local warm_up = require "tokenbatcher.sim.warm_up"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
@@ -67,8 +68,7 @@ end
 --- @param spec table  config (tb_config), policy (as resolved: see policies.resolve), source, service {text,
 -- seconds} or device (see device/init.lua), slo (see slo.lua), seed, fail_rate, straggle {p, factor} (or nil), noise (a
 -- walk, or nil: see noise.lua), timeline and decisions (or nil: see there), warn (function(text), of what the policy
--- did
--- wrong)
+-- did wrong), warm_up_s (what arrives before that is not counted; or nil)
 function M.new(spec)
   local handle = tbffi.batcher(spec.config)
   if not handle then error("out of memory", 0) end
@@ -87,8 +87,9 @@ function M.new(spec)
     runs = {}, next_end_us = huge, is_blocked = false, is_ended = false, is_draining = false, turn_fed = 0,
     records = 0, newest_us = ORIGIN_US, queued = 0, good = 0, last_us = ORIGIN_US, latency = Histogram.new(),
     wait = Histogram.new(),
-    fairness = Fairness.new(),
+    fairness = Fairness.new(), from_us = ORIGIN_US + (spec.warm_up_s or 0) * 1e6,
   }, Replay)
+  self.warm_up = spec.warm_up_s and warm_up.new(self.from_us)
   for at = 0, BATCH_SLOTS - 1 do self.runs[at] = false end
   self.slot_count, self.running, self.core_us, self.formed = spec.config.max_concurrent_batches, 0, -1, 0
   self.room = spec.config.max_queue_cost > 0 and 0 or spec.config.max_queue_size
@@ -157,7 +158,7 @@ local function dispatch(self, id)
   C.tb_batch_read(self.handle, id, batch, array, nil, n)
   local run = known.run(self.runs, id % BATCH_SLOTS, n)
   local arrived, run_arrived, output_of, wait = self.arrived_us, run.arrived_us, self.output_of, self.wait
-  local slo_of, run_slo, decisions = self.slo_of, run.slo_us, self.decisions
+  local slo_of, run_slo, decisions, from_us = self.slo_of, run.slo_us, self.decisions, self.from_us
   local output, largest_output, kv_steps, outputs_known = 0, 0, 0, true
   for i = 0, n - 1 do
     local slot = array[i] % SLOTS
@@ -165,7 +166,7 @@ local function dispatch(self, id)
     run_arrived[i], run_slo[i] = at, slo_of[slot]
     if slo_of[slot] < 0 then remember(self, run, i, slot) end
     if decisions then decisions:pick(i, self.number_of[slot], now - at) end
-    wait:add(now - at)
+    if at >= from_us then wait:add(now - at) end
     if out < 0 then outputs_known = false end
     output = output + out
     if out > largest_output then largest_output = out end
@@ -178,6 +179,7 @@ local function dispatch(self, id)
   self.queued, self.running = self.queued - n, self.running + 1
   run.id, run.n, run.sum, run.padded, run.cost = id, n, batch.sum, batch.padded, batch.cost
   run.started_us, run.reason = now, batch.reason
+  if self.warm_up then self.warm_up:started(run) end
   run.failed = self.fail_rate > 0 and self.luck:uniform() < self.fail_rate
   if self.serving then return serve(self, run, array) end
   run.end_us = end_of_service(self, output, largest_output, kv_steps)
@@ -201,6 +203,7 @@ local function close(self, run, failed)
   self.last_us = self.now
   local source = self.source
   for _ = 1, run.n do source:answered(self.now - ORIGIN_US) end
+  if self.warm_up then self.warm_up:ended(run, failed) end
   if self.timeline then
     self.timeline:batch(run.started_us - ORIGIN_US, self.now - ORIGIN_US, run.n, run.reason, run.cost)
   end
@@ -222,14 +225,16 @@ local function finish(self, run)
   local now = self.now
   C.tb_batch_finish(self.handle, run.id, run.failed and FAILED or COMPLETED, now)
   if not run.failed then
-    local arrived, latency, slo_us, good = run.arrived_us, self.latency, run.slo_us, 0
+    local arrived, latency, slo_us, good, from_us = run.arrived_us, self.latency, run.slo_us, 0, self.from_us
     for i = 0, run.n - 1 do
       local took_us = now - arrived[i]
-      latency:add(took_us)
-      if took_us <= slo_us[i] or slo_us[i] < 0 and is_met(self, run, i) then good = good + 1 end
+      if arrived[i] >= from_us then
+        latency:add(took_us)
+        if took_us <= slo_us[i] or slo_us[i] < 0 and is_met(self, run, i) then good = good + 1 end
+      end
     end
     self.good = self.good + good
-    if self.serving then self.serving:completed(run) end
+    if self.serving then self.serving:completed(run, from_us) end
   end
   close(self, run, run.failed)
 end
@@ -258,6 +263,7 @@ end
 
 local function take_event(self, kind, id)
   if kind == EXPIRED then
+    if self.warm_up then self.warm_up:count("expired", self.arrived_us[id % SLOTS]) end
     leave_queue(self, id % SLOTS, 0)
     self.queued = self.queued - 1
     self.source:answered(self.now - ORIGIN_US)
@@ -338,6 +344,10 @@ function Replay:run(progress)
       self.core_us = tonumber(C.tb_next(self.handle))
     end
     if not self.is_ended then self.now = math.max(next_time(self), self.now) end
+    local warming = self.warm_up
+    if warming and not warming.is_over and self.now >= self.from_us then
+      warming:begin(self.handle, self.fairness, self.now)
+    end
     if self.records >= tell_at then
       progress(self.records)
       tell_at = self.records + 20000
@@ -351,9 +361,9 @@ function Replay:arrivals_span_s()
   return (self.newest_us - ORIGIN_US) / 1e6
 end
 
---- Seconds from the first arrival to the last answer.
+--- Seconds from the first arrival (or the end of the warm-up) to the last answer.
 function Replay:span_s()
-  return (self.last_us - ORIGIN_US) / 1e6
+  return math.max(0, self.last_us - self.from_us) / 1e6
 end
 
 return M

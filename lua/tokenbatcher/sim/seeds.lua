@@ -73,7 +73,7 @@ local function mean_row(rows)
   for name, value in pairs(rows[1]) do
     if out[name] == nil and type(value) ~= "number" then out[name] = value end
   end
-  out.arrivals_span_s = rows[1].arrivals_span_s
+  out.arrivals_span_s, out.arrivals = rows[1].arrivals_span_s, rows[1].arrivals
   for _, row in ipairs(rows) do out.policy_disabled = out.policy_disabled or row.policy_disabled end
   return out
 end

@@ -1,6 +1,8 @@
 -- The bound is never below what a clairvoyant scheduler can do: all schedules of small instances are tried.
 
 local bound = require "tokenbatcher.sim.bound"
+local experiment = require "tokenbatcher.sim.experiment"
+local noise = require "tokenbatcher.sim.noise"
 
 local state = 1
 local function draw(n)
@@ -101,6 +103,64 @@ local function compare(instances, own_slos, factor)
 end
 
 describe("the bound", function()
+  -- What a command line asks for: is there a bound?
+  local function ask(args)
+    local given = { set = args.set or {}, given = {}, bound = true, slo = args.slo or "1" }
+    for name, value in pairs(args) do given[name] = value end
+    if not given.trace then given.arrivals = given.arrivals or "poisson:rate=10,tokens=5,output=3" end
+    if given.slo == "none" then given.slo = nil end
+    return experiment.new(nil, given)
+  end
+
+  it("is refused where it would not be sound, with the reason", function()
+    local path = os.tmpname()
+    local file = assert(io.open(path, "wb"))
+    file:write "return function(batch) return 0.1 + batch.tokens end\n"
+    file:close()
+    local refused = {
+      { { slo = "none" }, "an --slo is needed" },
+      { { device = "preset:rtx4090-llama3.1-8b", slo = "5" }, "before a --device" },
+      { { device = "preset:rtx4090-llama3.1-8b", slo = "ttft <= 1" }, "not a condition" },
+      { { straggle = { p = 0.1, factor = 0.5 } }, "faster than the model" },
+      { { arrivals = "closed:clients=4,think=1,tokens=5" }, "closed clients" },
+      { { service = "max(0.1, 0.01*tokens)" }, "a sum of products that are not negative" },
+      { { service = "0.2 - 0.0001*tokens" }, "a sum of products that are not negative" },
+      { { service = "sqrt(tokens)" }, "a sum of products that are not negative" },
+    }
+    os.rename(path, path .. ".lua")
+    refused[#refused + 1] = { { service = path .. ".lua" }, "a sum of products that are not negative" }
+    for _, case in ipairs(refused) do
+      local job, message = ask(case[1])
+      assert.is_nil(job, case[2])
+      assert.truthy(message:find(case[2], 1, true), message)
+    end
+    os.remove(path .. ".lua")
+    assert(ask {})
+    assert(ask { straggle = { p = 0.1, factor = 3 } })
+    assert(ask { service = "0.05 + 0.001*padded + 0.01*records" })
+    assert(ask { slo = "0.1 + 0.01*tokens" })
+  end)
+
+  it("is refused with noise, which may be faster than the model", function()
+    local path = os.tmpname()
+    local file = assert(io.open(path, "wb"))
+    file:write '{"tokenbatcher_recording":1,"version":"0.1.0","started_at":"2024-01-01T00:00:00Z"}\n'
+    for i = 1, 200 do
+      local cost = i % 50 + 1
+      file:write(('{"batch":%d,"at":%.3f,"records":1,"tokens":%d,"padded":%d,"cost":%d,"service_s":%.4f,"failed":0}\n')
+        :format(i, i, cost, cost, cost, 0.1 + i % 7 * 0.01))
+    end
+    file:close()
+    local args = { service = "@" .. path }
+    local job, message = ask(args)
+    assert(job, message)
+    args.noise = assert(noise.parse "replay")
+    job, message = ask(args)
+    os.remove(path)
+    assert.is_nil(job)
+    assert.truthy(message:find("--noise can make batches faster than the model", 1, true), message)
+  end)
+
   it("is at least the optimum, over all schedules of 4,000 small instances with one SLO", function()
     local below, equal = compare(4000, false)
     assert.equal(0, below)

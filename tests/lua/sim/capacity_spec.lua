@@ -2,6 +2,8 @@
 
 local capacity = require "tokenbatcher.sim.capacity"
 local experiment = require "tokenbatcher.sim.experiment"
+local json = require "tokenbatcher.base.json"
+local output = require "tokenbatcher.sim.output"
 local policies = require "tokenbatcher.policy"
 local seeds = require "tokenbatcher.sim.seeds"
 
@@ -27,6 +29,22 @@ describe("capacity", function()
     local args = { arrivals = "poisson:rate=50", limit = 3000, service = "0.01", slo = 0.05 }
     local one, five = find(args, 0.95), find(args, 0.95, 5)
     assert.is_true(five.rate < one.rate * 1.02 and five.rate > 0.8 * one.rate)
+  end)
+
+  it("stands in --json at the end of the row of a run at that rate, several seeds or one", function()
+    for n = 1, 3, 2 do
+      local args = { arrivals = "poisson:rate=50", limit = 1000, service = "0.01", slo = 0.05 }
+      local found = find(args, 0.9, n)
+      args.set, args.given = { { "max_batch_size", 1 }, { "batch_timeout_s", 0 } }, {}
+      local row = assert(seeds.run(assert(experiment.new(nil, args)), found.variant, n, {}))
+      row.capacity = capacity.figures(found, 0.9)
+      local got = assert(json.decode(output.json { row }))[1].capacity
+      assert.same({ 0.9, true }, { got.wanted, got.is_monotone })
+      assert.near(found.rate, got.arrivals_per_s, 1e-6 * found.rate)
+      assert.near(found.speedup, got.speedup, 1e-6)
+      assert.is_true(got.on_time >= 0.9 and got.not_at_on_time < 0.9 and got.not_at_speedup > got.speedup)
+      assert.is_true(row.goodput >= got.on_time - 1e-9)
+    end
   end)
 
   it("is said not to be there where no rate is low enough, or none too high", function()

@@ -96,12 +96,14 @@ function Serving:abandon(run, now_us)
   end
 end
 
---- A batch was answered: count what its clients saw.
-function Serving:completed(run)
+--- A batch was answered: count what its clients saw, of those that came at from_us or later.
+function Serving:completed(run, from_us)
   for i = 0, run.n - 1 do
-    self.ttft:add(run.ttft_us[i])
-    self.e2e:add(run.e2e_us[i])
-    if run.output[i] > 1 then self.tpot:add(run.tpot_us[i]) end
+    if run.arrived_us[i] >= from_us then
+      self.ttft:add(run.ttft_us[i])
+      self.e2e:add(run.e2e_us[i])
+      if run.output[i] > 1 then self.tpot:add(run.tpot_us[i]) end
+    end
   end
 end
 
