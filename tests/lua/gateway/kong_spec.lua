@@ -230,12 +230,15 @@ describe("the plugin in Kong", function()
   end)
 
   test("a secret that is rotated in its vault is the one that goes upstream", function()
-    local more = { upstream = { url = upstream:url(), api_key = "{vault://env/first}" } }
+    local more = { upstream = { url = upstream:url(), api_key = "{vault://env/first}", headers = { ["x-a"] = "one" } } }
     with_kong({ p = config(more) }, nil, function(kong)
       local body, status = kong.server:get("/v1/embeddings", [[-d '{"model":"m","input":"a"}']])
       assert.equal(503, status)
       assert.matches('"code":"misconfigured"', body)
       assert.matches("upstream.api_key: its reference could not be resolved", kong.server:log())
+      kong:drive "Host.rotate('tokenbatcher', function(conf) conf.upstream.api_key = '' end)" -- as Kong has it then
+      assert.equal("503", kong:drive "return (ask 'a')")
+      assert.matches("must be printable ASCII, without line breaks, and not empty", kong.server:log())
       kong:drive "Host.rotate('tokenbatcher', function(conf) conf.upstream.api_key = 'key-one' end)"
       assert.equal("200", kong:drive "return (ask 'a')")
       assert.equal("Bearer key-one", kong:drive(CURRENT .. "return current.p.entry.gateway.lines[1].upstream.p.key"))
@@ -243,6 +246,10 @@ describe("the plugin in Kong", function()
       assert.equal("200", kong:drive "return (ask 'b')")
       assert.equal("Bearer key-two", kong:drive(CURRENT .. "return current.p.entry.gateway.lines[1].upstream.p.key"))
       assert.equal(1, kong:gateways())
+      kong:drive "Host.rotate('tokenbatcher', function(conf) conf.upstream.headers['x-a'] = 'two' end)"
+      assert.equal("200", kong:drive "return (ask 'c')")
+      assert.matches("x%-a: two", kong:drive(CURRENT
+        .. "return current.p.entry.gateway.lines[1].upstream.p.header_text"))
       assert.is_nil(kong.server:log():find("key-", 1, true))
     end)
   end)

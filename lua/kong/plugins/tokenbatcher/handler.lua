@@ -16,15 +16,17 @@ local kong, ngx = kong, ngx -- luacheck: ignore
 local Plugin = { PRIORITY = 769, VERSION = version }
 
 local fleet = fleets.new()
-local current = {} -- by plugin id: {name (id and digest), entry, api_key}
+local current = {} -- by plugin id: {name (id and digest), entry, api_key, headers}
 
 local function id_of(conf) return conf.__plugin_id or "-" end
 
 local function use(conf)
   local id = id_of(conf)
   local name = id .. "\n" .. options.digest(conf)
-  current[id] = { name = name, entry = fleet:use(name, conf), api_key = conf.upstream.api_key }
-  return current[id]
+  local it = { name = name, entry = fleet:use(name, conf), api_key = conf.upstream.api_key, headers = {} }
+  for header, value in pairs(conf.upstream.headers or {}) do it.headers[header] = value end
+  current[id] = it
+  return it
 end
 
 local function keep_current()
@@ -40,10 +42,17 @@ function Plugin.configure(_, configs)
   keep_current()
 end
 
+local function has_its_secrets(it, upstream)
+  for header, value in pairs(it.headers) do
+    if upstream.headers[header] ~= value then return false end
+  end
+  return it.api_key == upstream.api_key
+end
+
 -- The one that runs; where requests with the former configuration still come, that of the new one.
 local function entry_of(conf)
   local it = current[id_of(conf)]
-  if it and it.api_key == conf.upstream.api_key then return it.entry end
+  if it and has_its_secrets(it, conf.upstream) then return it.entry end
   it = use(conf)
   keep_current()
   return it.entry

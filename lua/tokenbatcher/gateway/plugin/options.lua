@@ -126,7 +126,8 @@ end
 function M.check(conf)
   local ok, raised = pcall(check, conf)
   if ok then return true end
-  return nil, (errors.text(raised):gsub("^tokenbatcher: ", ""):gsub("^gateway: ", ""):gsub("upstream 1", "upstream"))
+  local text = errors.text(raised):gsub("^[^\n]-%.lua:%d+: ", ""):gsub("^tokenbatcher: ", "")
+  return nil, (text:gsub("^gateway: ", ""):gsub("upstream 1", "upstream"))
 end
 
 return M

@@ -4,9 +4,9 @@
 
 local M = {}
 
-local KNOWN = { type = true, enum = true, const = true, default = true, properties = true, required = true,
+local KNOWN = { type = true, enum = true, default = true, properties = true, required = true,
   additionalProperties = true, items = true, minItems = true, maxItems = true, minimum = true, maximum = true,
-  exclusiveMinimum = true, pattern = true, ["if"] = true, ["then"] = true }
+  exclusiveMinimum = true, pattern = true }
 
 local check
 
@@ -59,7 +59,6 @@ function check(schema, value)
   if not fits_type(schema.type, value) then
     return ("wrong type: expected %s, got %s"):format(schema.type, type(value))
   end
-  if schema.const ~= nil and value ~= schema.const then return "is not " .. tostring(schema.const) end
   if schema.enum then
     local found = false
     for _, known in ipairs(schema.enum) do found = found or known == value end
@@ -71,8 +70,7 @@ function check(schema, value)
   if type(value) == "table" then
     problem = schema.type == "array" and check_list(schema, value) or check_object(schema, value)
   end
-  if problem then return problem end
-  if schema["if"] and not check(schema["if"], value) then return check(schema["then"], value) end
+  return problem
 end
 
 --- @return true; or false and what is wrong
