@@ -238,6 +238,26 @@ function M.upstream()
   }
 end
 
+--- The made-up server of streams (places.lua) as a server of its own.
+function M.places()
+  return M.start {
+    http = ([[
+      lua_shared_dict places 4m;
+      keepalive_requests 1000000;
+      init_by_lua_block { places = dofile "%s/tests/nginx/places.lua" }
+    ]]):format(M.root),
+    server = [[
+      location / { lua_check_client_abort on; content_by_lua_block { places.chat() } }
+      location = /set { content_by_lua_block { places.set() } }
+      location = /waiting { content_by_lua_block { places.waiting() } }
+      location = /release { content_by_lua_block { places.release() } }
+      location = /order { content_by_lua_block { places.order() } }
+      location = /stats { content_by_lua_block { places.stats() } }
+      location = /metrics { content_by_lua_block { places.metrics() } }
+    ]],
+  }
+end
+
 --- The example gateway, by its own start.sh.
 -- @param given table  upstream: its URL; workers, options, ...: as start.sh takes them; health_url: where /health is;
 -- root: another checkout

@@ -5,6 +5,7 @@ local errors = require "tokenbatcher.base.errors"
 local fairness = require "tokenbatcher.gateway.fairness"
 local parameters = require "tokenbatcher.base.parameters"
 local policies = require "tokenbatcher.policy"
+local queues = require "tokenbatcher.gateway.queue.options"
 
 local M = {}
 
@@ -22,8 +23,8 @@ local TOP = {
   { name = "join", kind = "boolean", default = false }, -- identical inputs in flight go once
   { name = "shm", kind = "string", default = "tokenbatcher" }, -- the shared dict of the workers (nginx)
 }
--- Read by hand: auth, fairness_key, cors.
-local BY_HAND = { auth = true, fairness_key = true, cors = true, retry = true, breaker = true }
+-- Read by hand: auth, fairness_key, cors; queue: see queue/options.lua.
+local BY_HAND = { auth = true, fairness_key = true, cors = true, retry = true, breaker = true, queue = true }
 
 local BATCH = {
   { name = "max_wait_ms", kind = "number", default = 5, min = 0, max = 3.6e6, unit = "milliseconds" },
@@ -48,6 +49,8 @@ local LIMITS = {
 local HEALTH = {
   { name = "oldest_queued_s", kind = "number", above = 0, max = 1e9, unit = "seconds" },
   { name = "oldest_running_s", kind = "number", above = 0, max = 1e9, unit = "seconds" },
+  { name = "oldest_waiting_s", kind = "number", above = 0, max = 1e9, unit = "seconds" }, -- for a slot of a queue
+  { name = "oldest_held_s", kind = "number", above = 0, max = 1e9, unit = "seconds" }, -- a slot
 }
 
 local CORS = {
@@ -127,14 +130,14 @@ local function batch_of(who, given, common)
   return batch
 end
 
--- One upstream: {name, models (set), batch, given (what upstream.lua reads)}.
-local function upstream_of(i, given, config)
+-- One upstream: {name, models (set), batch, queue, given (what upstream.lua reads)}.
+local function upstream_of(i, given, config, workers)
   local who = ("%s: upstream %d"):format(WHO, i)
   if type(given) ~= "table" then fail(("upstream %d must be a table {url = ...}"):format(i)) end
   local rest = {}
   for name, value in pairs(given) do rest[name] = value end
-  local name, models, batch = rest.name, rest.models, rest.batch
-  rest.models, rest.batch, rest.shm = nil, nil, config.shm
+  local name, models, batch, queue = rest.name, rest.models, rest.batch, rest.queue
+  rest.models, rest.batch, rest.queue, rest.shm = nil, nil, nil, config.shm
   if rest.retry == nil then rest.retry = config.retry end
   if rest.breaker == nil then rest.breaker = config.breaker end
   if name ~= nil and not (type(name) == "string" and name:find "^[%w_.:-]+$" and #name <= 64) then
@@ -142,19 +145,20 @@ local function upstream_of(i, given, config)
   end
   if batch ~= nil and type(batch) ~= "table" then fail(("upstream %d: batch must be a table"):format(i)) end
   return { who = who, name = name, models = set_of(("upstream %d: models"):format(i), models),
-    batch = batch_of(who .. ": batch", batch, config.batch), given = rest }
+    batch = batch_of(who .. ": batch", batch, config.batch), given = rest,
+    queue = queues.read(who .. ": queue", queue, config.queue, workers) }
 end
 
---- @param given table  see TOP, and README of this folder
+--- @param given table  see TOP, and README of this folder  @param workers number|nil  that a host will run
 -- @return table  everything by name, defaults included; auth is settled by settle_auth()
-function M.read(given)
+function M.read(given, workers)
   if type(given) ~= "table" then fail("a table is needed, got a " .. type(given)) end
   local plain, own = {}, {}
   for name, value in pairs(given) do
     if BY_HAND[name] then own[name] = value else plain[name] = value end
   end
   local config = read(WHO, TOP, plain)
-  config.retry, config.breaker = own.retry, own.breaker
+  config.retry, config.breaker, config.queue = own.retry, own.breaker, own.queue
   config.limits = read(WHO .. ": limits", LIMITS, config.limits)
   config.health = read(WHO .. ": health", HEALTH, config.health)
   config.models = set_of('"models"', config.models)
@@ -162,7 +166,7 @@ function M.read(given)
   config.fairness_key = fairness_key_of(own.fairness_key)
   if #config.upstreams == 0 then fail '"upstreams" must be a list of at least one {url = ...}' end
   local list = {}
-  for i, upstream in ipairs(config.upstreams) do list[i] = upstream_of(i, upstream, config) end
+  for i, upstream in ipairs(config.upstreams) do list[i] = upstream_of(i, upstream, config, workers) end
   config.upstreams = list
   return config
 end

@@ -32,11 +32,13 @@ M.names = { "authorization", "consumer", "header:NAME", "ip", "x-api-key" }
 function M.is_name(key) return FROM[key] ~= nil or type(key) == "string" and key:find(OF_HEADER) ~= nil end
 
 --- @param given table  key (one of the names, a function(request), or nil),
--- most_keys of an address (0: no limit), is_verified: keys are checked before they come here
+-- most_keys of an address (0: no limit), is_verified: keys are checked before they come here; knows(name), or nil: is
+-- it one that the configuration names?
 function M.new(secret, given)
   local header = type(given.key) == "string" and given.key:match(OF_HEADER)
   return setmetatable({ secret = secret, key = given.key, header = header, most_keys = given.most_keys,
-    is_verified = given.is_verified, young = {}, old = {}, n_young = 0, hashes = {}, n_hashes = 0 }, Fairness)
+    is_verified = given.is_verified, knows = given.knows,
+    young = {}, old = {}, n_young = 0, hashes = {}, n_hashes = 0 }, Fairness)
 end
 
 local function hash(self, text)
@@ -95,13 +97,15 @@ local function name_of(self, request)
   return name and tostring(name), true
 end
 
---- @param request table  headers, address, consumer  @return string  16 hexadecimal digits
+--- @param request table  headers, address, consumer
+-- @return string  16 hexadecimal digits; and the name that they are of, if it is not the address
 function Fairness:of(request)
   local name, is_checked = name_of(self, request)
   local network = network_of(request.address)
+  if name and not is_checked and self.knows then is_checked = self.knows(name) end
   if name and (is_checked or self.most_keys == 0
     or may_have(self, entry_of(self, network), hash(self, "key " .. name), clock.now_us())) then
-    return hash(self, "key " .. name)
+    return hash(self, "key " .. name), name
   end
   return hash(self, "address " .. network)
 end

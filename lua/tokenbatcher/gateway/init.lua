@@ -19,20 +19,24 @@
 -- THE SPECIAL PROBLEM OF CLIENTS THAT LEAVE. A host ends the code that serves a client which has left, wherever it
 -- waits, and nothing behind that runs. So what a request holds is given back by over(request), which the host calls
 -- when all is over, whatever has become of it: also when an answer that nobody reads has been given up.
+-- Of a request that was passed on, that is when the host has passed on all of its answer: it may hold a slot of a queue
+-- (queue/init.lua) until then.
 
 local complaints = require "tokenbatcher.gateway.complaints"
 local config = require "tokenbatcher.gateway.config"
 local Credentials = require "tokenbatcher.gateway.credentials"
-local errors = require "tokenbatcher.base.errors"
 local Fairness = require "tokenbatcher.gateway.fairness"
 local ids = require "tokenbatcher.gateway.ids"
 local Line = require "tokenbatcher.gateway.line"
+local passing = require "tokenbatcher.gateway.passing"
 local problems = require "tokenbatcher.gateway.problems"
 local pseudonym = require "tokenbatcher.base.pseudonym"
+local Queue = require "tokenbatcher.gateway.queue"
 local reading = require "tokenbatcher.gateway.reading"
 local replies = require "tokenbatcher.gateway.replies"
 local support = require "tokenbatcher.gateway.protocols.support"
 local upstreams = require "tokenbatcher.gateway.upstream"
+local waiting = require "tokenbatcher.gateway.queue.waiting"
 
 local M = {}
 
@@ -41,19 +45,6 @@ local Gateway = {}
 Gateway.__index = Gateway
 
 -- --- making one -------------------------------------------------------------------------------
-
--- A name for each upstream: its own, or where it is.
-local function name_lines(list)
-  local seen = {}
-  for i, it in ipairs(list) do
-    it.name = it.name or it.upstream.shown
-    if seen[it.name] then
-      errors.misuse(("gateway: upstreams %d and %d are both named '%s': give each a name of its own"):format(
-        seen[it.name], i, it.name))
-    end
-    seen[it.name] = i
-  end
-end
 
 local function new_lines(self, list)
   local secrets = {}
@@ -66,49 +57,44 @@ local function new_lines(self, list)
     self.lines[i] = Line.new { name = it.name, upstream = it.upstream, models = it.models, batch = it.batch,
       join = self.config.join, secrets = secrets, shows_key_words = self.credentials:are_the_clients(),
       new_id = function() return self.ids:new() end }
+    self.lines[i].queue = it.queue and Queue.new { name = it.name, config = it.queue, upstream = it.upstream,
+      log = self.complaints.log } or nil
   end
-end
-
--- What is taken at all, by the largest of the lines: refused before it is made anything of.
-local function limits_of(self)
-  local given = self.config.limits
-  local out = { body_bytes = given.body_bytes, inputs = given.inputs, input_cost = 0, list_cost = 0 }
-  for _, line in ipairs(self.lines) do
-    local takes_any = line.batcher:option "on_oversize" == "alone"
-    out.input_cost = math.max(out.input_cost, takes_any and math.huge or line.batcher:option "target_batch_cost")
-    out.list_cost = math.max(out.list_cost, line.batcher:option "max_queue_cost" or math.huge)
-  end
-  return out
 end
 
 --- @param given table  see config.lua and README.md
--- @param parts table|nil  for tests and hosts: log(level, text); new_upstream(who, given)
+-- @param parts table|nil  for tests and hosts: log(level, text); new_upstream(who, given); workers (that there will be)
 function M.new(given, parts)
   parts = parts or {}
-  local self = setmetatable({ config = config.read(given), lines = {}, held = 0, active = 0,
+  local self = setmetatable({ config = config.read(given, parts.workers), lines = {}, held = 0, active = 0,
     ids = ids.new(), complaints = complaints.new(parts.log), on_change = function() end }, Gateway)
   local has_key, list = false, self.config.upstreams
   for _, it in ipairs(list) do
     it.upstream = (parts.new_upstream or upstreams.new)(it.who, it.given)
     has_key = has_key or it.upstream.has_key
   end
-  name_lines(list)
+  Line.name_all(list)
   config.settle_auth(self.config, has_key)
   local secret = assert(pseudonym.secret())
   self.credentials = Credentials.new(self.config.auth, secret)
   self.fairness = Fairness.new(secret, { key = self.config.fairness_key,
-    most_keys = self.config.limits.keys_per_address, is_verified = self.credentials:are_verified() })
+    most_keys = self.config.limits.keys_per_address, is_verified = self.credentials:are_verified(),
+    knows = waiting.knows(list) })
   self.requests, self.names = {}, {} -- "route status" -> how many; those names by route and status
   new_lines(self, list)
-  self.protocols, self.limits = reading.protocols_of(self.lines), limits_of(self)
+  self.protocols, self.limits = reading.protocols_of(self.lines), reading.limits_of(self)
   if #self.lines == 1 and not self.lines[1].models and not self.config.models then self.only_line = self.lines[1] end
   return self
 end
 
---- In each worker, before the first request.
-function Gateway:start()
+--- In each worker, before the first request. @param place table|nil  {workers, worker (from 0)}: where there are
+-- several, each has its part of a queue's slots
+function Gateway:start(place)
   self.ids = ids.new()
-  for _, line in ipairs(self.lines) do line:start() end
+  for _, line in ipairs(self.lines) do
+    line:start()
+    if line.queue then line.queue:start(place) end
+  end
 end
 
 -- --- one request ------------------------------------------------------------------------------
@@ -126,14 +112,28 @@ local function hold(self, request, bytes)
   return true
 end
 
---- The answer of a request is out, or its client gone. To be called for each request once handle() was called, also
--- where it has not returned; more often does no harm.
-function Gateway:over(request)
+-- What it holds in memory, it holds no more.
+local function let_go(self, request)
   local bytes = request.holds
   if not bytes then return end
   request.holds = nil
   self.held, self.active = self.held - bytes, self.active - 1
   self.on_change()
+end
+
+--- The answer of a request is out, or its client gone. To be called for each request once handle() or admit() was
+-- called, also where it has not returned; more often does no harm. Nothing in it waits.
+function Gateway:over(request)
+  let_go(self, request)
+  if waiting.over(request) then self.on_change() end
+end
+
+--- Does anything go on?
+function Gateway:is_busy()
+  for _, line in ipairs(self.lines) do
+    if line.queue and line.queue.book.n > 0 then return true end
+  end
+  return self.active > 0
 end
 
 -- From now on it holds its answer instead of its body.
@@ -239,22 +239,10 @@ local function finish(self, request, asked, futures)
   return body_of(self, asked, results)
 end
 
--- Where a request goes that is passed on. @return nil, {url, host, headers}; or status, headers, body
+-- A request is passed on. @return nil, {url, host, headers}; or status, headers, body
 local function pass(self, request, id, model)
-  local credential, problem = self.credentials:of(request.headers)
-  if not credential then return refuse(self, problem, id) end
-  local line
-  if model == nil and not self.only_line and reading.names_model(self, request) then
-    model, problem = reading.model_of(request, self.limits)
-    if problem then return refuse(self, problem, id) end
-  end
-  line, problem = reading.line_of(self, type(model) == "string" and model or nil)
-  if not line then return refuse(self, problem, id) end
-  if not reading.is_below(request:target()) then
-    return refuse(self, problems.new(400, "bad_path", "the path must not go upwards"), id)
-  end
-  local way = line.upstream:pass(request:target())
-  way.headers = self.credentials:to_pass(credential, way.headers)
+  local way, problem = passing.way(self, request, model)
+  if not way then return refuse(self, problem, id) end
   way.headers["x-request-id"] = id
   return nil, way
 end
@@ -298,7 +286,7 @@ end
 -- What handle() returns, once it is known.
 local function conclude(self, request, route, id, status, headers, body)
   if not status then -- passed() counts it
-    self:over(request)
+    let_go(self, request)
     return nil, headers
   end
   hold_answer(self, request, body)
@@ -307,7 +295,8 @@ local function conclude(self, request, route, id, status, headers, body)
   return replies.finish(self.config.cors, request, id, status, headers, body)
 end
 
---- Read a request, and understand it; suspends until its body has come. Nothing has been asked of anybody then.
+--- Read a request, and understand it; suspends until its body has come and, if it is to be passed on, until there is a
+-- slot in the queue for it. Nothing has been asked of anybody then.
 -- @return what answer() takes; or nil and what handle() returns
 function Gateway:accept(request)
   local id, cors = self.ids:of(request.headers["x-request-id"]), self.config.cors
@@ -331,6 +320,21 @@ function Gateway:handle(request)
   local asked, status, headers, body = self:accept(request)
   if asked then return self:answer(request, asked) end
   return status, headers, body
+end
+
+local function admit(self, request, id)
+  local is_in, problem = passing.admit(self, request)
+  if not is_in then return refuse(self, problem, id) end
+end
+
+--- For a host that passes requests on by itself: wait until this one may go upstream; suspends. Its place is given
+-- back by over().
+-- @return nil: it may go; or status, headers, body: it may not
+function Gateway:admit(request)
+  local id = self.ids:of(request.headers["x-request-id"])
+  local status, headers, body = guarded(self, id, admit, request, id)
+  if not status then return nil end
+  return conclude(self, request, "pass", id, status, headers, body)
 end
 
 --- A request of a route has ended so.

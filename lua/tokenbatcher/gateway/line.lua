@@ -5,6 +5,7 @@ local batcher = require "tokenbatcher.batching.batcher"
 local calls = require "tokenbatcher.gateway.calls"
 local clock = require "tokenbatcher.runtime.clock"
 local counts = require "tokenbatcher.gateway.counts"
+local errors = require "tokenbatcher.base.errors"
 
 local M = {}
 local Line = {}
@@ -24,6 +25,19 @@ local function batcher_options(self, batch, join)
   }
   for name, value in pairs(batch.options) do options[name] = value end
   return options
+end
+
+--- A name for each upstream of a configuration: its own, or where it is. Raises where two are the same.
+function M.name_all(list)
+  local seen = {}
+  for i, it in ipairs(list) do
+    it.name = it.name or it.upstream.shown
+    if seen[it.name] then
+      errors.misuse(("gateway: upstreams %d and %d are both named '%s': give each a name of its own"):format(
+        seen[it.name], i, it.name))
+    end
+    seen[it.name] = i
+  end
 end
 
 --- @param given table  name, upstream, models (set, or nil: any), batch (see config.lua), join, and for calls.lua:

@@ -3,8 +3,10 @@
 
 local Board = require "tokenbatcher.gateway.board"
 local errors = require "tokenbatcher.base.errors"
+local host = require "tokenbatcher.runtime.host"
 local gateways = require "tokenbatcher.gateway"
 local pages = require "tokenbatcher.gateway.pages"
+local passed = require "tokenbatcher.gateway.nginx_passed"
 local requests = require "tokenbatcher.gateway.request"
 local snapshots = require "tokenbatcher.gateway.snapshot"
 local spawn = require "tokenbatcher.runtime.spawn"
@@ -17,20 +19,32 @@ Host.__index = Host
 
 --- In init_by_lua. @param given table  see config.lua: what is wrong with it ends nginx's start
 function M.new(given)
-  local gateway = gateways.new(given)
+  local gateway = gateways.new(given, { workers = ngx.worker.count() })
   local name = gateway.config.shm
   local dict = ngx.shared[name] or errors.misuse("gateway: there is no lua_shared_dict " .. name)
-  return setmetatable({ gateway = gateway, dict = dict }, Host)
+  return setmetatable({ gateway = gateway, dict = dict, passed_on = passed.new() }, Host)
+end
+
+local EXIT_S = 30 -- that an exiting worker waits, see tb.exit_timeout
+
+-- Who waits for a slot when the worker is told to leave may wait as long as it would have.
+local function stay_for_the_queues(gateway)
+  local longest_s = 0
+  for _, line in ipairs(gateway.lines) do
+    longest_s = math.max(longest_s, line.queue and line.queue.config.max_wait_s or 0)
+  end
+  if longest_s + 2 > EXIT_S then host.set_exit_timeout(longest_s + 2) end
 end
 
 --- In init_worker_by_lua.
 function Host:init_worker()
   local gateway, id = self.gateway, ngx.worker.id()
   if not id then return end -- a cache manager, say
-  gateway:start()
+  stay_for_the_queues(gateway)
+  gateway:start { workers = ngx.worker.count(), worker = id }
   local board = Board.new { dict = self.dict, id = id, pid = ngx.worker.pid(),
     later = function(s, fn) return ngx.timer.at(s, fn) end, add = snapshots.add, complain = gateway.complaints.log,
-    snapshot = function() return snapshots.take(gateway) end, is_busy = function() return gateway.active > 0 end }
+    snapshot = function() return snapshots.take(gateway) end, is_busy = function() return gateway:is_busy() end }
   self.board = board
   board:join()
   gateway.on_change = function() board:touch() end
@@ -56,14 +70,25 @@ function Host:content()
   ngx.ctx.tokenbatcher = request
   local status, headers, body = self.gateway:handle(request)
   if status then return reply(status, headers, body) end
+  self.passed_on:keep(request)
   ngx.var.pass_url, ngx.var.pass_host, ngx.var.pass_name = headers.url, headers.host, headers.tls_name or headers.host
   for name, value in pairs(headers.headers) do ngx.req.set_header(name, value or nil) end
   return ngx.exec "@pass"
 end
 
---- In log_by_lua of the same location: a request is over, whatever has become of it.
+--- In access_by_lua of a location that has a proxy_pass of its own: a request waits for a slot of its upstream's queue.
+function Host:admit()
+  local request = requests.new()
+  ngx.ctx.tokenbatcher = request
+  local status, headers, body = self.gateway:admit(request)
+  if not status then return self.passed_on:keep(request) end
+  reply(status, headers, body)
+  return ngx.exit(ngx.HTTP_OK)
+end
+
+--- In log_by_lua of the server: a request is over, whatever has become of it.
 function Host:over()
-  local request = ngx.ctx.tokenbatcher
+  local request = self.passed_on:take() or ngx.ctx.tokenbatcher
   if request then self.gateway:over(request) end
 end
 

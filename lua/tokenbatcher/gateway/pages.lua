@@ -21,19 +21,27 @@ end
 
 -- --- /metrics ---------------------------------------------------------------------------------
 
--- Every line of every worker: {label, line}.
+-- The label of a batcher's series.
+local function label_of(name, worker)
+  return metrics.label("name", name) .. "," .. metrics.label("worker", tostring(worker.id))
+end
+
+-- Every line of every worker, and every queue: lists of {label, snapshot, line (what was added up of it)}.
 local function each_line(gateway, workers)
-  local out = {}
+  local out, queues = {}, {}
   for _, line in ipairs(gateway.lines) do
     for _, worker in ipairs(workers) do
       local it = worker.sum.lines and worker.sum.lines[line.name]
       if it then
-        local label = metrics.label("name", line.name) .. "," .. metrics.label("worker", tostring(worker.id))
-        out[#out + 1] = { label = label, snapshot = it.batcher, line = it }
+        out[#out + 1] = { label = label_of(line.name, worker), snapshot = it.batcher, line = it }
+      end
+      local queue = it and line.queue and it.queue
+      if queue then
+        queues[#queues + 1] = { label = label_of(line.queue.label, worker), snapshot = queue.batcher, line = queue }
       end
     end
   end
-  return out
+  return out, queues
 end
 
 local function samples_of(sources, read)
@@ -64,6 +72,34 @@ local function upstream_families(out, sources)
     samples = samples_of(sources, function(line) return line.counts.tokens end) })
 end
 
+local function queue_families(out, queues)
+  local refused = {}
+  for _, source in ipairs(queues) do
+    for _, code in ipairs(sorted_keys(source.line.refused)) do
+      refused[#refused + 1] = { source.label .. "," .. metrics.label("reason", code), source.line.refused[code] }
+    end
+  end
+  local function family(name, kind, help, read)
+    metrics.family(out, { name = name, kind = kind, help = help, samples = samples_of(queues, read) })
+  end
+  family("queue_slots", "gauge", "Slots: requests upstream at once.", function(it) return it.slots or 0 end)
+  family("queue_slots_reserved", "gauge", "Of them, for keys below their share.",
+    function(it) return it.reserve or 0 end)
+  family("queue_slots_used", "gauge", "Of them, in use.", function(it) return it.held or 0 end)
+  family("queue_admitted_total", "counter", "Requests that were given a slot.",
+    function(it) return it.batcher.values.total_batches end)
+  family("queue_left_total", "counter", "Requests whose client left before they had one.",
+    function(it) return it.left end)
+  metrics.family(out, { name = "queue_refused_total", kind = "counter", help = "Requests that were given none.",
+    samples = refused })
+  local gated = {}
+  for _, source in ipairs(queues) do
+    if source.line.gate then gated[#gated + 1] = source end
+  end
+  metrics.family(out, { name = "queue_gate_open", kind = "gauge", help = "0: the upstream's own queue is too long.",
+    samples = samples_of(gated, function(it) return it.gate end) })
+end
+
 local function request_families(out, workers)
   local requests, active, held = {}, {}, {}
   for _, worker in ipairs(workers) do
@@ -85,11 +121,15 @@ end
 
 --- @return status, headers, body
 function M.metrics(gateway, workers)
-  local out, sources = {}, each_line(gateway, workers)
+  local out, all, sources, queues = {}, {}, each_line(gateway, workers)
+  for _, list in ipairs { sources, queues } do
+    for _, source in ipairs(list) do all[#all + 1] = source end
+  end
   local about = metrics.label("version", version) .. "," .. metrics.label("auth", gateway:auth_mode())
   metrics.family(out, { name = "info", kind = "gauge", help = "Always 1.", samples = { { about, 1 } } })
-  metrics.text(out, sources)
+  metrics.text(out, all)
   upstream_families(out, sources)
+  queue_families(out, queues)
   request_families(out, workers)
   return 200, { ["content-type"] = "text/plain; version=0.0.4" }, table.concat(out, "\n") .. "\n"
 end
@@ -104,14 +144,16 @@ function M.health(gateway, workers)
   local status, oldest, now_us = 200, { oldest_queued_s = 0, oldest_running_s = 0 }, clock.now_us()
   for _, worker in ipairs(workers) do
     for _, snapshot in ipairs(worker.live) do
-      for name, age in pairs(snapshots.ages(snapshot, now_us)) do oldest[name] = math.max(oldest[name], age) end
+      for name, age in pairs(snapshots.ages(snapshot, now_us)) do oldest[name] = math.max(oldest[name] or 0, age) end
     end
   end
   for name, limit in pairs(gateway.config.health) do
-    if oldest[name] > limit then status = 503 end
+    if (oldest[name] or 0) > limit then status = 503 end
   end
-  return status, HEADERS, ('{"status":"%s","oldest_queued_s":%.3f,"oldest_running_s":%.3f}\n'):format(
-    status == 200 and "ok" or "stuck", oldest.oldest_queued_s, oldest.oldest_running_s)
+  local of_queue = oldest.oldest_waiting_s and (',"oldest_waiting_s":%.3f,"oldest_held_s":%.3f'):format(
+    oldest.oldest_waiting_s, oldest.oldest_held_s) or ""
+  return status, HEADERS, ('{"status":"%s","oldest_queued_s":%.3f,"oldest_running_s":%.3f%s}\n'):format(
+    status == 200 and "ok" or "stuck", oldest.oldest_queued_s, oldest.oldest_running_s, of_queue)
 end
 
 --- 503 while no worker has an upstream that it would call.
@@ -128,12 +170,18 @@ end
 
 -- --- /status ----------------------------------------------------------------------------------
 
+local function status_of_queue(queue)
+  return (',"queue":{"slots":%d,"used":%d,"waiting":%d}'):format(queue.slots or 0, queue.held or 0,
+    queue.batcher.values.queue_size or 0)
+end
+
 local function status_of_line(name, line)
   local values = line.batcher.values
   return json.encode(name) .. (':{"state":"%s","max_inputs":%d,"queued":%d,"queued_cost":%d,"running_calls":%d,'
-    .. '"answered":%d,"failed":%d,"batches":%d,"retries":%d,"bisections":%d}'):format(line.state or "closed",
+    .. '"answered":%d,"failed":%d,"batches":%d,"retries":%d,"bisections":%d%s}'):format(line.state or "closed",
     line.max_inputs or 0, values.queue_size or 0, values.queue_cost or 0, values.running_batches or 0,
-    values.total_completed, values.total_failed, values.total_batches, line.retries, line.counts.bisections)
+    values.total_completed, values.total_failed, values.total_batches, line.retries, line.counts.bisections,
+    line.queue and status_of_queue(line.queue) or "")
 end
 
 local function status_of_worker(worker)

@@ -31,6 +31,18 @@ function M.protocols_of(lines)
   return out
 end
 
+--- What is taken at all, by the largest of the lines: refused before it is made anything of.
+function M.limits_of(gateway)
+  local given = gateway.config.limits
+  local out = { body_bytes = given.body_bytes, inputs = given.inputs, input_cost = 0, list_cost = 0 }
+  for _, line in ipairs(gateway.lines) do
+    local takes_any = line.batcher:option "on_oversize" == "alone"
+    out.input_cost = math.max(out.input_cost, takes_any and math.huge or line.batcher:option "target_batch_cost")
+    out.list_cost = math.max(out.list_cost, line.batcher:option "max_queue_cost" or math.huge)
+  end
+  return out
+end
+
 --- The line for a model: one that names it, else the first that takes any.
 -- @param protocol table|nil  that it must speak  @return line, or nil and a problem
 function M.line_of(gateway, model, protocol)
@@ -97,8 +109,8 @@ end
 
 -- --- headers ----------------------------------------------------------------------------------
 
--- How long a client wants to wait for its call to begin. @return seconds or nil; or nil and a problem
-local function max_wait_of(headers)
+--- How long a client wants to wait for its call to begin. @return seconds or nil; or nil and a problem
+function M.max_wait_of(headers)
   local text = headers["x-max-wait-ms"]
   if not text then return nil end
   local ms = text:find "^%d*%.?%d+$" and tonumber(text)
@@ -120,7 +132,7 @@ function M.head(gateway, request, protocol, id)
   local credential, problem = gateway.credentials:of(headers)
   if not credential then return nil, problem end
   local max_wait_s
-  max_wait_s, problem = max_wait_of(headers)
+  max_wait_s, problem = M.max_wait_of(headers)
   if problem then return nil, problem end
   return { id = id, protocol = protocol, credential = credential, max_wait_s = max_wait_s }
 end
