@@ -9,7 +9,8 @@
 #   --listen    where to listen (127.0.0.1:8080; unix:/path works, too)
 #   --shared    yes: the workers hand their requests to one batching worker, see README.md
 #   --options   options of the batcher, e.g. 'max_batch_size = 64, batch_timeout_s = 0.01'
-#   --config    more of what the gateway may be given, e.g. 'auth = "passthrough", join = true'
+#   --config    more of what the gateway may be given, e.g. 'auth = "passthrough", join = true',
+#               'queue = { slots = 8, reserve = 1 }' (chat waits for one of 8 places upstream)
 #   --health    ages beyond which /health says 503, e.g. 'oldest_queued_s = 30, oldest_running_s = 60'
 #   --status-listen  where /metrics, /health, /ready and /status are (by default where it listens,
 #               and to this machine alone)

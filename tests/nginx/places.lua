@@ -19,7 +19,7 @@ local EVENTS = 4
 function M.events_of(text)
   local out = {}
   for i = 1, EVENTS do
-    out[i] = "data: " .. cjson.encode { choices = { { index = 0, delta = { content = i .. " " .. text } } } } .. "\n\n"
+    out[i] = ('data: {"choices":[{"index":0,"delta":{"content":%s}}]}\n\n'):format(cjson.encode(i .. " " .. text))
   end
   out[EVENTS + 1] = "data: [DONE]\n\n"
   return out

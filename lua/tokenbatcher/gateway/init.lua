@@ -242,6 +242,7 @@ end
 -- A request is passed on. @return nil, {url, host, headers}; or status, headers, body
 local function pass(self, request, id, model)
   local way, problem = passing.way(self, request, model)
+  if not way and request.is_over then return replies.problem(problem) end -- nobody reads it
   if not way then return refuse(self, problem, id) end
   way.headers["x-request-id"] = id
   return nil, way
