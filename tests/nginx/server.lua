@@ -52,7 +52,7 @@ end
 local function read(path)
   local file = io.open(path)
   if not file then return "" end
-  local text = file:read "*a"
+  local text = file:read "*a" or "" -- of a process that has ended meanwhile
   file:close()
   return text
 end
@@ -249,6 +249,8 @@ function M.places()
     server = [[
       location / { lua_check_client_abort on; content_by_lua_block { places.chat() } }
       location = /set { content_by_lua_block { places.set() } }
+      location = /behave { return 204; } # it does as /set says
+      location = /v1/models { return 200 "{}"; } # what a gateway asks for when it starts
       location = /waiting { content_by_lua_block { places.waiting() } }
       location = /release { content_by_lua_block { places.release() } }
       location = /order { content_by_lua_block { places.order() } }
