@@ -27,7 +27,7 @@ LUA_CFLAGS := $(shell pkg-config --cflags luajit 2>/dev/null || echo -I$(or $(LU
 # What runs needs, what tests need, what lint needs: Debian 12 packages.
 # rapidjson-dev: headers for JSON, which is compiled by g++; zlib1g: compressed input, when it comes.
 RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev "luajit2|luajit" "libluajit2-5.1-dev|libluajit-5.1-dev" rapidjson-dev lua-cjson lua-cjson-dev \
-            lua-argparse libcurl4-openssl-dev zlib1g libhiredis-dev
+            lua-argparse libcurl4-openssl-dev zlib1g libhiredis-dev libmicrohttpd-dev
 TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
             lua-resty-core wrk curl procps redis-server libfaketime
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
@@ -36,7 +36,7 @@ DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install dist deb,$(MAKECM
             $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \
             $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),"libclang-rt-14-dev|libclang-rt-19-dev") \
             $(if $(filter sanitize,$(MAKECMDGOALS)),valgrind) \
-            $(if $(filter deb,$(MAKECMDGOALS)),debhelper fakeroot libhiredis-dev) \
+            $(if $(filter deb,$(MAKECMDGOALS)),debhelper fakeroot libhiredis-dev libmicrohttpd-dev) \
             $(if $(filter test-extra,$(MAKECMDGOALS)),$(EXTRA_DEPS))
 
 CORE_SRC = $(wildcard src/core/*.c)
@@ -49,6 +49,7 @@ JSON_OBJ = $(patsubst src/%,$B/src/%.o,$(basename $(wildcard src/json/*.c src/js
 JSON_LIB = -Wl,--exclude-libs,libstdc++.a -l:libstdc++.a -lm
 HTTP_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/http/*.c)) $B/gen/cdef_http.o
 REDIS_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/redis/*.c)) $B/gen/cdef_redis.o
+LISTEN_OBJ = $(patsubst %.c,$B/%.o,$(wildcard src/listen/*.c)) $B/gen/cdef_listen.o
 LIB_OBJ  = $(CORE_OBJ) $(EV_OBJ) $(VECTORS_OBJ) $B/gen/cdef.o $B/gen/cdef_vectors.o
 HEADERS  = include/tokenbatcher.h include/tokenbatcher_ev.h
 LUA_SRC  = $(shell find lua/tokenbatcher -name '*.lua' | sort)
@@ -77,6 +78,8 @@ all: $B/libtokenbatcher.so $B/libtokenbatcher.a $B/libtokenbatcher_script.so $B/
 	else echo "no libcurl (make deps installs libcurl4-openssl-dev): the HTTP client is not built"; fi
 	@if pkg-config --exists hiredis; then $(MAKE) --no-print-directory $(if $(V),,-s) $B/libtokenbatcher_redis.so; \
 	else echo "no hiredis (make deps installs libhiredis-dev): the Redis client is not built"; fi
+	@if pkg-config --exists libmicrohttpd; then $(MAKE) --no-print-directory $(if $(V),,-s) $B/libtokenbatcher_listen.so; \
+	else echo "no libmicrohttpd (make deps installs libmicrohttpd-dev): what --listen needs is not built"; fi
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -127,6 +130,9 @@ $B/gen/http.map: include/tokenbatcher_http.h
 $B/gen/redis.map: include/tokenbatcher_redis.h
 	$(call map,tb_redis_cdef,$<)
 
+$B/gen/listen.map: include/tokenbatcher_listen.h
+	$(call map,tb_listen_cdef,$<)
+
 $B/gen/script.map: include/tokenbatcher_engine.h src/script/threads.h $(HEADERS)
 	$(call map,tb_script_cdef,include/tokenbatcher_engine.h src/script/threads.h)
 
@@ -160,6 +166,11 @@ $B/src/redis/%.o: src/redis/%.c src/redis/client.h $(wildcard src/base/*.h) incl
 	$(call say,CC)
 	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
 
+$B/src/listen/%.o: src/listen/%.c src/listen/server.h $(wildcard src/base/*.h) include/tokenbatcher_listen.h
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(ALL_CFLAGS) -c $< -o $@
+
 $B/src/json/%.o: src/json/%.c src/json/codec.h | $B/.has/luajit.h
 	@mkdir -p $(@D)
 	$(call say,CC)
@@ -189,13 +200,16 @@ $B/gen/cdef_http.c: include/tokenbatcher_http.h
 $B/gen/cdef_redis.c: include/tokenbatcher_redis.h
 	$(call cdef,tb_redis_cdef,$<)
 
+$B/gen/cdef_listen.c: include/tokenbatcher_listen.h
+	$(call cdef,tb_listen_cdef,$<)
+
 $B/gen/cdef_vectors.c: include/tokenbatcher_vectors.h
 	$(call cdef,tb_vectors_cdef,$<)
 
 $B/gen/cdef_script.c: src/script/threads.h
 	$(call cdef,tb_script_cdef,$<)
 
-$B/gen/cdef.o $B/gen/cdef_http.o $B/gen/cdef_redis.o $B/gen/cdef_script.o $B/gen/cdef_vectors.o: %.o: %.c
+$B/gen/cdef.o $B/gen/cdef_http.o $B/gen/cdef_redis.o $B/gen/cdef_listen.o $B/gen/cdef_script.o $B/gen/cdef_vectors.o: %.o: %.c
 	$(call say,CC)
 	$Q$(CC) -std=c11 -fPIC -Wno-overlength-strings $(CFLAGS) -c $< -o $@
 
@@ -220,6 +234,12 @@ $B/libtokenbatcher_http.so: $(HTTP_OBJ) $B/gen/http.map
 $B/libtokenbatcher_redis.so: $(REDIS_OBJ) $B/gen/redis.map
 	$(call say,LD)
 	$Q$(CC) $(SO_FLAGS) -pthread $(REDIS_OBJ) $$(pkg-config --libs hiredis)
+	$Q$(SO_LINK)
+
+# Never linked into the executable: libmicrohttpd's licence (LGPL) wants it replaceable.
+$B/libtokenbatcher_listen.so: $(LISTEN_OBJ) $B/gen/listen.map
+	$(call say,LD)
+	$Q$(CC) $(SO_FLAGS) $(LISTEN_OBJ) $$(pkg-config --libs libmicrohttpd)
 	$Q$(SO_LINK)
 
 # A Lua module: Lua's symbols come from the program.

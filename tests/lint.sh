@@ -36,6 +36,8 @@ refuse "src/http knows more than libcurl and its own headers" \
   "$(grep -nE '^#include "' src/http/* | grep -vE '"(client|tokenbatcher_http|\.\./base/(clock|slots)).h"')"
 refuse "src/redis knows more than hiredis and its own headers" \
   "$(grep -nE '^#include "' src/redis/* | grep -vE '"(client|tokenbatcher_redis|\.\./base/clock).h"')"
+refuse "src/listen knows more than libmicrohttpd and its own headers" \
+  "$(grep -nE '^#include "' src/listen/* | grep -vE '"(server|tokenbatcher_listen|\.\./base/(clock|slots)).h"')"
 refuse "src/vectors knows more than libc and its own headers" \
   "$(grep -nE '^#include "' src/vectors/* | grep -vE '"(scan|tokenbatcher_vectors).h"')"
 refuse "a clock outside of the pumps" \
@@ -55,10 +57,10 @@ $LUAJIT tests/readme_options.lua --check lua/tokenbatcher/README.md || bad=1
 # --- the tools ------------------------------------------------------------------
 luacheck -q $LUA_FILES || bad=1
 cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-  -Iinclude src/core src/ev src/vectors src/http src/redis src/script src/json/*.c || bad=1
+  -Iinclude src/core src/ev src/vectors src/http src/redis src/listen src/script src/json/*.c || bad=1
 for compiler in gcc clang; do
   command -v "$compiler" >/dev/null || { complain "$compiler is missing: make deps lint installs it"; continue; }
-  for file in src/core/*.c src/ev/*.c src/vectors/*.c src/http/*.c src/redis/*.c src/script/*.c src/json/*.c; do
+  for file in src/core/*.c src/ev/*.c src/vectors/*.c src/http/*.c src/redis/*.c src/listen/*.c src/script/*.c src/json/*.c; do
     "$compiler" -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
       -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror -fsyntax-only "$file" || bad=1
   done
@@ -70,7 +72,7 @@ for compiler in g++ clang++; do
       -Werror -fsyntax-only "$file" || bad=1
   done
 done
-clang-tidy --quiet src/core/*.c src/ev/*.c src/vectors/*.c src/http/*.c src/redis/*.c src/script/*.c src/json/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS 2>/dev/null || bad=1
+clang-tidy --quiet src/core/*.c src/ev/*.c src/vectors/*.c src/http/*.c src/redis/*.c src/listen/*.c src/script/*.c src/json/*.c -- -std=c11 -D_GNU_SOURCE -Iinclude $LUA_CFLAGS 2>/dev/null || bad=1
 clang-tidy --quiet $CXX_FILES -- -std=c++17 $LUA_CFLAGS 2>/dev/null || bad=1
 
 [ "$bad" -eq 0 ] && echo "lint: nothing to complain about"

@@ -36,7 +36,7 @@ for test in "$B"/tsan/tests/test_ev* "$B"/tsan/tests/test_engine* "$B"/tsan/test
 
 echo "== ASan and UBSan: specs"
 make -s B="$B/asan" CFLAGS="-fsanitize=address,undefined $strict" "$B/asan/libtokenbatcher.so" \
-  "$B/asan/libtokenbatcher_script.so" "$B/asan/libtokenbatcher_http.so" "$B/asan/libtokenbatcher_redis.so" "$B/asan/libtokenbatcher_json.so"
+  "$B/asan/libtokenbatcher_script.so" "$B/asan/libtokenbatcher_http.so" "$B/asan/libtokenbatcher_redis.so" "$B/asan/libtokenbatcher_listen.so" "$B/asan/libtokenbatcher_json.so"
 export TOKENBATCHER_LIB="$PWD/$B/asan/libtokenbatcher.so"
 asan=$(gcc -print-file-name=libasan.so) ubsan=$(gcc -print-file-name=libubsan.so)
 for spec in $(find tests/lua -name "*_spec.lua" | sort); do

@@ -4,7 +4,7 @@ TEST_CFLAGS = -std=c11 -D_GNU_SOURCE -pthread -Iinclude -Itests/src/core -Wall -
 CMOCKA      = -lcmocka -lm
 
 # tests/src mirrors src: every test_*.c is a program; the others in core are shared by those there.
-vpath test_%.c tests/src/core tests/src/ev tests/src/vectors tests/src/http tests/src/redis tests/src/script
+vpath test_%.c tests/src/core tests/src/ev tests/src/vectors tests/src/http tests/src/redis tests/src/listen tests/src/script
 C_TESTS     = $(patsubst %.c,$B/tests/%,$(notdir $(sort $(wildcard tests/src/*/test_*.c))))
 C_SHARED    = $(filter-out tests/src/core/test_%.c,$(wildcard tests/src/core/*.c))
 FAIL_ALLOC  = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
@@ -40,6 +40,11 @@ $B/tests/test_redis $B/tests/test_redis_trouble: $B/tests/%: tests/src/redis/%.c
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(REDIS_OBJ) $(CMOCKA) $$(pkg-config --libs hiredis)
+
+$B/tests/test_listen: tests/src/listen/test_listen.c tests/src/listen/test_listen.h $(LISTEN_OBJ)
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(LISTEN_OBJ) $(CMOCKA) $$(pkg-config --libs libmicrohttpd)
 
 $B/tests/fuzz_replay: tests/fuzz/fuzz_core.c tests/fuzz/replay.h $(C_SHARED) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
@@ -130,8 +135,8 @@ sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
 	$QB='$B' sh tests/sanitize.sh
 
 # For LuaRocks: what there are headers for. A rock does without JSON as it came (then lua-cjson
-# does), without HTTP, without Redis and without worker threads.
-ROCK_PARTS = json:rapidjson/reader.h http:curl/curl.h redis:hiredis/read.h script:luajit.h
+# does), without HTTP, without Redis, without `listen` and without worker threads.
+ROCK_PARTS = json:rapidjson/reader.h http:curl/curl.h redis:hiredis/read.h listen:microhttpd.h script:luajit.h
 rock: $B/libtokenbatcher.so
 	@for part in $(ROCK_PARTS); do name=libtokenbatcher_$${part%%:*}.so; \
 	  if echo "#include <$${part#*:}>" | $(CXX) $(LUA_CFLAGS) -E -x c++ - >/dev/null 2>&1; then \

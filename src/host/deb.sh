@@ -26,7 +26,7 @@ Source: tokenbatcher
 Section: libs
 Priority: optional
 Maintainer: @MAINTAINER@
-Build-Depends: debhelper-compat (= 13), libcurl4-openssl-dev, libev-dev, libhiredis-dev,
+Build-Depends: debhelper-compat (= 13), libcurl4-openssl-dev, libev-dev, libhiredis-dev, libmicrohttpd-dev,
  libluajit2-5.1-dev | libluajit-5.1-dev, lua-cjson-dev, lua-argparse, luajit2 | luajit, pkg-config, rapidjson-dev
 Standards-Version: 4.6.2
 Rules-Requires-Root: no

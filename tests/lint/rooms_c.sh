@@ -8,7 +8,7 @@
 # usage: rooms_c.sh [SOURCES [OBJECTS]]   folders with ROOM/NAME.c (src) and ROOM/NAME.o (build/src)
 
 # src/base is not among them: it is headers alone.
-ROOMS='core ev vectors http redis json script host'
+ROOMS='core ev vectors http redis listen json script host'
 
 sources=${1:-src}
 objects=${2:-build/src}

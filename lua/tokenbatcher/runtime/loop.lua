@@ -23,11 +23,20 @@ local is_driven_on = false -- coroutines or batchers that step() drives are not 
 
 --- A source belongs to the clock in use and takes part in its turns, before anything else:
 -- turn(now_us) wakes tasks; next_us() is when it must be called, microseconds, or nil;
--- is_busy() whether it may still wake anyone; excuse(us) as of a member; close() at the end of the run.
+-- is_busy() whether it may still wake anyone; excuse(us) as of a member; close() at the end of the run. With
+-- `is_onlooker` it wakes nobody, ever: it keeps no run going, and no deadlock from being seen.
 function M.add_source(source)
   local pump = clock.pump
   pump.sources = pump.sources or {}
   pump.sources[#pump.sources + 1] = source
+end
+
+--- It takes part no longer, and is not closed. Not within its own turn.
+function M.remove_source(source)
+  local sources = clock.pump and clock.pump.sources or {}
+  for i = #sources, 1, -1 do
+    if sources[i] == source then table.remove(sources, i) end
+  end
 end
 
 function M.attach(member)
@@ -120,8 +129,8 @@ local function can_be_woken()
   return false
 end
 
---- The earliest time at which something is to be done, microseconds, or nil.
-function M.next_us()
+-- The earliest time at which something is to be done, by onlookers too or not.
+local function earliest_us(has_onlookers)
   if clock.is_stale or host.has_ready() then return clock.pump.now() end
   local at = tasks.next_us()
   for i = 1, #members do
@@ -130,11 +139,15 @@ function M.next_us()
   end
   local sources = clock.pump.sources or NO_SOURCES
   for i = 1, #sources do
-    local due = sources[i]:next_us()
+    local source = sources[i]
+    local due = (has_onlookers or not source.is_onlooker) and source:next_us()
     if due and (not at or due < at) then at = due end
   end
   return at
 end
+
+--- The earliest time at which something is to be done, microseconds, or nil.
+function M.next_us() return earliest_us(true) end
 
 -- Does anything run that has a timeout which excuse() moves?
 local function is_timed()
@@ -191,13 +204,27 @@ local function raise_deadlock()
     :format(host.describe_waiting(), M.unsettled())), 0)
 end
 
+local function has_onlookers()
+  local sources = clock.pump.sources or NO_SOURCES
+  for i = 1, #sources do
+    if sources[i].is_onlooker then return true end
+  end
+  return false
+end
+
+-- Is there something to wait for? @param deadline number|nil  see wait_until()
+local function can_go_on(deadline)
+  if deadline and (not has_onlookers() or earliest_us(false)) then return true end
+  return can_be_woken()
+end
+
 local function run_loop(main)
   while true do
     if spawn.too_many_failures() then return end
     if main.failed then reraise(main.failed.value, main.failed.traceback) end
     if spawn.live() == 0 and not host.has_ready() and M.unsettled() == 0 then return end
     local deadline = wait_until()
-    if not deadline and not can_be_woken() then raise_deadlock() end
+    if not can_go_on(deadline) then raise_deadlock() end
     host.turn(steps, deadline)
   end
 end
