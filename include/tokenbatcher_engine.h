@@ -61,8 +61,11 @@ typedef struct tb_engine tb_engine;
 /* Refusals beside those of enum tb_error. tb_engine_message() has the sentence.
  * ESCRIPT: the script cannot be loaded or started, or it misbehaved.
  * EINPUT: the script's decode would not have these bytes, or its submit_options was wrong of them.
- * EBUSY: called from beneath the script itself, see above. */
-enum tb_engine_error { TB_ENGINE_ESCRIPT = -101, TB_ENGINE_EINPUT = -102, TB_ENGINE_EBUSY = -103 };
+ * EBUSY: called from beneath the script itself, see above.
+ * ELISTEN: it cannot listen there. */
+enum tb_engine_error {
+    TB_ENGINE_ESCRIPT = -101, TB_ENGINE_EINPUT = -102, TB_ENGINE_EBUSY = -103, TB_ENGINE_ELISTEN = -104
+};
 
 /* Load `script`, start its batcher, and be ready for records on `loop` (libev's, which
  * must outlive the engine; any thread's, and that thread is the engine's from now on).
@@ -231,6 +234,23 @@ typedef struct tb_engine_numbers tb_engine_numbers;
  * compiled: a newer library fills no more than that. From the engine's thread; some
  * microseconds. TB_OK, TB_ENGINE_EBUSY, TB_ENGINE_ESCRIPT; then *out is unchanged. */
 int tb_engine_stats(tb_engine *engine, tb_engine_numbers *out, size_t size);
+
+/* Let people and programs look at the engine over HTTP, on its loop: a page at /, /metrics for
+ * Prometheus, /health, /ready, /stats.json and /events; nothing can be changed. `address` is
+ * "127.0.0.1:9464", "[::1]:0" (0: any free port) or "unix:PATH" (of mode 0600); one that other
+ * machines reach is refused. Until the engine has stopped, or is freed; once an engine. Readers
+ * keep ev_run() no longer going than the engine does. Needs libtokenbatcher_listen.so beside the
+ * library, and libmicrohttpd, which are loaded by this call. From the engine's thread, not from
+ * beneath the script. `err` (of err_size bytes, may be NULL) and tb_engine_message() have the
+ * sentence of a failure.
+ * TB_OK; TB_EOPTION: no such address, one that other machines reach, or a library is missing;
+ * TB_ENGINE_ELISTEN: somebody listens there, the system forbids it, or the engine listens already;
+ * TB_ENGINE_ESCRIPT: Lua failed (memory); TB_ENGINE_EBUSY. */
+int tb_engine_listen(tb_engine *engine, const char *address, char *err, size_t err_size);
+
+/* Where it listens, with the port that it got; "" before it does. At most 127 bytes, until
+ * tb_engine_free(). */
+const char *tb_engine_address(const tb_engine *engine);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -183,13 +183,15 @@ end)
 --- tb.metrics.prometheus(batcher, ...): a metrics page.
 M.metrics = require "tokenbatcher.batching.metrics"
 
--- tb.http needs libcurl, tb.json a library of its own, so they are loaded on first use. A name that
+-- tb.http needs libcurl, tb.listen libmicrohttpd, tb.json a library of its own: they are loaded on first use. A name that
 -- is not there is a slip of the pen.
 return setmetatable(M, errors.strict("tokenbatcher", function(self, name)
   if name == "http" then
     self.http = require "tokenbatcher.backend.http"
   elseif name == "json" then
     self.json = require "tokenbatcher.base.json"
+  elseif name == "listen" then
+    self.listen = require("tokenbatcher.listen").new
   end
   return rawget(self, name)
 end))

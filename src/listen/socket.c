@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BACKLOG = 64, HIGHEST_PORT = 65535, LOOPBACK_NET = 127 };
+enum { BACKLOG = 1024, HIGHEST_PORT = 65535, LOOPBACK_NET = 127 };
 
 static int refuse(int refusal, const char *text, char *err, size_t err_size)
 {

@@ -24,6 +24,7 @@ enum tb__ref {
     REF_ABANDON,
     REF_STATS,
     REF_SET,
+    REF_LISTEN,
     REF_IDS,
     REF_TEXTS,
     REF_CODES,
@@ -35,7 +36,8 @@ static const char *const names[REFS] = {
     [REF_SUBMIT] = "submit",       [REF_SUBMIT_PLAIN] = "submit_plain",
     [REF_TURN] = "turn",           [REF_TAKE] = "take",
     [REF_CANCEL] = "cancel",       [REF_STOP] = "stop",         [REF_ABANDON] = "abandon",
-    [REF_STATS] = "stats",         [REF_SET] = "set",           [REF_IDS] = "ids",
+    [REF_STATS] = "stats",         [REF_SET] = "set",           [REF_LISTEN] = "listen",
+    [REF_IDS] = "ids",
     [REF_TEXTS] = "texts",         [REF_CODES] = "codes",       [REF_MESSAGES] = "messages",
     [REF_TRACEBACKS] = "tracebacks",
 };
@@ -345,24 +347,35 @@ void tb__bridge_abandon(tb_engine *engine)
     tb__protect(engine, abandon_body, NULL);
 }
 
+/* `address` is NULL: settings; otherwise where to listen. */
 struct setting {
     struct tb__settings settings;
+    const char *address;
     int error;
 };
 
 static void set_body(tb_engine *engine, lua_State *L, void *data)
 {
     struct setting *s = data;
-    push_method(engine, L, REF_SET);
-    push_settings(L, &s->settings);
+    push_method(engine, L, s->address ? REF_LISTEN : REF_SET);
+    if (s->address) lua_pushstring(L, s->address);
+    else push_settings(L, &s->settings);
     lua_call(L, 2, 2);
     s->error = (int)lua_tonumber(L, 1);
     if (s->error != TB_OK) tb__keep_message(engine, lua_tostring(L, 2));
+    else if (s->address) snprintf(engine->address, sizeof engine->address, "%s", lua_tostring(L, 2));
 }
 
 int tb__bridge_set(tb_engine *engine, struct tb__settings settings)
 {
-    struct setting s = {settings, TB_ENGINE_ESCRIPT};
+    struct setting s = {settings, NULL, TB_ENGINE_ESCRIPT};
+    tb__protect(engine, set_body, &s);
+    return s.error;
+}
+
+int tb__bridge_listen(tb_engine *engine, const char *address)
+{
+    struct setting s = {{NULL, 0}, address, TB_ENGINE_ESCRIPT};
     tb__protect(engine, set_body, &s);
     return s.error;
 }

@@ -283,6 +283,27 @@ int tb_engine_set(tb_engine *engine, const tb_engine_option *options, size_t cou
     return error;
 }
 
+int tb_engine_listen(tb_engine *engine, const char *address, char *err, size_t err_size)
+{
+    assert(engine);
+    assert(address);
+    if (engine->in_lua) {
+        tell(err, err_size, BENEATH);
+        return busy(engine);
+    }
+    engine->depth++;
+    int error = tb__bridge_listen(engine, address);
+    tell(err, err_size, error ? engine->message : "");
+    leave(engine);
+    return error;
+}
+
+const char *tb_engine_address(const tb_engine *engine)
+{
+    assert(engine);
+    return engine->address;
+}
+
 int tb_engine_stats(tb_engine *engine, tb_engine_numbers *out, size_t size)
 {
     assert(engine);

@@ -42,7 +42,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-enum { TB__MESSAGE_SIZE = 1024 };
+enum { TB__MESSAGE_SIZE = 1024, TB__ADDRESS_SIZE = 128 };
 
 struct tb__callback {
     struct tb__slot taking; /* first: see base/slots.h */
@@ -95,7 +95,7 @@ struct tb_engine {
 
     tb_engine_log *log;
     void *log_user;
-    char message[TB__MESSAGE_SIZE];
+    char message[TB__MESSAGE_SIZE], address[TB__ADDRESS_SIZE];
 };
 
 /* --- callbacks.c -------------------------------------------------------- */
@@ -170,6 +170,7 @@ bool tb__bridge_cancel(tb_engine *engine, int64_t id);
 int tb__bridge_stop(tb_engine *engine, double timeout_s);
 void tb__bridge_abandon(tb_engine *engine);
 int tb__bridge_set(tb_engine *engine, struct tb__settings settings);
+int tb__bridge_listen(tb_engine *engine, const char *address); /* TB_OK: engine->address is it */
 int tb__bridge_stats(tb_engine *engine, tb_engine_numbers *out);
 
 /* --- watchers.c --------------------------------------------------------- */

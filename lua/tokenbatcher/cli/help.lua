@@ -2,6 +2,7 @@
 -- command does not know.
 
 local errors = require "tokenbatcher.base.errors"
+local listen_flags = require "tokenbatcher.cli.listen_flags"
 local options = require "tokenbatcher.core.options"
 
 local M = {}
@@ -17,10 +18,10 @@ local SERVER = { "What serves", "--service", "--device", "--fail-rate", "--noise
 
 -- Of each command, titles and their flags, in the order shown. What is in none stands under "Options".
 local GROUPS = {
-  run = { FILES, PACE, RECORDS },
+  run = { FILES, PACE, RECORDS, listen_flags.GROUP },
   check = { PACE, RECORDS },
   work = { { "Redis", "--redis", "--stream", "--group", "--consumer", "--lease", "--ahead", "--max-deliveries",
-    "--reply-ttl", "--max-record-bytes" } },
+    "--reply-ttl", "--max-record-bytes" }, listen_flags.GROUP },
   send = { { "Redis", "--redis", "--stream", "--id", "--window", "--max-backlog", "--timeout" }, FILES, RECORDS },
   simulate = { ARRIVALS, SERVER,
     { "What is tried", "--policy", "--sweep", "--set", "--seed", "--seeds" },
@@ -36,6 +37,8 @@ local EXAMPLES = {
       "run script.lua --input prompts.jsonl --output answers.jsonl --resume" },
     { "The failed ones once more, at most 60 requests a minute.",
       "run script.lua --input p.jsonl --output a.jsonl --retry-failed --requests-per-minute=60" },
+    { "With a page to look at it, and its metrics for Prometheus.",
+      "run script.lua --input prompts.jsonl --output answers.jsonl --listen 127.0.0.1:9464" },
     { "Another budget and policy, for this time.",
       "run script.lua --set target_batch_tokens=8000 --set policy=length_bucketed" },
   },

@@ -10,6 +10,7 @@ if not has_argparse then
   error("tokenbatcher: the command line needs lua-argparse, which is not installed (Debian: lua-argparse)", 0)
 end
 local help = require "tokenbatcher.cli.help"
+local listen_flags = require "tokenbatcher.cli.listen_flags"
 local options = require "tokenbatcher.core.options"
 local redis_flags = require "tokenbatcher.cli.redis_flags"
 local run_flags = require "tokenbatcher.cli.run_flags"
@@ -24,7 +25,7 @@ local HAS_HELP = { policies = true, fit = true, devices = true, send = true, que
 local SIMULATIONS = { "simulate", "tune" } -- their script is optional
 -- All other flags take a value.
 local IS_FLAG = { ["--unordered"] = true, ["--resume"] = true, ["--overwrite"] = true, ["--padded"] = true,
-  ["--strict"] = true, ["--bound"] = true, ["--help"] = true, ["-h"] = true }
+  ["--strict"] = true, ["--bound"] = true, ["--listen-remote"] = true, ["--help"] = true, ["-h"] = true }
 local WIDTH, MARGIN = 104, 34
 
 local RUN_HELP = [[
@@ -199,6 +200,7 @@ function M.parser(definition)
     :epilog(SIGNALS_HELP .. "\n\n" .. options_help())
   add_common(run, definition)
   run_flags.declare(run)
+  listen_flags.declare(run)
   local check = parser:command("check", CHECK_HELP):summary("Load a script, try it on one record, say what is missing.")
   add_common(check, definition)
   run_flags.declare_records(check)

@@ -11,6 +11,7 @@ local errors = require "tokenbatcher.base.errors"
 local flags = require "tokenbatcher.cli.run_flags"
 local Future = require "tokenbatcher.runtime.future"
 local input = require "tokenbatcher.cli.input"
+local listen_flags = require "tokenbatcher.cli.listen_flags"
 local per_record = require "tokenbatcher.cli.per_record"
 local recording = require "tokenbatcher.batching.recording"
 local reload_script = require "tokenbatcher.cli.reload"
@@ -198,8 +199,15 @@ local function ask_backend(batcher, name)
   return type(fn) == "table" and errors.is_callable(fn[name]) and fn[name](fn) or nil
 end
 
+local function listen(job)
+  return listen_flags.open(job, function(given)
+    if given.policy ~= nil then flags.limit(given, job.args) end
+  end)
+end
+
 local function work(job)
   local ok, message = pcall(job.batcher.start, job.batcher) -- makes the policy, which may raise
+  if ok then ok, message = listen(job) end
   if ok then
     signals.install(job, { reload = reload })
     ok, message = run_output.open(job)

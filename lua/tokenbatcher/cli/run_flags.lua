@@ -142,8 +142,8 @@ function M.complete_records(args)
   if args.concurrency then table.insert(args.overrides, { "max_concurrent_batches", args.concurrency }) end
 end
 
--- Limits for a minute go around the script's policy.
-local function limit(options, args)
+--- Limits for a minute go around the policy. @param options table  whose policy it is; changed
+function M.limit(options, args)
   if not args.requests_per_minute and not args.tokens_per_minute then return end
   options.policy = tb.policy.rate_limited {
     requests_per_minute = args.requests_per_minute, tokens_per_minute = args.tokens_per_minute, inner = options.policy,
@@ -154,7 +154,7 @@ end
 function M.build(definition, args)
   local made, message = script.build(definition, args.given, args.overrides)
   if not made then return nil, message end
-  limit(made.options, args)
+  M.limit(made.options, args)
   local fn = made.options.inference_fn or made.options.process_fn
   if type(fn) == "table" and errors.is_callable(fn.set_aside) then fn:set_aside(per_record.names_of(args)) end
   return made

@@ -4,6 +4,7 @@ local batcher_class = require "tokenbatcher.batching.batcher"
 local clock = require "tokenbatcher.runtime.clock"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
+local listen_flags = require "tokenbatcher.cli.listen_flags"
 local reload_script = require "tokenbatcher.cli.reload"
 local script = require "tokenbatcher.script.load"
 local signals = require "tokenbatcher.cli.signals"
@@ -101,9 +102,14 @@ end
 local function work(job)
   job.batcher:start()
   local source = job.source
-  local ok, err = source:connect()
+  local ok, problem = listen_flags.open(job)
+  if ok then
+    local err
+    ok, err = source:connect()
+    problem = err and err.message
+  end
   if not ok then
-    job.failure = err.message
+    job.failure = problem
     job.batcher:stop()
     return
   end

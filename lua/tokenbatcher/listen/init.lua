@@ -78,13 +78,14 @@ local function log_to_stderr(_, text) io.stderr:write("tokenbatcher: ", text, "\
 
 -- --- listening ------------------------------------------------------------------------------
 
-local function open(place, text, is_remote, opts)
+-- @param words table  how this is called: who; remote: what to do where other machines could reach it
+local function open(place, text, is_remote, opts, words)
   local server_module = require "tokenbatcher.listen.server"
   local C = require("tokenbatcher.listen.listen_ffi").lib
   place.is_remote = is_remote
   local server, refusal, message = server_module.open(place, opts)
   if server then return server end
-  if refusal == C.TB_LISTEN_EREMOTE then errors.misuse(REMOTE:format("listen", text, "Say remote = true")) end
+  if refusal == C.TB_LISTEN_EREMOTE then errors.misuse(REMOTE:format(words.who, text, words.remote)) end
   return nil, errors.new("listen_failed", ("cannot listen at %s: %s"):format(text, message))
 end
 
@@ -94,7 +95,7 @@ local function close_all(watches)
   end
 end
 
-local function open_routes(p, place, batchers, log)
+local function open_routes(p, place, batchers, log, words)
   local watch, watches = require "tokenbatcher.listen.watch", {}
   for i, batcher in ipairs(batchers) do watches[i] = watch.new(batcher) end
   local routes = require("tokenbatcher.listen.routes").new {
@@ -103,7 +104,7 @@ local function open_routes(p, place, batchers, log)
   routes.events = require("tokenbatcher.listen.events").new(function(after) return routes:state(after) end)
   local forget = close_all(watches)
   local server, err = open(place, p.address, p.remote, { log = log, streams = routes.events, on_close = forget,
-    serve = function(request, server) return routes:serve(request, server) end })
+    serve = function(request, server) return routes:serve(request, server) end }, words)
   if not server then forget() end
   return server, err
 end
@@ -139,8 +140,9 @@ function Listener:close()
 end
 
 --- @param given table  see parameters. Misuse raises.
+-- @param who string|nil  for messages ("listen"), and what to do about an address that other machines reach
 -- @return a listener; or nil and an err (listen_failed: somebody listens there, say)
-function M.new(given)
+function M.new(given, who, remote)
   local p = check(given)
   local batchers, at = batchers_of(p.batchers), p.address and place_of("address", p.address)
   local control_at = p.control and place_of("control", p.control)
@@ -153,7 +155,8 @@ function M.new(given)
   end
   if at then
     local server
-    server, err = open_routes(p, at, batchers, log)
+    server, err = open_routes(p, at, batchers, log,
+      { who = who or "listen", remote = remote or "Say remote = true" })
     self.address = keep(server)
   end
   if control_at and not err then

@@ -47,8 +47,8 @@ function M.read(listener, id)
   if lib.tb_listen_read(listener, id, asked) == 0 then return nil end
   return {
     id = id, method = ffi.string(asked.method), path = ffi.string(asked.path), host = ffi.string(asked.host),
-    local_host = ffi.string(asked["local"]), body = asked.body ~= nil and ffi.string(asked.body, asked.body_size) or nil,
-    is_too_large = asked.is_too_large == 1,
+    local_host = ffi.string(asked["local"]), is_too_large = asked.is_too_large == 1,
+    body = asked.body ~= nil and ffi.string(asked.body, asked.body_size) or nil,
   }
 end
 

@@ -9,6 +9,7 @@ local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local listen_ffi = require "tokenbatcher.listen.listen_ffi"
 local loop = require "tokenbatcher.runtime.loop"
+local replies = require "tokenbatcher.listen.replies"
 local tbffi = require "tokenbatcher.core.ffi"
 
 local C = listen_ffi.lib
@@ -35,7 +36,7 @@ local function answer_all(self, n)
       local ok, status, headers, body, is_stream = pcall(self.serve, request, self)
       if not ok then
         self.log("warn", "listen: " .. request.path .. " failed: " .. errors.text(status))
-        status, headers, body = 500, "Content-Type: application/json\n", '{"error":{"message":"it failed: see the log"}}\n'
+        status, headers, body = replies.refusal(500, "it failed: see the log")
       end
       if listen_ffi.answer(self.handle, id, status, headers, body, is_stream) and is_stream then
         self.streams:add(id)

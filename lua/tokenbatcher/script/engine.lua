@@ -25,7 +25,7 @@ local ID = Future.ID
 local M = {}
 
 -- Of include/tokenbatcher_engine.h.
-local ESCRIPT, EINPUT = -101, -102
+local ESCRIPT, EINPUT, ELISTEN = -101, -102, -104
 local EOPTION = tonumber(C.TB_EOPTION)
 
 -- A batch dispatched in one turn runs in the next: worth no way through the program's loop.
@@ -98,9 +98,9 @@ local function no_options()
   return { estimated_tokens = 0, priority = 0, timeout_s = 0, batch_timeout_s = 0, key = "", group = "" }
 end
 
-local function new_engine(batcher, made)
+local function new_engine(batcher, made, log)
   local self = setmetatable({
-    batcher = batcher, decode = made.decode, encode = made.encode, submit_options = made.submit_options,
+    batcher = batcher, decode = made.decode, encode = made.encode, submit_options = made.submit_options, log = log,
     is_stopped = false, fd = loop.outside().fd(), live = {}, records = {}, names = {},
     finished = {}, finished_ids = {}, first = 1, last = 0,
     opts = no_options(), ids = {}, texts = {}, codes = {}, messages = {}, tracebacks = {},
@@ -231,6 +231,7 @@ end
 function Engine:stop(timeout_s)
   spawn.spawn(function()
     self.batcher:stop { timeout_s = timeout_s >= 0 and timeout_s or nil }
+    if self.listener then self.listener:close() end
     self.is_stopped = true
   end)
 end
@@ -260,6 +261,19 @@ function Engine:set(list)
   return EOPTION, errors.message_of(err)
 end
 
+--- Listen, until the engine has stopped. @return 0 and the address, or a code and a message
+function Engine:listen(address)
+  if self.listener then return ELISTEN, "it listens already, at " .. self.listener.address end
+  local ok, listener, err = pcall(function()
+    return require("tokenbatcher.listen").new({ address = address, batchers = { self.batcher }, log = self.log },
+      "tb_engine_listen", "Only `run`, `work` and Lua can be told")
+  end)
+  if not ok then return EOPTION, errors.message_of(listener) end
+  if not listener then return ELISTEN, err.message end
+  self.listener = listener
+  return 0, listener.address
+end
+
 --- Fill the tb_stats at this address. @return policy_errors, policy_overruled
 function Engine:stats(address)
   return self.batcher:fill_stats(tbffi.at("tb_stats *", address))
@@ -278,7 +292,7 @@ function M.new(path, settings, log)
   if not ok then return nil, path .. ": " .. errors.text(batcher) end
   message = start(batcher)
   if message then return nil, path .. ": " .. message end
-  return new_engine(batcher, made)
+  return new_engine(batcher, made, log)
 end
 
 return M
