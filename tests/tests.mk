@@ -41,7 +41,7 @@ $B/tests/test_redis $B/tests/test_redis_trouble: $B/tests/%: tests/src/redis/%.c
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(REDIS_OBJ) $(CMOCKA) $$(pkg-config --libs hiredis)
 
-$B/tests/test_listen: tests/src/listen/test_listen.c tests/src/listen/test_listen.h $(LISTEN_OBJ)
+$B/tests/test_listen $B/tests/test_listen_trouble: $B/tests/%: tests/src/listen/%.c tests/src/listen/test_listen.h $(LISTEN_OBJ)
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(LISTEN_OBJ) $(CMOCKA) $$(pkg-config --libs libmicrohttpd)

@@ -183,7 +183,7 @@ end)
 --- tb.metrics.prometheus(batcher, ...): a metrics page.
 M.metrics = require "tokenbatcher.batching.metrics"
 
--- tb.http needs libcurl, tb.listen libmicrohttpd, tb.json a library of its own: they are loaded on first use. A name that
+-- tb.http needs libcurl, tb.listen libmicrohttpd, tb.json a library of its own: loaded on first use. A name that
 -- is not there is a slip of the pen.
 return setmetatable(M, errors.strict("tokenbatcher", function(self, name)
   if name == "http" then

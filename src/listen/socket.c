@@ -178,7 +178,8 @@ static int open_file(struct tb__listen_socket *out, const char *path, char *err,
         out->file.sun_path[0] = '\0'; /* it is not ours */
         errno = why;
         if (why == EADDRINUSE) {
-            return refuse(TB_LISTEN_EINUSE, "somebody listens there already, or what is there is no socket", err, err_size);
+            return refuse(TB_LISTEN_EINUSE, "somebody listens there already, or what is there is no socket", err,
+                          err_size);
         }
         return refuse_by_system("cannot bind", err, err_size);
     }

@@ -65,7 +65,7 @@ describe("make install", function()
 
   it("exports what the headers name and nothing else, under versioned names", function()
     local headers = installed(("cat %s/include/*.h %s/src/script/threads.h"):format(prefix, cli.root)).out
-    for _, name in ipairs { "", "_http", "_redis", "_script", "_json" } do
+    for _, name in ipairs { "", "_http", "_redis", "_listen", "_script", "_json" } do
       local file = ("%s/lib/libtokenbatcher%s.so"):format(prefix, name)
       local r = installed("nm -D --defined-only " .. file)
       local n = 0

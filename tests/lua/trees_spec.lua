@@ -6,6 +6,8 @@ local cli = dofile "tests/lua/cli_helper.lua"
 
 local NO_NGINX = "^tokenbatcher: this module is for nginx workers %(OpenResty%), and this is none$"
 local NO_REDIS = "^tokenbatcher: cannot load libtokenbatcher_redis%.so; tried:.*%(Redis needs hiredis, [^\n]*%)$"
+local NO_MICROHTTPD = "^tokenbatcher: cannot load libtokenbatcher_listen%.so; tried:.*%(listening needs libmicrohttpd, "
+  .. "[^\n]*%)$"
 local NO_CURL = "^tokenbatcher: cannot load libtokenbatcher_http%.so; tried:.*%(HTTP needs libcurl 4, [^\n]*%)$"
 local NO_SCRIPT = "^tokenbatcher: cannot load %S+/libtokenbatcher_script%.so, which must lie beside %S+: "
 
@@ -111,7 +113,7 @@ describe("an installed tree on its own:", function()
 
   it("every module of a rock loads, or says what it needs", function()
     assert_stands_alone(rock, NEEDS_NGINX)
-    for _, part in ipairs { "http", "redis", "script" } do
+    for _, part in ipairs { "http", "redis", "listen", "script" } do
       local library = cli.path("rock/lib/libtokenbatcher_" .. part .. ".so")
       assert(os.rename(library, library .. ".away"))
     end
@@ -119,9 +121,11 @@ describe("an installed tree on its own:", function()
       ["tokenbatcher.backend.http.http_ffi"] = NO_CURL, ["tokenbatcher.backend.http.client"] = NO_CURL,
       ["tokenbatcher.backend.redis.redis_ffi"] = NO_REDIS, ["tokenbatcher.backend.redis.by_hiredis"] = NO_REDIS,
       ["tokenbatcher.backend.redis.source"] = NO_REDIS,
+      ["tokenbatcher.listen.listen_ffi"] = NO_MICROHTTPD, ["tokenbatcher.listen.server"] = NO_MICROHTTPD,
+      ["tokenbatcher.listen.events"] = NO_MICROHTTPD,
       ["tokenbatcher.backend.threads_ffi"] = NO_SCRIPT, ["tokenbatcher.backend.threads"] = NO_SCRIPT,
     }))
-    for _, part in ipairs { "http", "redis", "script" } do
+    for _, part in ipairs { "http", "redis", "listen", "script" } do
       local library = cli.path("rock/lib/libtokenbatcher_" .. part .. ".so")
       assert(os.rename(library .. ".away", library))
     end

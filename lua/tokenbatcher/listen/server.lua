@@ -110,12 +110,13 @@ end
 function M.open(place, opts)
   local handle, refusal, message = listen_ffi.open(place)
   if not handle then return nil, refusal, message end
+  local pump = clock.pump
   local self = setmetatable({
-    handle = handle, pump = clock.pump, fd = C.tb_listen_fd(handle), serve = opts.serve, log = opts.log,
+    handle = handle, pump = pump, fd = C.tb_listen_fd(handle), serve = opts.serve, log = opts.log,
     streams = opts.streams, on_close = opts.on_close, rested_at = 0, is_resting = false,
     address = tbffi.text(C.tb_listen_address(handle)), is_file = place.path ~= nil,
   }, Server)
-  local ok, problem = self.pump.attach(self.fd)
+  local ok, problem = pump.attach(self.fd)
   if not ok then
     listen_ffi.close(handle)
     return nil, C.TB_LISTEN_ESYSTEM, "the loop cannot wait for it: " .. problem

@@ -69,7 +69,8 @@ describe("listen: control", function()
     controlled(nil, function(_, batcher, set)
       refuses(set, '{"max_batch_size": 0}',
         "TokenBatcher: option 'max_batch_size' must be a whole number from 1 to 1000000, got 0")
-      refuses(set, '{"max_batch_siz": 5}', "TokenBatcher: unknown option 'max_batch_siz'; did you mean 'max_batch_size'?")
+      refuses(set, '{"max_batch_siz": 5}',
+        "TokenBatcher: unknown option 'max_batch_siz'; did you mean 'max_batch_size'?")
       refuses(set, '{"on_full": "rejekt"}',
         "set: option 'on_full' must be \"wait\" or \"reject\", got \"rejekt\"; did you mean \"reject\"?")
       refuses(set, '{"max_batch_size": 5, "min_batch_size": 6}',
@@ -114,7 +115,8 @@ describe("listen: control", function()
       local listener = assert(tb.listen { control = "unix:" .. path, batchers = { one, two }, log = function() end })
       local function set(at) return L.get(listener.control, at, { body = '{"max_batch_size": 3}' }) end
       assert.truthy(set("/set").body:find("POST to /set/NAME, one of: one, two words", 1, true))
-      assert.truthy(set("/set/three").body:find("there is no batcher \\\"three\\\"; there are: one, two words", 1, true))
+      local answer = set "/set/three"
+      assert.truthy(answer.body:find("there is no batcher \\\"three\\\"; there are: one, two words", 1, true))
       assert.equal(200, set("/set/two%20words").status)
       assert.equal(256, one:option "max_batch_size")
       assert.equal(3, two:option "max_batch_size")

@@ -280,7 +280,8 @@ describe("listen: opening", function()
       refuses({ address = address }, "got " .. ("%q"):format(address))
     end
     local _, _, err = opening { address = "127.0.0.300:80" }
-    assert.truthy(err.message:find("cannot listen at 127.0.0.300:80: not the number of an address", 1, true), err.message)
+    assert.truthy(err.message:find("cannot listen at 127.0.0.300:80: not the number of an address", 1, true),
+      err.message)
   end)
 
   it("refuses an address that other machines reach, unless that is meant", function()

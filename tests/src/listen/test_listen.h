@@ -143,4 +143,17 @@ static inline void await_end(struct rig *rig, int fd)
     } while (got > 0 || (got < 0 && errno == EAGAIN));
 }
 
+/* The id of a stream that has begun. */
+static inline double open_stream(struct rig *rig, int fd)
+{
+    say(fd, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+    double id = await_request(rig);
+    tb_listen_response response = {.status = 200, .headers = "Content-Type: text/event-stream\n", .body = "begin",
+                                   .body_size = 5, .flags = TB_LISTEN_STREAM};
+    assert_int_equal(tb_listen_answer(rig->listen, id, &response), 0);
+    return id;
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
 #endif
