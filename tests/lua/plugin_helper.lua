@@ -153,6 +153,28 @@ function M.with(server, fn)
   if not ok then error(err, 0) end
 end
 
+--- Many clients that ask, wait in the queue and leave, all at once, while the upstream holds its only call.
+function M.leave_all(running, upstream, n)
+  upstream:behave "held"
+  local first = running:drive("return (ask 'first')", true)
+  upstream:wait_for_calls(1)
+  running:drive(([[
+    local body, sockets = '{"model":"m","input":"x"}', {}
+    for i = 1, %d do
+      sockets[i] = ngx.socket.tcp()
+      assert(sockets[i]:connect("127.0.0.1", port))
+      sockets[i]:send("POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body)
+    end
+    while all(function(entry) return entry.gateway.lines[1].batcher.stats.queue_size end) < #sockets do
+      ngx.sleep(0.005)
+    end
+    for _, socket in ipairs(sockets) do socket:close() end
+  ]]):format(n))
+  running:wait_for_queued(0)
+  upstream:release(n)
+  return first()
+end
+
 --- Clients that ask while the server is told to leave. @return whether all were answered
 function M.are_answered_at_quit(running, path, n)
   local files = {}

@@ -153,6 +153,16 @@ describe("the plugin in APISIX", function()
       end)
   end
 
+  test("a hundred clients that leave at once leave nothing behind, and the worker lives",
+    { conf = one_by_one, aborts = true }, function(apisix)
+      local pid = apisix.server:workers()[1]
+      assert.equal("200", plugin.leave_all(apisix, upstream, 100))
+      apisix:wait_for_rest()
+      assert.equal("200", apisix:drive "return (ask 'x')")
+      assert.equal(pid, apisix.server:workers()[1])
+      assert.equal(2, upstream:calls())
+    end)
+
   test("routes that say the same share a gateway, others have one of their own, and those that idle are forgotten", {},
     function(apisix)
       for _ = 1, 2 do assert.equal("200", apisix:drive(route(config()) .. "return (ask 'a')")) end

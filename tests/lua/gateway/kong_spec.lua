@@ -182,6 +182,18 @@ describe("the plugin in Kong", function()
     end
   end)
 
+  test("a hundred clients that leave at once leave nothing behind, and the worker lives", function()
+    local one_by_one = config { batch = { max_wait_ms = 0, max_in_flight = 1, max_inputs = 1 } }
+    with_kong({ p = one_by_one }, { aborts = true }, function(kong)
+      local pid = kong.server:workers()[1]
+      assert.equal("200", plugin.leave_all(kong, upstream, 100))
+      kong:wait_for_rest()
+      assert.equal("200", kong:drive "return (ask 'x')")
+      assert.equal(pid, kong.server:workers()[1])
+      assert.equal(2, upstream:calls())
+    end)
+  end)
+
   test("a new configuration takes over, and nothing in flight is lost", function()
     local held = config { batch = { max_wait_ms = 0, max_in_flight = 1, max_inputs = 1 } }
     with_kong({ p = held }, nil, function(kong)

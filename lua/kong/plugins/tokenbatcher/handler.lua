@@ -83,7 +83,7 @@ function Plugin.access(_, conf)
   local entry = entry_of(conf)
   if not entry.gateway then return exit(fleets.refusal()) end
   local request = fleet:enter(entry, conf, consumer_of(conf))
-  kong.ctx.plugin.request = request
+  kong.ctx.plugin.request = request -- before anything waits: it may be another plugin's then
   local since = ngx.now()
   local status, headers, body = entry.gateway:handle(request)
   if not status then return fleets.leave(request) end

@@ -9,6 +9,7 @@
 --  - the rest of the plugins of lower priority do not run after that; log() of all of them does
 --  - a function of the kit raises in a phase that is not its own
 --  - ngx.timer.at is another one, whose callbacks take turns in few light threads with one ngx.ctx each
+--  - kong.ctx.plugin may be another plugin's once something has waited
 --  - a secret that is a reference changes inside the configuration
 --  - client_body_buffer_size is 8k and lua_check_client_abort off: see the specs' nginx.conf
 
@@ -114,14 +115,16 @@ function kit.log.set_serialize_value(key, value)
   ngx.ctx.serialized[key] = value
 end
 
--- kong.ctx.plugin: of the plugin that runs, of the request
+-- kong.ctx.plugin: of the request, and of the plugin that runs; where that has waited, of the one that has run last.
+local running
+
 setmetatable(kit.ctx, { __index = function(_, name)
   assert(name == "plugin", "kong.ctx." .. name)
   check_phase("kong.ctx.plugin", "rewrite", "access", "header_filter", "body_filter", "log")
   local ctx = ngx.ctx
   ctx.of_plugins = ctx.of_plugins or {}
-  ctx.of_plugins[ctx.plugin_name] = ctx.of_plugins[ctx.plugin_name] or {}
-  return ctx.of_plugins[ctx.plugin_name]
+  ctx.of_plugins[running] = ctx.of_plugins[running] or {}
+  return ctx.of_plugins[running]
 end })
 
 -- --- the runner -----------------------------------------------------------------------------------
@@ -214,7 +217,7 @@ function M.access()
     local conf = configured[plugin.name]
     if conf then ctx.ran[#ctx.ran + 1] = { plugin = plugin, conf = conf } end
     if conf and plugin.handler.access and not ctx.delayed_response then
-      ctx.plugin_name = plugin.name
+      running = plugin.name
       local co = coroutine.create(plugin.handler.access)
       local ok, err = coroutine.resume(co, plugin.handler, conf)
       if not ok then
@@ -231,7 +234,7 @@ end
 function M.log()
   local ctx = ngx.ctx
   for _, it in ipairs(ctx.ran or {}) do
-    ctx.plugin_name = it.plugin.name
+    running = it.plugin.name
     if it.plugin.handler.log then it.plugin.handler:log(it.conf) end
   end
   if ctx.serialized then M.said[#M.said + 1] = cjson.encode(ctx.serialized) end
