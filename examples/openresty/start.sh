@@ -12,8 +12,8 @@
 #   --config    more of what the gateway may be given, e.g. 'auth = "passthrough", join = true',
 #               'queue = { slots = 8, reserve = 1 }' (chat waits for one of 8 places upstream)
 #   --health    ages beyond which /health says 503, e.g. 'oldest_queued_s = 30, oldest_running_s = 60'
-#   --status-listen  where /metrics, /health, /ready and /status are (by default where it listens,
-#               and to this machine alone)
+#   --status-listen  where /metrics, /health, /ready, /status and the live page /tb/ are (by default
+#               where it listens, and to this machine alone)
 #   --per-address    requests at once from one address (2048)
 #   --prefix    a folder for pid, log and temporary files (by default a new one, removed at the end)
 # environment: API_KEY (sent upstream), NGINX_MODULES (/usr/lib/nginx/modules), SSL_CERT_FILE
@@ -78,7 +78,7 @@ case $files in *[!0-9]* | ??????*) files=32768 ;; esac
 # pages ADDRESS SERVES: a server of its own for what the gateway says of itself
 pages() { printf 'server { listen %s; location / { %s } }' "$1" "$2"; }
 by_lua='content_by_lua_block { gateway:page() }'
-by_front="proxy_pass http://unix:$prefix/status.sock;"
+by_front="proxy_set_header Host \$http_host; proxy_set_header X-Real-IP \$remote_addr; proxy_pass http://unix:$prefix/status.sock;"
 local_only='allow 127.0.0.1; allow ::1; allow unix:; deny all;'
 
 # fill TEMPLATE LISTEN WORKERS PAGE STATUS_SERVER >FILE
@@ -124,7 +124,7 @@ if [ -n "$status" ]; then
   fill "$template" "$listen" "$workers" '' "$(pages "$status" "$serves")" >"$prefix/nginx.conf"
 else
   fill "$template" "$listen" "$workers" \
-    "location ~ ^/(metrics|health|ready|status)\$ { $local_only $serves }" '' >"$prefix/nginx.conf"
+    "location ~ ^/(metrics|health|ready|status|tb|tb/.*)\$ { $local_only $serves }" '' >"$prefix/nginx.conf"
 fi
 trap 'kill -QUIT $nginx' INT TERM QUIT
 nginx -p "$prefix/" -c nginx.conf -g 'daemon off;' &

@@ -10,7 +10,8 @@ const PATIENCE_MS = 30000;
 class Page {
   constructor(send, session) {
     this.send = (method, params) => send(method, params, session);
-    this.errors = [];
+    this.errors = []; // what was raised
+    this.logged = []; // what the browser itself complains of, once Log is enabled
   }
 
   // The value of an expression, awaited.
@@ -22,8 +23,26 @@ class Page {
 
   // Load a file and wait until an expression is true.
   async open(file, ready) {
-    await this.send("Page.navigate", { url: "file://" + file });
+    await this.visit("file://" + file, ready);
+  }
+
+  // The same of an address.
+  async visit(url, ready) {
+    await this.send("Page.navigate", { url });
     await this.until(ready);
+  }
+
+  // A window of so many pixels; more: media features, {"prefers-color-scheme": "dark"}.
+  async look(width, height, media = {}) {
+    await this.send("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: false });
+    await this.send("Emulation.setEmulatedMedia",
+      { features: Object.entries(media).map(([name, value]) => ({ name, value })) });
+  }
+
+  // All of the page as PNG.
+  async picture(file) {
+    const { data } = await this.send("Page.captureScreenshot", { format: "png", captureBeyondViewport: true });
+    fs.writeFileSync(file, Buffer.from(data, "base64"));
   }
 
   async until(expression) {
@@ -70,6 +89,9 @@ async function withPage(use) {
       if (asked) message.error ? asked.fail(new Error(message.error.message)) : asked.done(message.result);
       if (page && message.method === "Runtime.exceptionThrown") {
         page.errors.push(message.params.exceptionDetails.exception.description);
+      }
+      if (page && message.method === "Log.entryAdded" && message.params.entry.level === "error") {
+        page.logged.push(message.params.entry.text + " " + (message.params.entry.url || ""));
       }
     }
   });

@@ -108,6 +108,17 @@ local function snapshots_of(self, id)
   return out
 end
 
+--- Workers that live: list of {id, generation}.
+function Board:live()
+  local out = {}
+  for id = 0, (self.dict:get "n" or 0) - 1 do
+    for _, snapshot in ipairs(snapshots_of(self, id)) do
+      if self.is_alive(snapshot.pid) then out[#out + 1] = { id = id, generation = snapshot.generation } end
+    end
+  end
+  return out
+end
+
 --- Everything that was put down, this worker's as it is now.
 -- @return list  of {id, sum (of all generations), live (list of snapshots of workers that live)}
 function Board:read()

@@ -76,6 +76,7 @@ function M.new(given, parts)
   Line.name_all(list)
   config.settle_auth(self.config, has_key)
   local secret = assert(pseudonym.secret())
+  self.secret = secret
   self.credentials = Credentials.new(self.config.auth, secret)
   self.fairness = Fairness.new(secret, { key = self.config.fairness_key,
     most_keys = self.config.limits.keys_per_address, is_verified = self.credentials:are_verified(),

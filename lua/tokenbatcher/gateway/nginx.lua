@@ -5,6 +5,7 @@ local Board = require "tokenbatcher.gateway.board"
 local errors = require "tokenbatcher.base.errors"
 local host = require "tokenbatcher.runtime.host"
 local gateways = require "tokenbatcher.gateway"
+local nginx_view = require "tokenbatcher.gateway.nginx_view"
 local pages = require "tokenbatcher.gateway.pages"
 local passed = require "tokenbatcher.gateway.nginx_passed"
 local requests = require "tokenbatcher.gateway.request"
@@ -48,6 +49,7 @@ function Host:init_worker()
   self.board = board
   board:join()
   gateway.on_change = function() board:touch() end
+  self.view = nginx_view.start(gateway, self.dict, board)
   if id == 0 then spawn.spawn(gateway.probe, gateway) end
 end
 
@@ -101,9 +103,14 @@ end
 --- In content_by_lua of where error_page leads: what nginx itself has refused.
 function Host:refused() return reply(self.gateway:refusal(ngx.status, requests.new())) end
 
---- In content_by_lua: /metrics, /health, /ready and /status of all workers.
+--- In content_by_lua: /metrics, /health, /ready and /status of all workers, and the live page below /tb/.
 function Host:page()
-  return reply(pages.page(self.gateway, self.board:read(), requests.new()))
+  local request = requests.new()
+  if request.path == "/tb" then return ngx.redirect "/tb/" end
+  local path = request.path:match "^/tb/(.*)$"
+  if not path then return reply(pages.page(self.gateway, self.board:read(), request)) end
+  local refused = nginx_view.serve(self.view, path)
+  if refused then return reply(self.gateway:refusal(refused, request)) end
 end
 
 return M

@@ -53,9 +53,9 @@ local function names_of(watch, tally)
     is_hashed = not watch.batcher:option "record_keys" }
 end
 
-local function batches_of(watch, worker, after_us)
-  local rows, hashed = json.list {}, {}
-  watch:each_batch(after_us, function(it)
+local function batches_of(watch, opts)
+  local rows, hashed, worker = json.list {}, {}, opts.worker
+  watch:each_batch(opts.after_us, opts.most, function(it)
     local group = it.group
     if group ~= "" then
       hashed[group] = hashed[group] or watch:show(group)
@@ -129,20 +129,21 @@ end
 
 local raw = tbffi.new "tb_stats"
 
-local function batcher_of(watch, worker, pid, after_us)
+local function batcher_of(watch, opts)
+  local worker = opts.worker
   local batcher, now_us = watch.batcher, watch:look()
   local policy_errors, overruled = batcher:fill_stats(raw)
   local out = { name = shown.text(batcher:option "name" or ""), state = batcher:state(), limits = limits_of(batcher),
     levels = numbers_of(raw, LEVELS), oldest_s = seconds(raw.oldest_queued_us), totals = numbers_of(raw, TOTALS),
     dispatched = {}, rates = rates_of(watch), history = history_of(watch), keys = names_of(watch, watch.keys),
-    groups = names_of(watch, watch.groups), batches = batches_of(watch, worker, after_us),
+    groups = names_of(watch, watch.groups), batches = batches_of(watch, opts),
     running = running_of(watch, worker), options = watch.shown,
     failures = notices(watch.failures, worker, { "n", "code", "status", "failed", "size" }),
-    changes = notices(watch.changes, worker, {}) }
+    changes = notices(watch.changes, worker, {}), facts = watch.facts and watch.facts() or json.list {} }
   out.totals.policy_errors, out.totals.overruled = policy_errors, overruled
   for i, reason in ipairs(REASONS) do out.dispatched[reason] = raw.dispatched[i - 1] end
   out.distributions, out.over_s = distributions_of(watch)
-  out.workers = json.list { { id = worker, pid = pid, batches = raw.total_batches, records = raw.total_batch_records,
+  out.workers = json.list { { id = worker, pid = opts.pid, batches = out.totals.batches, records = out.totals.records,
     busy = rounded(watch:busy_share(now_us), 4), up_s = rounded((now_us - watch.begun_us) / 1e6, 1),
     at = seconds(now_us) } }
   return out
@@ -169,13 +170,13 @@ end
 
 --- @param watches list  of watch.lua, of batchers with names of their own
 -- @param opts table|nil  after: seconds, see above; worker: what this process is called among others ("0" by default);
--- id: what is the same as long as the figures go on (by default this process)
+-- id: what is the same as long as the figures go on (by default this process); most_batches: of each (all)
 function M.of(watches, opts)
   opts = opts or {}
   local who, out = identity(), json.list {}
-  for i = 1, min(#watches, M.BATCHERS) do
-    out[i] = batcher_of(watches[i], opts.worker or "0", who.pid, (opts.after or -1) * 1e6)
-  end
+  local of_one = { worker = opts.worker or "0", pid = who.pid, after_us = (opts.after or -1) * 1e6,
+    most = opts.most_batches or Watch.RING }
+  for i = 1, min(#watches, M.BATCHERS) do out[i] = batcher_of(watches[i], of_one) end
   return { tokenbatcher_state = 1, version = version, id = opts.id or who.id, now = seconds(clock.now_us()),
     batch_fields = M.FIELDS, left_out = #watches - #out, batchers = out }
 end
@@ -235,6 +236,21 @@ end
 local function ended_at(row) return row[END.at] + row[END.s] end
 local function at(it) return it.at end
 
+-- What is said of several: each thing once.
+local function add_facts(into, from)
+  local by_name = {}
+  for _, fact in ipairs(into) do by_name[fact[1]] = fact end
+  for _, fact in ipairs(from) do
+    local known = by_name[fact[1]]
+    if not known then
+      into[#into + 1] = fact
+    elseif not (", " .. known[2] .. ", "):find(", " .. fact[2] .. ", ", 1, true) then
+      known[2] = known[2] .. ", " .. fact[2]
+      if fact[3] ~= "good" then known[3] = fact[3] end
+    end
+  end
+end
+
 local STATES = { stopped = 1, draining = 2, running = 3 }
 
 local function add_batcher(into, from)
@@ -245,6 +261,7 @@ local function add_batcher(into, from)
   add_history(into.history, from.history)
   add_names(into.keys, from.keys)
   add_names(into.groups, from.groups)
+  add_facts(into.facts, from.facts)
   into.batches = add_latest(into.batches, from.batches, Watch.RING, ended_at)
   into.running = add_latest(into.running, from.running, M.RUNNING, function(row) return row[3] end)
   into.failures = add_latest(into.failures, from.failures, Watch.FAILURES, at)

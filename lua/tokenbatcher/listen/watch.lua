@@ -209,12 +209,12 @@ function Watch:recent(what)
   return now, (clock.now_us() - self.before_us) / 1e6
 end
 
---- Call fn(entry) for each batch that is remembered and has ended after `after_us`, oldest first. An entry is
+--- Call fn(entry) for each of the last `most` batches that has ended after `after_us`, oldest first. An entry is
 -- {n (1, 2, ... since the watch began), id, at_us (when it began), us (how long it took), size, cost, tokens (the
 -- sum of its costs), padded, reason, calls (of inference_fn), depth (how often it was halved), failed, code, group,
 -- keys (how many different ones; nil: not counted), policy}.
-function Watch:each_batch(after_us, fn)
-  for n = max(1, self.n - M.RING + 1), self.n do
+function Watch:each_batch(after_us, most, fn)
+  for n = max(1, self.n - min(most, M.RING) + 1), self.n do
     local entry = self.ring[n % M.RING]
     if entry.at_us + entry.us > after_us then fn(entry) end
   end

@@ -96,6 +96,7 @@ function M.page(rows, facts, recorded, slo_s)
   if intervals ~= "" then out[#out + 1] = "<h2>How sure</h2>\n<pre class=wide>" .. escape(intervals) .. "</pre>\n" end
   out[#out + 1] = LAB:gsub("REASONS", function() return reasons_key() end)
   out[#out + 1] = '<script type="application/json" id=data>' .. lab.of(rows, recorded, slo_s) .. "</script>\n<script>\n"
+  out[#out + 1] = require "tokenbatcher.base.canvas_js"
   for _, name in ipairs(SCRIPTS) do out[#out + 1] = require("tokenbatcher.sim.lab." .. name) end
   out[#out + 1] = "</script>\n</html>\n"
   return table.concat(out)

@@ -14,7 +14,7 @@ local DRAWN = 2000 -- bars of one run; more are thinner than a line
 M.MAX_RUNS = 6 -- in one picture
 
 --- By reason.
-M.COLOURS = { full = "#0072b2", timeout = "#e69f00", idle = "#56b4e9", drain = "#999999", policy = "#009e73" }
+M.COLOURS = require "tokenbatcher.base.reason_colours"
 
 -- A filled outline of steps: at each change its old and its new height.
 local function outline(steps, to_s)
