@@ -129,6 +129,12 @@ end
 
 local raw = tbffi.new "tb_stats"
 
+-- Of its slots, since it started.
+local function busy_share(of)
+  local all_us = of.busy_us + of.idle_us
+  return all_us > 0 and rounded(of.busy_us / all_us, 4) or 0
+end
+
 local function batcher_of(watch, opts)
   local worker = opts.worker
   local batcher, now_us = watch.batcher, watch:look()
@@ -144,7 +150,7 @@ local function batcher_of(watch, opts)
   for i, reason in ipairs(REASONS) do out.dispatched[reason] = raw.dispatched[i - 1] end
   out.distributions, out.over_s = distributions_of(watch)
   out.workers = json.list { { id = worker, pid = opts.pid, batches = out.totals.batches, records = out.totals.records,
-    busy = rounded(watch:busy_share(now_us), 4), up_s = rounded((now_us - watch.begun_us) / 1e6, 1),
+    busy = busy_share(raw), up_s = rounded((now_us - watch.begun_us) / 1e6, 1),
     at = seconds(now_us) } }
   return out
 end

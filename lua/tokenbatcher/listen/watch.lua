@@ -3,8 +3,9 @@
 --
 -- This file notes what a batcher does: the last batches, two minutes of the queue, failures, changes of options. A
 -- batcher that nobody watches pays nothing. One that is watched pays for a batch a few numbers in a ring, and twice a
--- second, while it has work, a reading of its statistics; by key it counts so many records a second at most. Whatever
--- is dear, pseudonyms for example, is made when somebody looks (read).
+-- second, while it has work, a reading of its statistics. Of batches that come faster than anybody could see them, as
+-- of records to be counted by key, so many a second are noted and the others left out (but not those that fail).
+-- Whatever is dear, pseudonyms for example, is made when somebody looks.
 --
 -- THE SPECIAL PROBLEM OF WORDS. What is shown goes to whoever opens the page, and is kept by nobody who thought of it
 -- as a record. So a failure is told by a sentence of ours (failures.lua), never by its message, which may quote a
@@ -32,7 +33,8 @@ M.FAILURES, M.CHANGES = 20, 20
 
 local SLOTS = M.STEPS + 1 -- of totals the one before, too
 local WINDOW_US = 60 * 1e6 -- distributions are of one to two of these
-local TALLY_US, TALLY_RECORDS = 100000, 1000 -- by key so many records are counted in so long
+local PERIOD_US = 50000 -- in so long so many batches are noted, and so many records counted by key:
+local NOTED, TALLIED = M.RING, 500
 
 -- Upper bounds of what is counted in distributions: ten a decade, and powers of two.
 local TIMES_US, SIZES, COSTS = {}, {}, {}
@@ -97,21 +99,20 @@ local function note_failure(self, entry, run, now_us)
     size = run.size }
 end
 
--- Count a batch by key, or leave it out. @return how many keys it has; nil: it was left out
-local function tally_keys(self, run, now_us)
-  if now_us >= self.tally_us then self.tally_us, self.tally_left = now_us + TALLY_US, TALLY_RECORDS end
-  if self.tally_left < run.size then
-    self.keys.is_partial = true
-    return nil
-  end
-  self.tally_left = self.tally_left - run.size
-  return self.keys:add_batch(run.keys, run.costs, run.size)
+-- Count a batch by key, as far as there is time for it. @return how many keys it has; nil: not all was counted
+local function tally_keys(self, run)
+  local n = min(run.size, self.tally_left)
+  self.tally_left = self.tally_left - n
+  local different = self.keys:add_batch(run.keys, run.costs, n)
+  if n == run.size then return different end
+  self.keys.is_partial = true
 end
 
-function Watch:ended(run, now_us)
-  local n = self.n + 1
-  self.n = n
-  local entry, decision = self.ring[n % M.RING], run.decision
+-- Write a batch down.
+local function note(self, run, now_us)
+  local n, decision = self.n, run.decision
+  self.noted = self.noted + 1
+  local entry = self.ring[self.noted % M.RING]
   entry.n, entry.id, entry.at_us, entry.us = n, run.id, run.started_us, now_us - run.started_us
   entry.size, entry.cost, entry.tokens, entry.padded = run.size, run.cost, run.tokens, run.padded
   entry.reason, entry.calls, entry.depth = run.reason, run.attempt or 1, run.depth or 0
@@ -122,9 +123,20 @@ function Watch:ended(run, now_us)
     note_failure(self, entry, run, now_us)
     entry.code = self.failures[#self.failures].code
   end
-  if getmetatable(run.keys) == nil then entry.keys = tally_keys(self, run, now_us) end
+  if getmetatable(run.keys) == nil then entry.keys = tally_keys(self, run) end
   if run.group ~= "" then self.groups:add(run.group, run.cost, run.size) end
-  self.batches, self.records, self.busy_us = self.batches + 1, self.records + run.size, self.busy_us + entry.us
+end
+
+function Watch:ended(run, now_us)
+  self.n = self.n + 1
+  if now_us >= self.until_us then
+    self.until_us, self.left, self.tally_left = now_us + PERIOD_US, NOTED, TALLIED
+  elseif self.left == 0 and run.failed == 0 then
+    self.groups.is_partial, self.keys.is_partial = true, true
+    return
+  end
+  self.left = self.left > 0 and self.left - 1 or 0
+  note(self, run, now_us)
 end
 
 function Watch:changed(given)
@@ -155,8 +167,9 @@ end
 function M.new(batcher, secret)
   local now_us = clock.now_us()
   local self = setmetatable({ batcher = batcher, secret = secret or assert(pseudonym.secret()),
-    ring = new_ring(), n = 0, batches = 0, records = 0, busy_us = 0, history = {}, raw = tbffi.new "tb_stats",
-    failures = {}, changes = {}, keys = Tally.new(), groups = Tally.new(), tally_us = 0, tally_left = 0,
+    ring = new_ring(), n = 0, noted = 0, until_us = 0, left = 0, tally_left = 0, history = {},
+    raw = tbffi.new "tb_stats",
+    failures = {}, changes = {}, keys = Tally.new(), groups = Tally.new(),
     begun_us = now_us, since_us = now_us, before_us = now_us, policy_us = now_us, next_us = now_us,
     is_idle = true }, Watch)
   for name in pairs(SAMPLED) do self.history[name] = {} end
@@ -209,21 +222,15 @@ function Watch:recent(what)
   return now, (clock.now_us() - self.before_us) / 1e6
 end
 
---- Call fn(entry) for each of the last `most` batches that has ended after `after_us`, oldest first. An entry is
--- {n (1, 2, ... since the watch began), id, at_us (when it began), us (how long it took), size, cost, tokens (the
--- sum of its costs), padded, reason, calls (of inference_fn), depth (how often it was halved), failed, code, group,
--- keys (how many different ones; nil: not counted), policy}.
+--- Call fn(entry) for each of the last `most` batches noted that has ended after `after_us`, oldest first. An entry is
+-- {n (1, 2, ... since the watch began, with those that were left out), id, at_us (when it began), us (how long it
+-- took), size, cost, tokens (the sum of its costs), padded, reason, calls (of inference_fn), depth (how often it was
+-- halved), failed, code, group, keys (how many different ones; nil: not counted), policy}.
 function Watch:each_batch(after_us, most, fn)
-  for n = max(1, self.n - min(most, M.RING) + 1), self.n do
-    local entry = self.ring[n % M.RING]
+  for i = max(1, self.noted - min(most, M.RING) + 1), self.noted do
+    local entry = self.ring[i % M.RING]
     if entry.at_us + entry.us > after_us then fn(entry) end
   end
-end
-
---- The share of its slots that was busy over the last minutes, by batches that ended in them.
-function Watch:busy_share(now_us)
-  local slots = self.batcher:option "max_concurrent_batches"
-  return min(1, self.busy_us / max(1, slots * (now_us - self.begun_us)))
 end
 
 return M
