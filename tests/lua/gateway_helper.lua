@@ -9,6 +9,7 @@ local M = {}
 local Fake = {}
 Fake.__index = Fake
 
+function Fake:is_doubtful() return self.state == "open" end
 function Fake:limits() return { max_inputs = self.max_inputs } end
 function Fake:status() return { state = self.state or "closed", retries = self.retries or 0, opened = 0 } end
 function Fake:pass(target)

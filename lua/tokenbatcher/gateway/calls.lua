@@ -78,6 +78,7 @@ local function retry_until(inputs)
   return latest
 end
 
+-- @param became number|string  a status, or the code of an err
 local function count_call(self, n, became, since_us)
   counts.count(self.counts.codes, tostring(became))
   counts.observe(self.counts.seconds, counts.SECONDS, (clock.now_us() - since_us) / 1e6)
@@ -94,11 +95,13 @@ local function ask(self, inputs, info)
   local since_us = clock.now_us()
   local response, err = self.upstream:call { method = "POST", path = protocol.upstream_path,
     body = protocol.request(asked.head, texts), headers = headers_of(self, inputs), credential = asked.credential.id,
-    inputs = n, batch = info.id, deadline = info.timeout_at, retry_until = retry_until(inputs) }
+    inputs = n, batch = info.id, group = info.group or "", deadline = info.timeout_at,
+    retry_until = retry_until(inputs) }
   count_call(self, n, response and response.status or err.code, since_us)
+  if err and err.may_be_input and n > 1 then self.counts.bisections = self.counts.bisections + 1 end
   if not response then
     local problem = problems.new(err.status or 502, err.code, err.message)
-    problem.retry_after_s = err.retry_after_s
+    problem.retry_after_s, problem.may_be_input = err.retry_after_s, err.may_be_input
     return nil, problem
   end
   if response.status ~= 200 then return nil, problem_of(self, response, inputs) end
@@ -122,6 +125,7 @@ local function run(self, records, info)
   local work = { inputs = inputs, results = {}, answered = self.answered, group = info.group or "" }
   function work.ask(some) return ask(self, some, info) end
   halving.solve(work, function(_, first)
+    if self.upstream:is_doubtful(work.group) then return first end -- the call that shows it risks one input
     return math.min(#inputs, first + self.upstream:limits().max_inputs - 1)
   end)
   self.on_batch(info, clock.now_us())

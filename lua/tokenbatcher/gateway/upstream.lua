@@ -17,6 +17,8 @@ local errors = require "tokenbatcher.base.errors"
 local limits = require "tokenbatcher.gateway.limits"
 local options = require "tokenbatcher.gateway.upstream_options"
 local presets = require "tokenbatcher.gateway.presets"
+local quarantine = require "tokenbatcher.gateway.quarantine"
+local retry = require "tokenbatcher.backend.retry"
 
 local M = {}
 local Upstream = {}
@@ -29,7 +31,7 @@ function M.new(who, given)
   local p = options.read(who, given)
   local place = p.place
   local self = { p = p, place = place, shown = place.shown, preset = p.preset, secrets = p.secrets,
-    has_key = p.key ~= nil, calls = calls.new(p.policy, p.circuit),
+    has_key = p.key ~= nil, calls = calls.new(p.policy, p.circuit), quarantine = quarantine.new(p.circuit),
     known = limits.new { name = p.name or place.shown, most = p.max_inputs, shm = p.shm },
     counts = { ["2xx"] = 0, ["3xx"] = 0, ["4xx"] = 0, ["5xx"] = 0, error = 0 }, seconds = 0 }
   return setmetatable(self, Upstream)
@@ -70,7 +72,7 @@ local function ask(self, request, headers)
   local until_us = cosocket.until_us(p.timeout_s)
   if request.deadline then until_us = math.min(until_us, request.deadline * 1e6) end
   local began_us = clock.now_us()
-  local response, code, message, was_sent = cosocket.request(self.place, {
+  local response, code, message, was_sent, is_cut = cosocket.request(self.place, {
     method = request.method or "POST", target = presets.target(self.preset, self.place, request.path),
     headers = headers, body = request.body, until_us = until_us, connect_timeout_s = p.connect_timeout_s,
     max_response_bytes = request.max_response_bytes or p.max_response_bytes, tls_verify = p.tls_verify,
@@ -78,7 +80,7 @@ local function ask(self, request, headers)
   count(self, response and ("%dxx"):format(math.floor(response.status / 100)) or "error", began_us)
   if response then return response end
   local err = errors.new(CODES[code], message)
-  err.status, err.was_sent, err.http = STATUSES[code] or 502, was_sent, code
+  err.status, err.was_sent, err.http, err.is_cut = STATUSES[code] or 502, was_sent, code, is_cut
   return nil, err
 end
 
@@ -101,7 +103,11 @@ local function attempt(self, request, headers)
     local is_callers = request.credential ~= nil and response.status == 429
     return nil, { response = heeded(self, response), answer = response, is_callers = is_callers }
   end
-  return nil, { err = { code = err.http, was_sent = err.was_sent }, told = err }
+  local failed = { err = { code = err.http, was_sent = err.was_sent }, told = err }
+  failed.is_silent = retry.is_silent(failed) and err.was_sent
+  -- Its group answers for that: see quarantine.lua. (A probe is the upstream's own.)
+  failed.is_callers = failed.is_silent and request.group ~= nil and self.calls:is_closed()
+  return nil, failed
 end
 
 -- The circuit is open.
@@ -110,6 +116,14 @@ local function open_err(self, why)
   local err = errors.new("upstream_open", why)
   err.status = state.why == "status 429" and 429 or 503
   err.retry_after_s = math.max(1, math.ceil(state.next_probe_s or self.p.circuit.probe_s))
+  return err
+end
+
+-- The group's own circuit is open.
+local function quarantine_err(wait_s)
+  local err = errors.new("upstream_open",
+    "calls of this kind were not answered again and again, and are not sent for a while")
+  err.status, err.retry_after_s = 503, math.max(1, math.ceil(wait_s))
   return err
 end
 
@@ -126,25 +140,46 @@ local function finished(self, request, response)
   return response
 end
 
+local function tell_quarantine(self, request, role, response, failed)
+  local group, held = request.group, self.quarantine
+  if response or failed and failed.answer then return held:answered(group) end
+  if not (failed and failed.is_callers) then return held:give_back(group, role) end
+  held:failed(group, role, { is_cut = failed.told.is_cut, inputs = request.inputs or 1, body = request.body or "",
+    why = failed.told.code })
+  failed.told.may_be_input = failed.told.is_cut
+end
+
 --- Ask.
 -- @param request table  path (OpenAI's, such as /v1/embeddings, or TEI's, such as /embed), method ("POST"), headers
 -- (lower-case name -> value), body, credential (who asks, where `headers` hold his own key: connections are not shared
 -- with others, and the configured key stays at home), deadline (seconds of the clock: no attempt lasts longer),
 -- retry_until (the same: no other attempt begins later), max_response_bytes, attempts (1: this one alone, and the
--- circuit is not asked); inputs (how many are in the body) and batch (the same for all parts of one): see limits.lua
--- @return response {status, headers, body, retry_after_s}; or nil, err {code, message, status, retry_after_s}
+-- circuit is not asked); inputs (how many are in the body) and batch (the same for all parts of one): see limits.lua;
+-- group (a string: see quarantine.lua)
+-- @return response {status, headers, body, retry_after_s}; or nil, err {code, message, status, retry_after_s,
+-- may_be_input (the upstream ended the connection: it may be for one of the inputs)}
 function Upstream:call(request)
   local headers = header_lines(self, request)
   if request.attempts == 1 then
     local response, err = ask(self, request, headers)
     return response and finished(self, request, response), err
   end
+  local group = request.group
+  local role, wait_s = "call", nil
+  if group then role, wait_s = self.quarantine:enter(group) end
+  if not role then return nil, quarantine_err(wait_s) end
   local response, failed, why = self.calls:run(function() return attempt(self, request, headers) end,
     retry_until_us(request))
+  if group then tell_quarantine(self, request, role, response, failed) end
   if response then return finished(self, request, response) end
   if not failed then return nil, open_err(self, why) end
   if failed.answer then return finished(self, request, failed.answer) end
   return nil, failed.told
+end
+
+--- Is it uncertain whether a call of this group is answered? Then the next one shows it: let it be small.
+function Upstream:is_doubtful(group)
+  return not self.calls:is_closed() or self.quarantine:is_doubtful(group)
 end
 
 -- --- what is known of it ----------------------------------------------------------------------------

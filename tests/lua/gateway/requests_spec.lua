@@ -124,6 +124,35 @@ describe("an upstream's words:", function()
     end)
   end)
 
+  it("an input at which it ends the connection fails alone", function()
+    local upstream = helper.upstream(function(request)
+      if not request.body:find "bad" then return embedded(request) end
+      return nil, { code = "upstream_broken", message = "the connection ended", status = 502, may_be_input = true }
+    end)
+    helper.run({}, { upstream }, function(gateway)
+      local answers = helper.at_once(gateway, { ask "one", ask "two", ask "bad three", ask "four", ask "five" })
+      for i, input in ipairs { "one", "two", false, "four", "five" } do
+        if input then assert.is_true(is_right(answers[i], input)) end
+      end
+      assert.equal(502, answers[3][1])
+      assert.equal("upstream_broken", error_of(answers[3]).code)
+    end)
+  end)
+
+  it("the call that shows whether it is back risks one input; then they go on together", function()
+    local sizes, upstreams = {}, {}
+    upstreams[1] = helper.upstream(function(request)
+      sizes[#sizes + 1], upstreams[1].state = request.inputs, "closed"
+      return embedded(request)
+    end, { state = "open" })
+    helper.run({}, upstreams, function(gateway)
+      local inputs = {}
+      for i = 1, 9 do inputs[i] = ask("text " .. i) end
+      for i, answer in ipairs(helper.at_once(gateway, inputs)) do assert.is_true(is_right(answer, "text " .. i)) end
+    end)
+    assert.same({ 1, 8 }, sizes)
+  end)
+
   it("are kept from all where a call of several clients failed as a whole", function()
     local upstream = helper.upstream(function(request) return refusal(500, { error = { message = request.body } }) end)
     helper.run({}, { upstream }, function(gateway)

@@ -297,6 +297,46 @@ describe("a gateway's upstream", function()
     assert.equal("off", eval [[return at("ok", { breaker = false }):status().state]])
   end)
 
+  test("calls that it breaks off close it to their group alone, and one input, however often, to nobody", function()
+    assert.equal("502 502 502 502|200 closed", eval [[
+      local function of(group) return { group = group, credential = "same" } end
+      local up = at("die,die,die,die,ok~same", { retry = { attempts = 1 }, breaker = { failures = 2 } })
+      local text = {}
+      for i = 1, 4 do
+        local _, err = embed(up, { "poison" }, of("g"))
+        text[i] = err.status
+      end
+      return table.concat(text, " ") .. "|" .. embed(up, { "a" }, of("g")).status .. " " .. up:status().state]])
+    assert.equal("502 502 upstream_open 503|200 closed|true|200 200", eval [[
+      local function of(group) return { group = group, credential = "group" } end
+      local up = at("die,die,ok~group", { retry = { attempts = 1 }, breaker = { failures = 2, open_s = 0.3 } })
+      local text = {}
+      for i = 1, 3 do
+        local _, err = embed(up, { "poison " .. i }, of("g"))
+        text[i] = i < 3 and err.status or err.code .. " " .. err.status
+      end
+      text = table.concat(text, " ") .. "|" .. embed(up, { "a" }, of("h")).status .. " " .. up:status().state
+      text = text .. "|" .. tostring(up:is_doubtful "g" and not up:is_doubtful "h")
+      local response
+      repeat
+        ngx.sleep(0.02)
+        response = embed(up, { "b" }, of("g"))
+      until response
+      return text .. "|" .. response.status .. " " .. embed(up, { "c" }, of("g")).status]])
+    assert.equal("true 502 502|nil 504 504 upstream_open|200", eval [[
+      local function of(group) return { group = group, credential = "kinds" } end
+      local up = at("die,die,slow-900,slow-900,ok~kinds", { retry = { attempts = 1 }, timeout_s = 0.3,
+        breaker = { failures = 2 } })
+      local _, cut = embed(up, { "a", "b" }, of("g"))
+      local _, again = embed(up, { "c", "d" }, of("g"))
+      local text = ("%s %d %d"):format(tostring(cut.may_be_input), cut.status, again.status)
+      local _, late = embed(up, { "a", "b" }, of("g"))
+      local _, later = embed(up, { "a", "b" }, of("g"))
+      local _, open = embed(up, { "a", "b" }, of("g"))
+      text = text .. ("|%s %d %d %s"):format(tostring(late.may_be_input), late.status, later.status, open.code)
+      return text .. "|" .. embed(up, { "a" }, of("h")).status]])
+  end)
+
   test("one credential's 429 closes it to no other, and no Retry-After closes it for long", function()
     assert.equal("429 429 429|closed|200", eval [[
       local up = at("429@3600,429@3600,429@3600,ok~used-up", { breaker = { failures = 2 } })

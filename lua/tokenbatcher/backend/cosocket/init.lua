@@ -18,6 +18,9 @@ local ngx = rawget(_G, "ngx")
 local M = {}
 
 local IDLE_S, POOL_SIZE = 30, 64
+-- nginx takes a kept connection that the server has closed out of its pool as soon as it hears of it, so hardly a
+-- second one is met; and what ends each of them may be the request.
+local TRIES = 3
 
 -- --- connecting --------------------------------------------------------------------------------
 
@@ -86,7 +89,8 @@ local function send(socket, place, given)
       or "\r\n", body or "" }
 end
 
--- @return response; or nil, code, message, was it sent, may it go out again on another connection
+-- @return response; or nil, code, message, was it sent, may it go out again on another connection, has the server
+-- ended this one
 local function exchange(place, given, until_us)
   local socket, is_kept, message = connect(place, given, until_us)
   if not socket then return nil, is_kept, message, false, false end
@@ -103,7 +107,7 @@ local function exchange(place, given, until_us)
     socket:close()
   end
   if response then return response end
-  return nil, goes_on, why, true, is_kept and reader.is_closed and not reader.has_begun
+  return nil, goes_on, why, true, is_kept and reader.is_closed and not reader.has_begun, reader.is_closed
 end
 
 --- Send a request and read the answer, suspending the light thread.
@@ -112,15 +116,16 @@ end
 -- Content-Length), body (string or nil), until_us (on the clock: when it ends at the latest), connect_timeout_s (10),
 -- max_response_bytes; pool (string: not shared with other pools), pool_size (64), idle_s (30), tls_verify (true)
 -- @return response {status, headers (by lower-case name), body}; or nil, a code (http_connect, http_timeout,
--- http_broken, http_too_large), a sentence, and whether any of the request went out
+-- http_broken, http_too_large), a sentence, whether any of the request went out, and whether the server has ended the
+-- connection then
 function M.request(place, given)
-  local tries = (given.pool_size or POOL_SIZE) + 1
-  local response, code, message, was_sent, may_again
+  local tries = TRIES
+  local response, code, message, was_sent, may_again, is_cut
   repeat
-    response, code, message, was_sent, may_again = exchange(place, given, given.until_us)
+    response, code, message, was_sent, may_again, is_cut = exchange(place, given, given.until_us)
     tries = tries - 1
   until response or not may_again or tries == 0
-  return response, code, message, was_sent
+  return response, code, message, was_sent, is_cut
 end
 
 --- When something that lasts so long is over, on the clock.

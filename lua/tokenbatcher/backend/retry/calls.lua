@@ -99,6 +99,9 @@ function Calls:run(try, until_us)
   end
 end
 
+--- Do calls go out as they come? (Always, where there is no circuit.)
+function Calls:is_closed() return not self.circuit or self.circuit.state == "closed" end
+
 --- The server has answered before, in another process: if it is away, it is away for now.
 function Calls:was_there()
   if self.circuit then self.circuit:was_there() end

@@ -1,7 +1,7 @@
 --- How a batch comes through although the server refuses some of its texts.
 --
--- A request that is refused (status 400, 413 or 422) is halved, left half first, until the text that
--- is refused is alone: it fails, and nobody else.
+-- A request that is refused (status 400, 413 or 422; or err.may_be_input: the server has ended the connection) is
+-- halved, left half first, until the text that is refused is alone: it fails, and nobody else.
 --
 -- Where all is refused, a wrong parameter is likelier than that all texts are bad, and asking for
 -- each is a waste. But nobody may fail for a stranger's text: it is given up only while nothing of
@@ -45,7 +45,7 @@ local function try(work, inputs)
     for i, input in ipairs(inputs) do work.results[input.place] = values[i] end
     return true
   end
-  if not REFUSALS[err.status] then
+  if not (REFUSALS[err.status] or err.may_be_input) then
     work.batch_err = err
     if ENDS_BATCH[err.code] or ENDS_BATCH[err.status] then work.ended = err end
     fail(work, inputs, err)
