@@ -1,9 +1,9 @@
 -- The simulator's case study: its commands print what it shows. Those over the trace, which is not included here, run
--- where CASE_STUDY_TRACE names AzureLLMInferenceTrace_code.csv.
+-- where GUIDE_DATA is a folder with it (see tests/README.md).
 
 local cli = dofile "tests/lua/cli_helper.lua"
 
-local TRACE = os.getenv "CASE_STUDY_TRACE"
+local TRACE = os.getenv "GUIDE_DATA" and os.getenv "GUIDE_DATA" .. "/AzureLLMInferenceTrace_code.csv"
 local SECTION = assert(cli.read("lua/tokenbatcher/sim/README.md"):match "\n## A case study\n(.-)\n## ")
 
 -- Each command of the section, and the pieces of its output that are shown, in order.
@@ -37,7 +37,7 @@ describe("the case study:", function()
   for number, example in ipairs(examples()) do
     it("command " .. number .. " prints what is shown", function()
       if example.command:find("--trace", 1, true) and not TRACE then
-        pending "CASE_STUDY_TRACE names no AzureLLMInferenceTrace_code.csv"
+        pending "skipped: GUIDE_DATA has no AzureLLMInferenceTrace_code.csv"
         return
       end
       local out = must(("cd %s && %s"):format(cli.folder, (example.command:gsub("^tokenbatcher", cli.exe))))

@@ -220,6 +220,9 @@ describe("on the command line, Redis", function()
     server:add("S", { "record", "1" })
     local where = { "--redis", server.url, "--stream", "S" }
     local state = C.command { "queue", "--json", unpack(where) }
+    local function keys_of(text) return (text:gsub('"([%w_]+)":[^,}]*', "%1"):match "{.-}") end
+    local shown = C.read("examples/redis/README.md"):match '\n    ({"stream":[^\n]*})\n'
+    assert.are.equal(keys_of(shown), keys_of(state.out))
     assert.is_truthy(state.out:find('{"stream":"S","group":"tb","backlog":1,"pending":0,"consumers":0,"oldest_ms":', 1,
       true), state.out)
     assert.is_truthy(C.command({ "queue", unpack(where) }).out:find("dead         5", 1, true))
