@@ -39,8 +39,8 @@ tb_running *tb__batch_find(const tb_batcher *b, tb_id batch, uint32_t *at)
 static uint32_t idle_slot(const tb_batcher *b)
 {
     uint32_t at = 0;
-    while (at < b->batches && (b->batch[at].in_use || b->batch[at].is_held)) at++;
-    assert(at < b->batches);
+    for (; b->batch[at].in_use || b->batch[at].is_held; at++)
+        assert(at + 1 < b->batches);
     return at;
 }
 
@@ -152,15 +152,11 @@ void tb__batch_end(tb_batcher *b, uint32_t at, int outcome)
     b->news = true;
 }
 
-static bool is_outcome(int outcome)
-{
-    return outcome >= TB_COMPLETED && outcome <= TB_EXPIRED;
-}
-
 int tb_batch_finish(tb_batcher *b, tb_id batch, int outcome, int64_t now_us)
 {
     assert(b != NULL);
-    assert(is_outcome(outcome));
+    assert(outcome >= TB_COMPLETED);
+    assert(outcome <= TB_EXPIRED);
     uint32_t at;
     tb__advance(b, now_us);
     if (!tb__batch_find(b, batch, &at)) return TB_ENOENT;
@@ -191,7 +187,8 @@ void tb__batch_leave(tb_batcher *b, uint32_t at)
 int tb_settle(tb_batcher *b, tb_id record, int outcome, int64_t now_us)
 {
     assert(b != NULL);
-    assert(is_outcome(outcome));
+    assert(outcome >= TB_COMPLETED);
+    assert(outcome <= TB_EXPIRED);
     tb__advance(b, now_us);
     uint32_t at = tb__slot_find(b, record);
     if (at == TB_NIL) return TB_ENOENT;

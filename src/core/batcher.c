@@ -125,9 +125,11 @@ int tb_set(tb_batcher *b, const tb_config *config, int64_t now_us)
         !cuts_reserve(b, config->prefetch_batches)) /* last: it dissolves the cuts */
         return TB_ENOMEM;
     tb__cuts_dissolve(b); /* a view that is opened takes them in their order */
-    bool is_open = !opens_groups || tb__view_open(b, TB_VIEW_GROUPS, 0);
-    assert(is_open);
-    (void)is_open;
+    if (opens_groups) {
+        bool is_open = tb__view_open(b, TB_VIEW_GROUPS, 0);
+        assert(is_open); /* its memory is there */
+        (void)is_open;
+    }
     tb__advance(b, now_us);
     tb__account(b);
     adopt(b, config);
@@ -167,12 +169,13 @@ int tb_cancel(tb_batcher *b, tb_id record, int64_t now_us)
 
 /* --- records of a key alone ------------------------------------------------- */
 
-/* The account of groups follows. */
+/* The account of groups follows. There is one for scripts alone, for which nothing is cut ahead. */
 static void groups_follow(tb_batcher *b, uint32_t key, bool is_lone)
 {
     if (!tb__is_open(b, TB_VIEW_GROUPS)) return;
+    assert(b->cut_records == 0);
     for (uint32_t at = b->pending.first; at != TB_NIL; at = b->slot[at].next)
-        if (b->slot[at].key == key && b->slot[at].state == TB_RECORD_QUEUED) tb__group_lone(b, at, is_lone);
+        if (b->slot[at].key == key) tb__group_lone(b, at, is_lone);
 }
 
 int tb_key_alone(tb_batcher *b, uint32_t key, int on, int64_t now_us)
@@ -245,7 +248,8 @@ static bool stopped_one(tb_batcher *b, tb_event *event)
 static bool drained(tb_batcher *b, tb_event *event)
 {
     assert(b->state == TB_DRAINING);
-    if (b->pending.size || b->waiting.size || b->running_records) return false;
+    assert(b->pending.size || b->waiting.size == 0); /* an empty queue has let the first one in */
+    if (b->pending.size || b->running_records) return false;
     if (any_batch_stopped(b, event)) return true;
     tb__calls_release_all(b); /* calls that nobody waits for keep nobody from stopping */
     tb__account(b);

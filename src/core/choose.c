@@ -29,7 +29,8 @@ int tb_ask(tb_batcher *b, int64_t now_us)
     tb__advance(b, now_us);
     if (!tb__is_polled(b) || b->config.policy != TB_POLICY_SCRIPT) return 0;
     if (!tb__has_idle_slot(b) || b->queued == 0) return 0;
-    if (b->cuts_stale || b->cuts) tb__cuts_dissolve(b);
+    assert(b->cuts == 0); /* nothing is cut ahead for a script */
+    assert(!b->cuts_stale);
     bool due = tb__is_due(b);
     bool became_due = due && !b->asked_due;
     if (!due) b->asked_due = false;

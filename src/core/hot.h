@@ -3,7 +3,9 @@
 #define TB_HOT_H
 
 /* On the way of every submission: in one piece, or a sixth of it is calls and what they keep. */
+#ifndef TB_ON_THE_WAY
 #define TB_ON_THE_WAY static inline __attribute__((always_inline))
+#endif
 
 static inline void tb__advance(tb_batcher *b, int64_t now_us)
 {

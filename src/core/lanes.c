@@ -222,8 +222,9 @@ bool tb__group_fills(tb_batcher *b, uint32_t group)
 bool tb__groups_fill(tb_batcher *b)
 {
     if (b->groups_full > 0) return true;
-    for (uint32_t i = b->by_group.first; i != TB_NIL && b->groups_unknown; i = b->by_group.lane[i].next)
+    for (uint32_t i = b->by_group.first; b->groups_unknown; i = b->by_group.lane[i].next) {
+        assert(i != TB_NIL);
         if (tb__group_fills(b, i)) return true;
-    assert(b->groups_unknown == 0);
+    }
     return false;
 }

@@ -33,7 +33,7 @@ void tb__order_compact(tb_choice *c)
     assert(c->hole >= c->head);
     assert(c->hole <= c->used);
     uint32_t to = c->hole;
-    for (uint32_t i = to; i < c->used && c->holes; i++) {
+    for (uint32_t i = to; i < c->used; i++) {
         uint32_t at = c->index[i];
         c->index[to] = at;
         if (at != TB_NIL) c->position[at] = ++to;

@@ -37,12 +37,13 @@ static uint32_t queue_head(const tb_batcher *b)
     return b->slot[at].next;
 }
 
-/* The oldest queued record, or TB_NIL. */
+/* The oldest queued record; there is one. */
 uint32_t tb__first_queued(const tb_batcher *b)
 {
+    assert(b->queued > 0);
     uint32_t at = b->pending.first;
     if (!b->cuts_stale) return queue_head(b);
-    while (at != TB_NIL && b->slot[at].state == TB_RECORD_CUT) at = b->slot[at].next;
+    while (b->slot[at].state == TB_RECORD_CUT) at = b->slot[at].next;
     return at;
 }
 

@@ -118,9 +118,10 @@ static bool reserve(tb_batcher *b, const tb_submission *record)
     if (is_plain(record) && b->free_slot != TB_NIL && !b->views_in_use) return true;
     if (!tb__slots_reserve(b)) return false;
     if ((record->timeout_us || record->batch_timeout_us > 0) && !tb__heap_reserve(&b->heap)) return false;
-    if (!tb__marks_reserve(b, record->group)) return false;
+    bool has_groups = b->group || record->group; /* their account comes before them: either may be refused */
     bool is_scripted = b->config.policy == TB_POLICY_SCRIPT;
-    if (b->group && is_scripted && !tb__view_open(b, TB_VIEW_GROUPS, 0)) return false;
+    if (has_groups && is_scripted && !tb__view_open(b, TB_VIEW_GROUPS, 0)) return false;
+    if (!tb__marks_reserve(b, record->group)) return false;
     return !b->views_in_use || tb__views_reserve(b, record->key, record->group);
 }
 

@@ -25,13 +25,13 @@ static double value_of(uint32_t bucket)
 static double percentile(const tb_histogram *h, uint64_t percent)
 {
     uint64_t rank = (h->count * percent + 99) / 100, seen = 0;
-    for (uint32_t i = 0; i < TB_HISTOGRAM_BUCKETS; i++) {
+    uint32_t i = 0;
+    for (; seen + h->bucket[i] < rank; i++) {
+        assert(i + 1 < TB_HISTOGRAM_BUCKETS);
         seen += h->bucket[i];
-        if (seen < rank) continue;
-        double value = value_of(i);
-        return value < (double)h->max ? value : (double)h->max;
     }
-    return (double)h->max;
+    double value = value_of(i);
+    return value < (double)h->max ? value : (double)h->max;
 }
 
 static void summarize(const tb_histogram *h, tb_summary *out)

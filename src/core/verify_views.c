@@ -7,11 +7,11 @@ static const char *verify_tree(const tb_batcher *b, uint32_t view)
     uint32_t n = 0, previous = TB_NIL;
     for (uint32_t at = tb__tree_first(v); at != TB_NIL; at = tb__tree_next(v, at)) {
         uint32_t parent = v->node[at].parent;
+        CHECK(++n <= b->queued, "a view holds no record twice");
         CHECK(b->slot[at].state == TB_RECORD_QUEUED, "a view holds queued records");
         CHECK(parent == TB_NIL || v->node[parent].weight >= v->node[at].weight, "a treap is a heap");
         CHECK(previous == TB_NIL || tb__view_before(b, view, previous, at), "a view is in its order");
         CHECK(tb__tree_previous(v, at) == previous, "a view is the same backwards");
-        CHECK(++n <= b->queued, "a view holds no record twice");
         previous = at;
     }
     CHECK(n == b->queued, "a view holds every queued record");

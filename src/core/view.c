@@ -227,7 +227,7 @@ static void largest(const tb_batcher *b, uint32_t *key, uint32_t *group)
 
 static void enter_view(tb_batcher *b, uint32_t view, uint32_t at)
 {
-    if (b->slot[at].state != TB_RECORD_QUEUED) return;
+    assert(b->slot[at].state == TB_RECORD_QUEUED); /* nothing is cut ahead for a script */
     if (view == TB_VIEW_KEYS) tb__lane_add(&b->by_key, b->slot[at].key, at);
     else if (view == TB_VIEW_GROUPS) tb__group_add(b, at);
     else tree_add(b, view, at);
@@ -261,6 +261,7 @@ bool tb__view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
 int tb_view_open(tb_batcher *b, uint32_t view, int64_t aging_us)
 {
     assert(b != NULL);
+    assert(b->config.policy == TB_POLICY_SCRIPT);
     assert(view <= TB_VIEW_GROUPS);
     assert(aging_us >= 0);
     return tb__view_open(b, view, aging_us) ? TB_OK : TB_ENOMEM;

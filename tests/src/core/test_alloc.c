@@ -1,45 +1,13 @@
 /* test_alloc.c - what happens when memory runs out, and when it must not be asked for.
  *
- * Build with -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc. A story that grows
- * everything is told again and again; the first time the 1st allocation fails, then
- * the 2nd, and so on until one telling needs no more. A refused call must have
- * changed nothing; told that there is memory again, it must go on.
+ * A story that grows everything is told again and again; the first time the 1st allocation
+ * fails, then the 2nd, and so on until one telling needs no more (failing.h). A refused call
+ * must have changed nothing; told that there is memory again, it must go on.
  */
+#include "../failing.h"
 #include "rig.h"
 
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-
-enum { NEVER = 0, STORY_RECORDS = 3000 };
-
-static uint64_t asked;   /* allocations since the story began */
-static uint64_t fail_at; /* this one and all after it fail; NEVER: none */
-static uint64_t failed;  /* how many did */
-
-static int fails(void)
-{
-    asked++;
-    if (fail_at == NEVER || asked < fail_at) return 0;
-    failed++;
-    return 1;
-}
-
-void *__wrap_malloc(size_t size)
-{
-    return fails() ? NULL : __real_malloc(size);
-}
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return fails() ? NULL : __real_calloc(n, size);
-}
-void *__wrap_realloc(void *old, size_t size)
-{
-    return fails() ? NULL : __real_realloc(old, size);
-}
+enum { STORY_RECORDS = 3000 };
 
 /* What a refused call must leave as it was. */
 typedef struct snapshot {
@@ -180,25 +148,55 @@ static double story(void)
     return s.total_completed;
 }
 
-static void every_allocation_may_fail(void **state)
+static void choose_in_spite(tb_batcher *b, tb_queue *queue, int64_t now_us)
 {
-    (void)state;
-    uint64_t refused = 0;
-    for (uint64_t k = 1;; k++) {
-        assert_true(k < 10000);
-        asked = failed = 0;
-        fail_at = k;
-        double completed = story();
-        fail_at = NEVER;
-        assert_true(completed == STORY_RECORDS);
-        if (failed == 0) break;
-        refused++;
-    }
-    print_message("  %llu allocations, each of them failed once\n", (unsigned long long)refused);
-    assert_true(refused >= 4);
+    snapshot before = look(b, now_us);
+    int error = tb_choose(b, queue, now_us);
+    if (error == TB_OK) return;
+    assert_int_equal(error, TB_ENOMEM);
+    assert_unchanged(b, &before, now_us);
+    assert_int_equal(tb_choose(b, queue, now_us), TB_OK);
 }
 
-/* A refusal for want of memory is not a refusal of the record. */
+static void open_in_spite(tb_batcher *b, uint32_t view, int64_t now_us)
+{
+    snapshot before = look(b, now_us);
+    int error = tb_view_open(b, view, 0);
+    if (error == TB_OK) return;
+    assert_int_equal(error, TB_ENOMEM);
+    assert_unchanged(b, &before, now_us);
+    assert_int_equal(tb_view_open(b, view, 0), TB_OK);
+}
+
+/* A script decides over a queue that grows beneath all views; calls time out and are remembered, if there is memory. */
+static double scripted_story(void)
+{
+    int64_t now_us = 10000LL * 1000000;
+    tb_config config = small_config();
+    config.policy = TB_POLICY_SCRIPT;
+    config.inference_timeout_us = 100;
+    tb_batcher *b = new_in_spite(&config);
+    start_in_spite(b, now_us);
+    double taken = 0;
+    for (uint32_t i = 0; i < 700; i++) {
+        tb_submission record = {.cost = 1, .key = i * i, .group = i > 100 ? i / 10 : 0};
+        submit_in_spite(b, &record, now_us);
+        if (i % 60 != 1) continue;
+        tb_queue queue;
+        tb_event event;
+        choose_in_spite(b, &queue, now_us);
+        if (i > 200) open_in_spite(b, i / 60 % (TB_VIEW_GROUPS + 1), now_us);
+        assert_int_equal(tb_choose_add(b, 1), TB_ADD_IN);
+        assert_true(tb_choose_end(b) > 0);
+        now_us += 100;
+        while (tb_poll(b, &event, 1, now_us) == 1) taken += event.kind == TB_EVENT_BATCH_TIMED_OUT;
+        assert_null(tb_verify(b));
+    }
+    assert_null(tb_verify(b));
+    tb_free(b);
+    return taken;
+}
+
 /* One batch runs, two are cut ahead; new settings need memory in several places. */
 static uint64_t set_over_cuts(uint64_t k)
 {
@@ -221,6 +219,28 @@ static uint64_t set_over_cuts(uint64_t k)
     uint64_t refused = failed;
     tb_free(b);
     return refused;
+}
+
+/* How many allocations a story needs: each of them has failed once. */
+static uint64_t told_until_nothing_fails(double (*tell)(void), double expected)
+{
+    for (uint64_t k = 1;; k++) {
+        assert_true(k < 10000);
+        asked = failed = 0;
+        fail_at = k;
+        double came = tell();
+        fail_at = NEVER;
+        assert_true(came == expected);
+        if (failed == 0) return k - 1;
+    }
+}
+
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    uint64_t refused = told_until_nothing_fails(story, STORY_RECORDS) + told_until_nothing_fails(scripted_story, 12);
+    print_message("  %llu allocations, each of them failed once\n", (unsigned long long)refused);
+    assert_true(refused >= 40);
 }
 
 static void a_refused_set_keeps_the_cuts(void **state)

@@ -85,8 +85,7 @@ MISUSE(look_none, tb_look(NULL, 1, &look))
 MISUSE(look_nowhere, tb_look(r->b, 1, NULL))
 MISUSE(look_cost, tb_look_cost(NULL, 1))
 MISUSE(view_open, tb_view_open(NULL, TB_VIEW_COST, 0))
-MISUSE(view_open_no_such, tb_view_open(r->b, TB_VIEW_GROUPS + 1, 0))
-MISUSE(view_open_aging, tb_view_open(r->b, TB_VIEW_PRIORITY, -1))
+MISUSE(view_open_by_fifo, tb_view_open(r->b, TB_VIEW_COST, 0))
 MISUSE(view_first_none, tb_view_first(NULL, 0))
 MISUSE(view_first_no_such, tb_view_first(r->b, TB_VIEW_KEYS))
 MISUSE(view_first_groups, tb_view_first(r->b, TB_VIEW_GROUPS))
@@ -141,6 +140,15 @@ static tb_id choosing(void)
     return first;
 }
 
+static tb_batcher *with_a_script(void)
+{
+    config.policy = TB_POLICY_SCRIPT;
+    tb_set(r->b, &config, r->now_us);
+    return r->b;
+}
+
+MISUSE(view_open_no_such, tb_view_open(with_a_script(), TB_VIEW_GROUPS + 1, 0))
+MISUSE(view_open_aging, tb_view_open(with_a_script(), TB_VIEW_PRIORITY, -1))
 MISUSE(choose_while_choosing, (choosing(), tb_choose(r->b, &queue, r->now_us)))
 MISUSE(submit_while_choosing, (choosing(), tb_submit(r->b, &record, r->now_us)))
 MISUSE(submit_plain_while_choosing, (choosing(), tb_submit_plain(r->b, 1, r->now_us)))
@@ -165,6 +173,7 @@ static const misuse MISUSES[] = {
     IS(choose_none), IS(choose_nowhere), IS(choose_add), IS(choose_limit), IS(choose_read),
     IS(choose_read_nowhere), IS(choose_budget), IS(choose_end), IS(choose_reset), IS(choose_abandon),
     IS(look_none), IS(look_nowhere), IS(look_cost), IS(view_open), IS(view_open_no_such), IS(view_open_aging),
+    IS(view_open_by_fifo),
     IS(view_first_none), IS(view_first_no_such), IS(view_first_groups), IS(groups_first), IS(groups_next),
     IS(group_first),
     IS(group_next), IS(group_full), IS(group_due), IS(key_alone_none), IS(key_alone_nobody),
