@@ -36,6 +36,7 @@ DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install dist deb,$(MAKECM
             $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \
             $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),"libclang-rt-14-dev|libclang-rt-19-dev") \
             $(if $(filter sanitize,$(MAKECMDGOALS)),valgrind) \
+            $(if $(filter coverage,$(MAKECMDGOALS)),gcovr) \
             $(if $(filter deb,$(MAKECMDGOALS)),debhelper fakeroot libhiredis-dev libmicrohttpd-dev) \
             $(if $(filter test-extra,$(MAKECMDGOALS)),$(EXTRA_DEPS))
 
@@ -57,7 +58,7 @@ LUA_SRC  = $(shell find lua/tokenbatcher -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test test-extra lint bench bench-gateway bench-redis rock install-rock soak fuzz sanitize install uninstall dist deb clean help
+.PHONY: all deps run test test-extra lint bench bench-gateway bench-redis rock install-rock soak fuzz sanitize coverage install uninstall dist deb clean help
 .DELETE_ON_ERROR:
 # `make -j4 deps run` installs before it builds.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)

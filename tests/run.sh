@@ -51,7 +51,7 @@ run_replay() {
 }
 
 for program in "$@"; do run_c "$program"; done
-run_replay fuzz_replay tests/fuzz/corpus
+run_replay fuzz_replay tests/fuzz/corpus_core
 run_replay fuzz_json_replay tests/fuzz/corpus_json
 run_replay fuzz_vectors_replay tests/fuzz/corpus_vectors
 run_replay fuzz_redis_replay tests/fuzz/corpus_redis

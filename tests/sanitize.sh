@@ -25,7 +25,7 @@ for test in "$B"/asan/tests/test_*; do
   case $test in *test_alloc*) continue ;; esac # it wraps malloc, as ASan does
   run "$test"
 done
-run "$B"/asan/tests/fuzz_replay tests/fuzz/corpus/*
+run "$B"/asan/tests/fuzz_replay tests/fuzz/corpus_core/*
 run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_json_replay tests/fuzz/corpus_json/*
 run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_vectors_replay tests/fuzz/corpus_vectors/*
 run "$B"/asan/tests/fuzz_redis_replay tests/fuzz/corpus_redis/*

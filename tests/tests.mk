@@ -128,11 +128,14 @@ bench-redis: all ## Redis: processor time a record beside XADD's, and how far wo
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
 	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
 
-fuzz: $B/gen/cdef_vectors.c ## libFuzzer on the core, on JSON and on vectors, FUZZ_SECONDS (60) each
+fuzz: $B/gen/cdef_vectors.c ## libFuzzer on what comes from outside, FUZZ_SECONDS (60) for each target, or ONLY some
 	$QB='$B' sh tests/fuzz/run.sh
 
 sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
 	$QB='$B' sh tests/sanitize.sh
+
+coverage: ## lines and branches that the C tests take, SPECS=1: and the specs; fails below what is asked (tests/coverage.sh)
+	$QB='$B' sh tests/coverage.sh
 
 # For LuaRocks: what there are headers for. A rock does without JSON as it came (then lua-cjson
 # does), without HTTP, without Redis, without `listen` and without worker threads.

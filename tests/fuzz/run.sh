@@ -1,38 +1,56 @@
 #!/bin/sh
-# libFuzzer: the core against its invariants, the conservation identity and the model; JSON
-# against its second encoder and itself; vectors cut out of answers against a plain model on JSON;
-# replies of Redis whole against in pieces.
-# environment: B (build folder), FUZZ_SECONDS (60) for each
+# libFuzzer, a target after the other, each from its corpus here and from what it found before (below B/fuzz):
+#   core     operations: its invariants, the conservation identity, the model
+#   json     JSON and UTF-8: against a second encoder and itself
+#   vectors  vectors cut out of answers: against a plain model on JSON
+#   redis    replies of Redis: whole against in pieces
+# Ends with a line a target: executions, features of the code that were covered. What is found ends it at once.
+# environment: B (build folder), FUZZ_SECONDS (60) for each, ONLY (all of them: names of targets)
 set -eu
 command -v clang >/dev/null || { echo "fuzz: needs clang (make deps fuzz installs it)" >&2; exit 1; }
 strict='-O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
-mkdir -p "$B/fuzz/found" "$B/fuzz/found_json" "$B/fuzz/found_vectors" "$B/fuzz/found_redis"
+lua=$(pkg-config --cflags luajit)
+mkdir -p "$B/fuzz"
 
-# fuzz NAME CORPUS FOUND OPTION...
-fuzz() {
-  name=$1 corpus=$2 found=$3
-  shift 3
-  "$B/fuzz/$name" -max_total_time="${FUZZ_SECONDS:-60}" -max_len=4096 -print_final_stats=1 \
-    -artifact_prefix="$B/fuzz/" "$@" "$B/fuzz/$found" "$corpus"
+cc() { clang -std=c11 -D_GNU_SOURCE $strict -Iinclude "$@"; }
+
+json_objects() {
+  for file in src/json/*.cpp; do
+    clang++ -std=c++17 -fno-exceptions -fno-rtti $strict $lua -c "$file" -o "$B/fuzz/$(basename "$file" .cpp).o"
+  done
 }
 
-clang -std=c11 -D_GNU_SOURCE $strict -Iinclude -Itests/src/core -o "$B/fuzz/fuzz_core" tests/fuzz/fuzz_core.c \
-  $(ls tests/src/core/*.c | grep -v '/test_') src/core/*.c -lcmocka -lm
-fuzz fuzz_core tests/fuzz/corpus found
+build_core() {
+  cc -Itests/src/core -o "$B/fuzz/core" tests/fuzz/fuzz_core.c $(ls tests/src/core/*.c | grep -v '/test_') src/core/*.c \
+    -lcmocka -lm
+}
 
-lua=$(pkg-config --cflags luajit)
-for file in src/json/*.cpp; do
-  clang++ -std=c++17 -fno-exceptions -fno-rtti $strict $lua -c "$file" -o "$B/fuzz/$(basename "$file" .cpp).o"
+build_json() {
+  json_objects
+  cc $lua -o "$B/fuzz/json" tests/fuzz/fuzz_json.c src/json/*.c "$B/fuzz/decode.o" "$B/fuzz/number.o" -lluajit-5.1 -lstdc++ -lm
+}
+
+build_vectors() {
+  json_objects
+  cc $lua -rdynamic -o "$B/fuzz/vectors" tests/fuzz/fuzz_vectors.c src/vectors/*.c "$B/gen/cdef_vectors.c" \
+    -Wno-overlength-strings src/json/*.c "$B/fuzz/decode.o" "$B/fuzz/number.o" -lluajit-5.1 -lstdc++ -lm
+}
+
+build_redis() {
+  cc -o "$B/fuzz/redis" tests/fuzz/fuzz_redis.c src/redis/bytes.c src/redis/replies.c $(pkg-config --libs hiredis)
+}
+
+# An input that takes 25 s is a hang. LuaJIT frees nothing at exit.
+fuzz() {
+  mkdir -p "$B/fuzz/found_$1"
+  case $1 in json | vectors) leaks=0 ;; *) leaks=1 ;; esac
+  ASAN_OPTIONS=detect_leaks=$leaks "$B/fuzz/$1" -max_total_time="${FUZZ_SECONDS:-60}" -timeout=25 -max_len=4096 \
+    -print_final_stats=1 -artifact_prefix="$B/fuzz/$1-" "$B/fuzz/found_$1" "tests/fuzz/corpus_$1" >"$B/fuzz/$1.log" 2>&1 ||
+    { tail -n 60 "$B/fuzz/$1.log"; echo "fuzz: $1 found something" >&2; exit 1; }
+  sed -n "s/^#\([0-9]*\)[[:space:]]*DONE .* ft: \([0-9]*\) .*/$1: \1 executions, \2 features, nothing found/p" "$B/fuzz/$1.log"
+}
+
+for target in ${ONLY:-core json vectors redis}; do
+  "build_$target"
+  fuzz "$target"
 done
-clang -std=c11 -D_GNU_SOURCE $strict $lua -o "$B/fuzz/fuzz_json" tests/fuzz/fuzz_json.c src/json/*.c \
-  "$B/fuzz/decode.o" "$B/fuzz/number.o" -lluajit-5.1 -lstdc++ -lm
-ASAN_OPTIONS=detect_leaks=0 fuzz fuzz_json tests/fuzz/corpus_json found_json
-
-clang -std=c11 -D_GNU_SOURCE $strict $lua -Iinclude -rdynamic -o "$B/fuzz/fuzz_vectors" tests/fuzz/fuzz_vectors.c \
-  src/vectors/*.c "$B/gen/cdef_vectors.c" -Wno-overlength-strings src/json/*.c "$B/fuzz/decode.o" "$B/fuzz/number.o" \
-  -lluajit-5.1 -lstdc++ -lm
-ASAN_OPTIONS=detect_leaks=0 fuzz fuzz_vectors tests/fuzz/corpus_vectors found_vectors
-
-clang -std=c11 -D_GNU_SOURCE $strict -Iinclude -o "$B/fuzz/fuzz_redis" tests/fuzz/fuzz_redis.c src/redis/bytes.c \
-  src/redis/replies.c $(pkg-config --libs hiredis)
-fuzz fuzz_redis tests/fuzz/corpus_redis found_redis
