@@ -23,6 +23,9 @@ $B/tests/test_engine%: tests/src/script/test_engine%.c tests/src/script/test_eng
 	$Q$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< -L$B -Wl,-rpath,$(abspath $B) -ltokenbatcher_script \
 	  -ltokenbatcher -lluajit-5.1 -lev $(CMOCKA)
 
+# Loaded when it listens.
+$B/tests/test_engine_listen: $B/libtokenbatcher_listen.so
+
 # From the objects: only calls in what is linked can be made to fail.
 $B/tests/test_engine_alloc: tests/src/script/test_engine_alloc.c tests/src/script/test_engine.h $(SCRIPT_OBJ) $B/libtokenbatcher.a
 	@mkdir -p $(@D)

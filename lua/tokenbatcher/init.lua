@@ -191,7 +191,7 @@ return setmetatable(M, errors.strict("tokenbatcher", function(self, name)
   elseif name == "json" then
     self.json = require "tokenbatcher.base.json"
   elseif name == "listen" then
-    self.listen = require("tokenbatcher.listen").new
+    self.listen = require("tokenbatcher.listen").listen
   end
   return rawget(self, name)
 end))

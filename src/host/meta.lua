@@ -46,6 +46,10 @@ local CLASSES = {
       { "size", "integer", "Records added." }, { "cost", "number", "Of them, tokens, by the cost model." },
       { "budget", "number", "The most that it may cost, tokens." } },
     'add(i: integer): boolean, "budget"|"group"|"alone"|nil', "limit(tokens: number)" },
+  { class = "tokenbatcher.Listener", var = "Listener", from = "listen/init.lua", fields = {
+      { "address", "string|nil", "Where it listens, with the port that it got." },
+      { "control", "string|nil", "unix:PATH, where options can be set." } },
+    "close()" },
   { class = "tokenbatcher.testing.Queue", var = "TestingQueue", from = "testing/init.lua", code = "Queue", fields = {
       { "now", "number", "The policy's clock, seconds." }, { "size", "integer", "Records that are queued." },
       { "warnings", "string[]", "What the engine would log of the policy, beside errors, which are raised." } },
@@ -62,6 +66,8 @@ local MODULE = { from = "init.lua",
     "DynamicBatcher(given: tokenbatcher.Options): tokenbatcher.Batcher" },
   { from = "batching/run.lua", "failure(reason: any, opts?: {refused: boolean}): table" },
   { from = "batching/prompt.lua", "Prompt(text: string): table" },
+  { from = "listen/init.lua",
+    "listen(given: tokenbatcher.listen.Options): tokenbatcher.Listener|nil, tokenbatcher.Err|nil" },
   { from = "runtime/future.lua", "gather(futures: tokenbatcher.Future[]): table, table" },
 }
 
@@ -119,7 +125,7 @@ local REPORT = {
 local ERR = {
   { "code", "string", "Stable: queue_full, oversize, batch_too_large, deadline, cancelled, inference_failed, "
     .. "inference_timeout, stopped, await_timeout, coroutine_failed; raised: bad_cost, bad_join, bad_group, bad_slo, "
-    .. "not_running, deadlock; those of HTTP begin with http_, those of Redis with redis_." },
+    .. "not_running, deadlock; listen_failed; those of HTTP begin with http_, those of Redis with redis_." },
   { "message", "string", "For people." }, { "cause", "any", "What was raised or given, where known." },
   { "traceback", "string|nil", "Where known." },
 }
@@ -439,6 +445,7 @@ local function main()
   put "local tb = {}"
   put_functions(MODULE, "tb", ".", "M")
   put_class("tokenbatcher.http.Options", parameter_fields(require("tokenbatcher.backend.http").options))
+  put_class("tokenbatcher.listen.Options", parameter_fields(require("tokenbatcher.listen").parameters))
   for _, module in ipairs(MODULES) do put_module(module, true) end
   for _, module in ipairs(TESTING) do put_module(module, false) end
   put_shelf("policy", policies.names, about_policy, "tokenbatcher.Policy")

@@ -99,6 +99,9 @@ local ROWS = {
   { "timer_beside_four_threads_p99", "timer of 1 ms beside 4 threads: late by, p99", "%.0f", "us" },
   { "thread_round_trip_p50", "lone record to a thread and back, p50", "%.0f", "us" },
   { "thread_round_trip_p99", "lone record to a thread and back, p99", "%.0f", "us" },
+  { "listen_listened_to_alone", "records beside a listener that nobody asks, over alone", "%.3f", "x", 1.01,
+    optional = true },
+  { "listen_read_to_alone", "records beside a reader of events, over alone", "%.3f", "x", 1.01, optional = true },
   { "stats_read_us", "reading batcher.stats", "%.0f", "us" },
   { "prometheus_page_us", "a page of tb.metrics.prometheus, one batcher", "%.0f", "us" },
   { "queue_1000_ns_per_record", "C, 10^3 records queued, per record", "%.1f", "ns", nil, true },
@@ -169,6 +172,7 @@ for _ = 1, RUNS do
   add("lone_record_to_wake", lone[#lone] / wake[#wake])
   read(B .. "/tests/bench_engine")
   read(LUAJIT .. " tests/bench/bench_threads.lua")
+  read(LUAJIT .. " tests/bench/bench_listen.lua")
   read(LUAJIT .. " tests/bench/bench_policy.lua")
   read(LUAJIT .. " tests/bench/bench_sim.lua")
   read(LUAJIT .. " tests/bench/bench_json.lua")

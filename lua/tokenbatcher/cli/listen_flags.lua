@@ -79,7 +79,8 @@ end
 function M.open(job, complete)
   local args = job.args
   if not (args.listen or args.listen_control) then return true end
-  local ok, listener, err = pcall(listen.new, given_of(job, complete), "--listen", "Add --listen-remote")
+  local ok, listener, err = pcall(listen.open, given_of(job, complete),
+    { who = "--listen", remote = "Add --listen-remote" })
   if not ok then return nil, errors.message_of(listener) end
   if not listener then return nil, err.message end
   say(job, listener)

@@ -89,23 +89,41 @@ local function open(place, text, is_remote, opts, words)
   return nil, errors.new("listen_failed", ("cannot listen at %s: %s"):format(text, message))
 end
 
-local function close_all(watches)
+-- A batcher has one watcher, whoever listens: batcher -> {watch, users}.
+local watching = {}
+
+local function watch(batcher)
+  local it = watching[batcher] or { watch = require("tokenbatcher.listen.watch").new(batcher), users = 0 }
+  watching[batcher], it.users = it, it.users + 1
+  return it.watch
+end
+
+local function unwatch(batcher)
+  local it = watching[batcher]
+  it.users = it.users - 1
+  if it.users > 0 then return end
+  it.watch:close()
+  watching[batcher] = nil
+end
+
+local function close_all(batchers)
   return function()
-    for _, watch in ipairs(watches) do watch:close() end
+    for _, batcher in ipairs(batchers) do unwatch(batcher) end
   end
 end
 
 local function open_routes(p, place, batchers, log, words)
-  local watch, watches = require "tokenbatcher.listen.watch", {}
-  for i, batcher in ipairs(batchers) do watches[i] = watch.new(batcher) end
+  local watches = {}
+  for i, batcher in ipairs(batchers) do watches[i] = watch(batcher) end
   local routes = require("tokenbatcher.listen.routes").new {
     batchers = batchers, watches = watches, health = p.health, hosts = hosts_of(p.hosts),
   }
   routes.events = require("tokenbatcher.listen.events").new(function(after) return routes:state(after) end)
-  local forget = close_all(watches)
-  local server, err = open(place, p.address, p.remote, { log = log, streams = routes.events, on_close = forget,
-    serve = function(request, server) return routes:serve(request, server) end }, words)
-  if not server then forget() end
+  local forget = close_all(batchers)
+  local ok, server, err = pcall(open, place, p.address, p.remote, { log = log, streams = routes.events,
+    on_close = forget, serve = function(request, server) return routes:serve(request, server) end }, words)
+  if not (ok and server) then forget() end
+  if not ok then error(server, 0) end
   return server, err
 end
 
@@ -139,10 +157,8 @@ function Listener:close()
   for _, server in ipairs(servers) do server:stop() end
 end
 
---- @param given table  see parameters. Misuse raises.
--- @param who string|nil  for messages ("listen"), and what to do about an address that other machines reach
--- @return a listener; or nil and an err (listen_failed: somebody listens there, say)
-function M.new(given, who, remote)
+--- The same for who calls it otherwise. @param words table  see open()
+function M.open(given, words)
   local p = check(given)
   local batchers, at = batchers_of(p.batchers), p.address and place_of("address", p.address)
   local control_at = p.control and place_of("control", p.control)
@@ -155,8 +171,7 @@ function M.new(given, who, remote)
   end
   if at then
     local server
-    server, err = open_routes(p, at, batchers, log,
-      { who = who or "listen", remote = remote or "Say remote = true" })
+    server, err = open_routes(p, at, batchers, log, words)
     self.address = keep(server)
   end
   if control_at and not err then
@@ -167,6 +182,12 @@ function M.new(given, who, remote)
   if not err then return self end
   self:close()
   return nil, err
+end
+
+--- A page, metrics and health of batchers over HTTP, on their loop; it keeps no run going. Misuse raises.
+-- @return a listener; or nil and an err (listen_failed: somebody listens there, say)
+function M.listen(given)
+  return M.open(given, { who = "listen", remote = "Say remote = true" })
 end
 
 return M

@@ -265,8 +265,8 @@ end
 function Engine:listen(address)
   if self.listener then return ELISTEN, "it listens already, at " .. self.listener.address end
   local ok, listener, err = pcall(function()
-    return require("tokenbatcher.listen").new({ address = address, batchers = { self.batcher }, log = self.log },
-      "tb_engine_listen", "Only `run`, `work` and Lua can be told")
+    return require("tokenbatcher.listen").open({ address = address, batchers = { self.batcher }, log = self.log },
+      { who = "tb_engine_listen", remote = "Only `run`, `work` and Lua can be told" })
   end)
   if not ok then return EOPTION, errors.message_of(listener) end
   if not listener then return ELISTEN, err.message end

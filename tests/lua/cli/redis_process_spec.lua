@@ -118,6 +118,20 @@ describe("on the command line, Redis", function()
     assert.are.equal(1, server:pending "S")
   end)
 
+  spec("a worker can be looked at while it works, and ends as ever", function()
+    if not pcall(require, "tokenbatcher.listen.listen_ffi") then return pending "no libtokenbatcher_listen.so" end
+    local worker = work("w1", { "--listen", "127.0.0.1:0" })
+    worker:says "worker w1"
+    local address = worker:output():match "listening at http://(%S+)/\n"
+    server:add("S", { "record", '{"n":1}' })
+    R.wait_for(function()
+      local metrics = assert(tb.http.get("http://" .. address .. "/metrics", { timeout_s = 30 })).body
+      return metrics:find "tokenbatcher_completed_total{[^\n]*} 1\n"
+    end, "its answer in /metrics")
+    worker:kill "TERM"
+    assert.is_truthy(worker:ended():find("1 answered, 0 failed", 1, true))
+  end)
+
   spec("SIGTERM ends a worker whose Redis is away", function()
     local worker = work "w1"
     worker:says "worker w1"

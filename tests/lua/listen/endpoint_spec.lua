@@ -36,13 +36,17 @@ describe("listen: its pages", function()
     assert.equal(1, #state_at(listener.address, "?after=nonsense").batchers[1].batches)
   end))
 
-  it("may be of several batchers", listening(nil, function(_, batcher)
+  it("may be of several batchers, and a batcher may be on several", listening(nil, function(listener, batcher)
     local other = L.batcher { name = "b" }
     local both = assert(tb.listen { address = "127.0.0.1:0", batchers = { batcher, other } })
     local body = get(both.address, "/metrics").body
     assert.truthy(body:find('submitted_total{name="a"} 0', 1, true))
     assert.truthy(body:find('submitted_total{name="b"} 0', 1, true))
+    batcher:submit("x"):await()
+    assert.equal(1, #state_at(both.address).batchers[1].batches)
     both:close()
+    batcher:submit("y"):await()
+    assert.equal(2, #state_at(listener.address).batchers[1].batches)
   end))
 
   it("are read, by GET and HEAD, and others do not exist", listening(nil, function(listener)
