@@ -15,9 +15,11 @@ end
 
 local semaphore = require "ngx.semaphore"
 
-local timer_at = ngx.timer.at
-
 local M = {}
+
+-- Kong has another ngx.timer.at, whose timers no longer come once the worker exits, and says where nginx's own is.
+local timer_at = rawget(_G, "native_timer_at") or ngx.timer.at
+M.timer_at = timer_at
 
 --- How long to wait before looking whether all that was started has begun.
 M.WATCH_S = 1

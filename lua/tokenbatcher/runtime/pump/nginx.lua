@@ -23,8 +23,7 @@ local worker = require "tokenbatcher.runtime.host.nginx_worker"
 
 local semaphore = require "ngx.semaphore"
 
-local ngx = ngx -- luacheck: ignore
-local timer_at, is_exiting = ngx.timer.at, worker.is_exiting
+local timer_at, is_exiting = worker.timer_at, worker.is_exiting
 local real_now, WATCH_S = worker.now, worker.WATCH_S
 local WATCH_US = WATCH_S * 1e6
 

@@ -8,7 +8,8 @@
 --  - kong.response.exit() checks its arguments, and raises
 --  - the rest of the plugins of lower priority do not run after that; log() of all of them does
 --  - a function of the kit raises in a phase that is not its own
---  - ngx.timer.at is another one, whose callbacks take turns in few light threads with one ngx.ctx each
+--  - ngx.timer.at is another one (lua-resty-timer-ng), whose callbacks take turns in light threads; when the worker
+--    exits these end within a second, and what is asked for later never runs; the real one is native_timer_at
 --  - kong.ctx.plugin may be another plugin's once something has waited
 --  - a secret that is a reference changes inside the configuration
 --  - client_body_buffer_size is 8k and lua_check_client_abort off: see the specs' nginx.conf
@@ -22,30 +23,46 @@ local M = { said = {} } -- said: what was serialized for the log, a line each
 
 local native_at = ngx.timer.at
 local jobs, bell = {}, nil
-local THREADS, IDLE_S = 8, 1
-local n_threads = 0
+local THREADS, WAIT_S, RESOLUTION_S = 8, 1, 0.1
+local n_free -- threads that wait for a job
 
-local function run_jobs()
-  ngx.ctx.of_the_pool = true
-  repeat
-    local job = table.remove(jobs, 1)
-    if job then
-      local ok, err = pcall(job.fn, ngx.worker.exiting(), unpack(job, 1, job.n))
-      if not ok then ngx.log(ngx.ERR, "timer: ", err) end
-    end
-  until not job and not bell:wait(IDLE_S)
-  n_threads = n_threads - 1
+local function run_job(is_premature)
+  local job = table.remove(jobs, 1)
+  ngx.ctx = {}
+  n_free = n_free - 1
+  local ok, err = pcall(job.fn, is_premature, unpack(job, 1, job.n))
+  n_free = n_free + 1
+  if not ok then ngx.log(ngx.ERR, "timer: ", err) end
+end
+
+-- When the worker exits, a thread runs what is left, and ends.
+local function thread(is_premature)
+  if is_premature then return end
+  n_free = n_free + 1
+  while not ngx.worker.exiting() do
+    bell:wait(WAIT_S)
+    while jobs[1] and not ngx.worker.exiting() do run_job(false) end
+  end
+  while jobs[1] do run_job(true) end
+  n_free = n_free - 1
+  if n_free == 0 then ngx.log(ngx.NOTICE, "no thread is left for timers") end
+end
+
+local function start_threads()
+  bell, n_free = semaphore.new(0), 0
+  for _ = 1, THREADS do assert(native_at(0, thread)) end
+end
+
+local function push(_, job)
+  jobs[#jobs + 1] = job
+  bell:post(1)
 end
 
 local function pooled_at(delay_s, fn, ...)
-  if delay_s > 0 or ngx.get_phase() == "init_worker" then return native_at(delay_s, fn, ...) end
-  bell = bell or semaphore.new(0)
-  jobs[#jobs + 1] = { fn = fn, n = select("#", ...), ... }
-  bell:post(1)
-  if n_threads < THREADS then
-    n_threads = n_threads + 1
-    return native_at(0, run_jobs)
-  end
+  if delay_s > 0 and delay_s < RESOLUTION_S then return native_at(delay_s, fn, ...) end
+  local job = { fn = fn, n = select("#", ...), ... }
+  if delay_s > 0 then return native_at(delay_s, push, job) end
+  push(nil, job)
   return true
 end
 
@@ -148,7 +165,7 @@ end
 --- In init_by_lua. @param names string[]  of plugins  @param more table|nil  other plugins {name, handler}
 function M.init(names, more)
   kong = kit -- luacheck: ignore
-  ngx.timer.at = pooled_at -- luacheck: ignore
+  native_timer_at, ngx.timer.at = native_at, pooled_at -- luacheck: ignore
   for _, name in ipairs(names) do plugins[#plugins + 1] = load_plugin(name) end
   for _, plugin in ipairs(more or {}) do plugins[#plugins + 1] = plugin end
   table.sort(plugins, function(a, b) return a.handler.PRIORITY > b.handler.PRIORITY end)
@@ -175,7 +192,10 @@ local function configure(list, before_swap)
 end
 
 --- In init_worker_by_lua. @param list table  of {name, id, config}
-function M.init_worker(list) configure(list) end
+function M.init_worker(list)
+  start_threads()
+  configure(list)
+end
 
 --- A plugin's own `local` that its access() uses, for specs that look inside.
 function M.inside(name, wanted)
