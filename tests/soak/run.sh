@@ -49,3 +49,5 @@ echo "== a real embedding model"
 $LUAJIT tests/soak/embeddings.lua
 echo "== the gateway: minutes of load, failing upstream, reloads, a million requests"
 $LUAJIT tests/soak/gateway.lua
+echo "== the queue before chat: beside a flood, throughput, clients that leave, reloads, shares (a quiet machine is needed)"
+$LUAJIT tests/soak/queue.lua

@@ -124,12 +124,17 @@ describe("the queue before chat in nginx:", function()
       assert.same({ "whole 10", "whole 1" }, { flood(), quiet() })
     end)
 
-  test("behind four workers, on which two keys are unevenly spread, weights of 4 and 1 are kept",
-    { workers = 4, shared = "yes", config = "queue = { slots = 2, max_wait_s = 300, weights = { gold = 4 } }" },
+  test("behind four workers, of which one has all of gold and three have all of base, weights of 4 and 1 are kept",
+    { workers = 1, shared = "yes", config = "queue = { slots = 2, max_wait_s = 300, weights = { gold = 4 } }" },
     function(gateway)
+      local front = nginx.start { workers = 3,
+        http = ("upstream batching { server unix:%s/batching.sock; keepalive 64; }"):format(gateway.folder),
+        server = [[location /v1/ {
+          proxy_pass http://batching; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+        }]] }
       local all = { streams(gateway, "first", 2) }
       come(2)
-      for _ = 1, 3 do all[#all + 1] = streams(gateway, "base", 60) end
+      for _ = 1, 3 do all[#all + 1] = streams(front, "base", 60) end
       wait_for(gateway, "waiting", 180)
       all[#all + 1] = streams(gateway, "gold", 60)
       wait_for(gateway, "waiting", 240)
@@ -141,6 +146,7 @@ describe("the queue before chat in nginx:", function()
       assert.equal("whole 2", all[1]())
       for i = 2, 5 do assert.equal("whole 60", all[i]()) end
       assert.equal(2, stats().most)
+      front:stop()
     end)
 
   test("a gateway's own location waits by admit(), and gives back when it fails", { config = "queue = { slots = 1 }" },

@@ -143,6 +143,46 @@ describe("shares:", function()
     end)
   end)
 
+  it("and is so each time that it comes, not only at first", function()
+    run({ slots = 4, max_wait_s = 1000 }, function(gateway)
+      local order, state = {}, 1
+      local flood = several(800, function()
+        state = state * 16807 % 2147483647
+        return stream(gateway, order, "flood", 0.5 + state % 1000 / 1000)
+      end)
+      for i = 1, 40 do
+        tb.sleep(0.5 + i % 7 / 10)
+        local before = #order
+        stream(gateway, order, "quiet", 0.1, { cost = 50 + i % 3 * 40 }):await()
+        assert.is_true(order[before + 1] == "quiet" or order[before + 2] == "quiet", i)
+      end
+      local behind, last = 0, nil -- but for what went in the same instant that it came
+      for _, who in ipairs(order) do
+        if who == "quiet" and last == "quiet" then behind = behind + 1 end
+        last = who
+      end
+      assert.equal(0, behind)
+      tb.gather(flood)
+    end)
+  end)
+
+  it("no stream of newcomers, each of whom comes once, keeps the others waiting for ever", function()
+    run({ slots = 1, max_wait_s = 1000 }, function(gateway)
+      local order = {}
+      local flood = several(20, function() return stream(gateway, order, "flood", 1) end)
+      local others = several(200, function(i)
+        return tb.spawn(function()
+          tb.sleep(i)
+          return stream(gateway, order, "new " .. i, 1):await()
+        end)
+      end)
+      tb.sleep(100.5)
+      local n = count(order, "flood")
+      assert.is_true(n >= 8, n) -- as many of them wait by then
+      tb.gather(joined(flood, others))
+    end)
+  end)
+
   it("equal keys take turns, by cost: who asks for four times as much goes a quarter as often", function()
     run({ slots = 1, max_wait_s = 1000 }, function(gateway)
       local order = {}

@@ -2,10 +2,10 @@
 --
 -- SHARES, unless another policy is given: fair queueing by virtual start (Goyal, Vin and Cheng, 1996) by cost over key.
 -- Each key has a virtual time at which its next request starts: when the one before has been paid for, or now. The
--- earliest start goes, of equal ones who was served longest ago. Virtual time goes on by what is served, divided among
--- the keys that are there, so that no stream of newcomers stops it. A key that comes new is thus next in line, before
--- whoever has been served beyond his share; a key that was served lately keeps its debt, but nobody keeps credit. A
--- weight divides what a request costs its key.
+-- earliest start goes, of equal ones who was served longest ago. Virtual time is the start of who went last; but it goes
+-- on by what is served, divided among the keys that are there and one more, so that no stream of newcomers stops it.
+-- A key that comes new is thus next in line, before whoever has been served beyond his share; a key that was served
+-- lately keeps its debt, but nobody keeps credit. A weight divides what a request costs its key.
 --
 -- THE RESERVE. While no more slots are idle than are reserved, only a key that holds less than its share may take
 -- one: the slots by weight, as if one more key of weight 1 were there, for whom the reserve is kept. Of several such
@@ -62,7 +62,7 @@ end
 function Shares:charge(key, cost, weight, weights)
   local lane = lane_of(self, key)
   self.turn = self.turn + 1
-  self.now = math.max(self.now, lane.start) + cost / math.max(weight, weights)
+  self.now = math.max(self.now + cost / (weights + 1), lane.start)
   lane.start, lane.turn = lane.start + cost / weight, self.turn
 end
 
