@@ -2,9 +2,9 @@
 --
 -- SHARES, unless another policy is given: fair queueing by virtual start (Goyal, Vin and Cheng, 1996) by cost over key.
 -- Each key has a virtual time at which its next request starts: when the one before has been paid for, or now. The
--- earliest start goes, of equal ones who was served longest ago. Virtual time is the start of who went last; but it goes
--- on by what is served, divided among the keys that are there and one more, so that no stream of newcomers stops it.
--- A key that comes new is thus next in line, before whoever has been served beyond his share; a key that was served
+-- earliest start goes, of equal ones who was served longest ago. Virtual time is the start of who went last; but it
+-- goes on by what is served, divided among the keys that are there and one more, so that no stream of newcomers stops
+-- it. A key that comes new is thus next in line, before whoever has been served beyond his share; a key that was served
 -- lately keeps its debt, but nobody keeps credit. A weight divides what a request costs its key.
 --
 -- THE RESERVE. While no more slots are idle than are reserved, only a key that holds less than its share may take
