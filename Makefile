@@ -31,7 +31,7 @@ RUN_DEPS  = gcc g++ libc6-dev pkg-config libev-dev "luajit2|luajit" "libluajit2-
 TEST_DEPS = lua-busted libcmocka-dev lua-luv lua-socket openssl gnuplot-nox nginx libnginx-mod-http-lua \
             lua-resty-core wrk curl procps redis-server libfaketime
 LINT_DEPS = lua-check cppcheck clang clang-tidy universal-ctags
-EXTRA_DEPS = chromium nodejs $(if $(shell command -v npm),,npm)
+EXTRA_DEPS = chromium nodejs prometheus $(if $(shell command -v npm),,npm)
 DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install dist deb,$(MAKECMDGOALS)),$(TEST_DEPS)) \
             $(if $(filter lint sanitize fuzz,$(MAKECMDGOALS)),$(LINT_DEPS)) \
             $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),"libclang-rt-14-dev|libclang-rt-19-dev") \

@@ -107,7 +107,7 @@ $B/tests/bench_ndebug: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/
 test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_redis_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
 	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
-test-extra: all ## tests that need more (`make deps test-extra`): the page of --report in Chromium, clients from npm
+test-extra: all ## tests that need more (`make deps test-extra`): pages in Chromium, clients from npm, Prometheus
 	$QB='$B' sh tests/extra/run.sh $(ONLY)
 
 lint: all ## style, dependencies between rooms, static analysis, generated text is current

@@ -25,7 +25,7 @@
 --   roughly              of what is printed, numbers may differ, and so the width of columns
 --   needs FILE           a file that is not included: where GUIDE_DATA, a folder, has it (see tests/README.md)
 --   needs COMMAND()      a program that not every machine has
---   server NAME          M.servers.NAME runs meanwhile, in the place of 127.0.0.1:8080 and 127.0.0.1:8081
+--   server NAME          M.servers.NAME runs meanwhile, in the place of 127.0.0.1:8080, :8081 and :9464
 --
 -- The blocks of a guide run in a folder of its own, a copy of the checkout, one after the other.
 
@@ -125,11 +125,29 @@ function M.servers.gateway()
   return gateway.port, function() gateway:stop() end
 end
 
+-- A run that can be looked at and changed, of a script whose input never ends.
+function M.servers.listening()
+  cli.file("script.lua", "return { inference_fn = function(records) return records end, target_batch_tokens = 20 }")
+  local command = "cd %s && rm -f in out* && mkfifo in && "
+    .. "sh -c 'echo $$; exec timeout 120 %s run script.lua --input in --output out --listen 127.0.0.1:0 "
+    .. "--listen-control unix:control.sock' 3<>in 2>&1"
+  local pipe = io.popen(command:format(cli.folder, cli.exe))
+  local pid, port = pipe:read "*n", nil
+  for line in pipe:lines() do
+    port = line:match "listening at http://127%.0%.0%.1:(%d+)/" or port
+    if line:find "options can be set" then break end
+  end
+  return port, function()
+    os.execute("kill " .. pid)
+    pipe:close()
+  end
+end
+
 local function with_server(name, fn)
   if not name then return fn(function(text) return text end) end
   local port, stop = assert(M.servers[name], name)()
   local to = "127.0.0.1:" .. port .. (name == "fine" and "/ok" or "")
-  local ok, message = pcall(fn, function(text) return (text:gsub("127%.0%.0%.1:808[01]", to)) end)
+  local ok, message = pcall(fn, function(text) return (text:gsub("127%.0%.0%.1:[89][04][86][014]", to)) end)
   stop()
   if not ok then error(message, 0) end
 end

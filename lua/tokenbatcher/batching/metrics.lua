@@ -9,6 +9,7 @@ local errors = require "tokenbatcher.base.errors"
 local tbffi = require "tokenbatcher.core.ffi"
 local REASONS = require("tokenbatcher.core.stats").REASONS
 local utf8 = require "tokenbatcher.base.utf8"
+local version = require "tokenbatcher.base.version"
 
 local C = tbffi.lib
 
@@ -45,6 +46,14 @@ local GAUGES = {
   { "oldest_running_seconds", "oldest_running_s", "How long the oldest running batch has run.", "max" },
   { "utilization_ratio", "utilization", "Busy share of the slots since the start.", "last" },
   { "padding_ratio", "padding_ratio", "Records x largest over the sum of costs, over all batches.", "last" },
+}
+
+-- What is set: the limits beside which the figures above are read.
+local LIMITS = {
+  { "slots", "max_concurrent_batches", "Batches that may run at once.", "last" },
+  { "queue_limit_records", "max_queue_size", "The most records queued.", "last" },
+  { "batch_limit_records", "max_batch_size", "The most records in a batch.", "last" },
+  { "batch_limit_tokens", "target_batch_cost", "The budget of a batch.", "last" },
 }
 
 local TIMES_S = {
@@ -86,11 +95,15 @@ local function histogram_of(handle, kind, bounds, scale, count)
   return { buckets = buckets, sum = C.tb_stats_sum(handle, kind) / scale, count = count }
 end
 
---- The figures of a batcher: {values = {field = number}, dispatched = {reason = number},
+-- A policy's name; of a file the name alone, for where it lies is nobody's business.
+local function policy_of(b) return b._values.resolved_policy.name:match "[^/]*$" end
+
+--- The figures of a batcher: {policy, values = {field = number}, dispatched = {reason = number},
 -- histograms = {field = {buckets, sum, count}}}, tables of strings and numbers.
 function M.snapshot(b)
   local stats, handle = b.stats, b._handle
-  local out = { values = {}, dispatched = {}, histograms = {} }
+  local out = { policy = policy_of(b), values = {}, dispatched = {}, histograms = {} }
+  for _, row in ipairs(LIMITS) do out.values[row[2]] = b._values[row[2]] end
   for _, row in ipairs(COUNTERS) do out.values[row[2]] = stats[row[2]] end
   for _, row in ipairs(GAUGES) do out.values[row[2]] = stats[row[2]] end
   for _, reason in ipairs(REASONS) do out.dispatched[reason] = stats.dispatched[reason] end
@@ -121,8 +134,10 @@ end
 function M.add(into, from, is_over)
   for _, part in ipairs { "values", "dispatched", "histograms" } do into[part] = into[part] or {} end
   for _, row in ipairs(COUNTERS) do add_gauge(into.values, from.values, row[2]) end
-  for _, row in ipairs(GAUGES) do
-    if not is_over then add_gauge(into.values, from.values, row[2], row[4]) end
+  if not is_over then
+    into.policy = from.policy
+    for _, row in ipairs(GAUGES) do add_gauge(into.values, from.values, row[2], row[4]) end
+    for _, row in ipairs(LIMITS) do add_gauge(into.values, from.values, row[2], row[4]) end
   end
   add_numbers(into.dispatched, from.dispatched)
   for field, histogram in pairs(from.histograms) do
@@ -182,10 +197,20 @@ function M.family(out, given)
   for _, it in ipairs(given.samples) do sample(out, given.name, it[1], it[2]) end
 end
 
+local function policies(out, sources)
+  head(out, "batcher_info", "gauge", "Always 1; which policy decides who goes when, in which version of the library.")
+  local about = "," .. M.label("version", version)
+  for _, source in ipairs(sources) do
+    sample(out, "batcher_info", source.label .. "," .. M.label("policy", source.snapshot.policy or "") .. about, 1)
+  end
+end
+
 --- Write what batchers have counted. @param sources list  of {label, snapshot}
 function M.text(out, sources)
+  policies(out, sources)
   plain(out, COUNTERS, "counter", sources)
   plain(out, GAUGES, "gauge", sources)
+  plain(out, LIMITS, "gauge", sources)
   dispatched(out, sources)
   for _, row in ipairs(HISTOGRAMS) do
     local samples = {}

@@ -60,7 +60,7 @@ local function given_of(job, complete)
   for _, limit in ipairs(args.listen_health) do health[limit[1]] = limit[2] end
   return {
     address = args.listen, control = args.listen_control, batchers = { job.batcher }, remote = args.listen_remote,
-    hosts = args.listen_host, health = health, complete = complete,
+    hosts = args.listen_host, health = health, complete = complete, metrics = job.metrics,
     log = function(_, text) job.report:say("tokenbatcher: ", text) end,
   }
 end
@@ -73,7 +73,8 @@ local function say(job, listener)
   if listener.control then job.report:say("tokenbatcher: options can be set at ", listener.control) end
 end
 
---- Listen, if that is asked for; within the run, which ends it. @param job table  args, batcher, report
+--- Listen, if that is asked for; within the run, which ends it.
+-- @param job table  args, batcher, report; metrics: see listen
 -- @param complete function|nil  may change options that are to be set
 -- @return true, or nil and a message
 function M.open(job, complete)

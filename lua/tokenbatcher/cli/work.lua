@@ -4,6 +4,7 @@ local batcher_class = require "tokenbatcher.batching.batcher"
 local clock = require "tokenbatcher.runtime.clock"
 local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
+local figures = require "tokenbatcher.backend.redis.figures"
 local listen_flags = require "tokenbatcher.cli.listen_flags"
 local reload_script = require "tokenbatcher.cli.reload"
 local script = require "tokenbatcher.script.load"
@@ -102,6 +103,7 @@ end
 local function work(job)
   job.batcher:start()
   local source = job.source
+  function job.metrics() return figures.text(source) end
   local ok, problem = listen_flags.open(job)
   if ok then
     local err

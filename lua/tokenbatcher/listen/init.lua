@@ -27,6 +27,7 @@ M.parameters = {
   { name = "hosts", kind = "table", default = {} }, -- names, beside localhost and the address, that a Host may be
   { name = "health", kind = "table", default = {} }, -- limits of /health
   { name = "control", kind = "string" }, -- "unix:PATH"; without it nothing can be changed
+  { name = "metrics", kind = "function" }, -- returns more lines of /metrics, each ended
   { name = "complete", kind = "function" }, -- may change what control is to set
   { name = "log", kind = "function" }, -- log(level, text); without it: standard error
 }
@@ -117,6 +118,7 @@ local function open_routes(p, place, batchers, log, words)
   for i, batcher in ipairs(batchers) do watches[i] = watch(batcher) end
   local routes = require("tokenbatcher.listen.routes").new {
     batchers = batchers, watches = watches, health = p.health, hosts = hosts_of(p.hosts),
+    more = p.metrics or function() return "" end,
   }
   routes.events = require("tokenbatcher.listen.events").new(function(after) return routes:state(after) end)
   local forget = close_all(batchers)

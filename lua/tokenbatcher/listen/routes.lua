@@ -25,7 +25,7 @@ pages["/"] = function()
 end
 
 pages["/metrics"] = function(self)
-  return replies.text(200, "text/plain; version=0.0.4", metrics.prometheus(unpack(self.batchers)))
+  return replies.text(200, "text/plain; version=0.0.4", metrics.prometheus(unpack(self.batchers)) .. self.more())
 end
 
 --- 503 once the oldest record queued, or the oldest call running, is older than its limit.
@@ -104,7 +104,8 @@ function Routes:state(after)
   return state.text(now), now.now
 end
 
---- @param given table  batchers, watches (of each), health (limits by name), hosts (a set), events (of events.lua)
+--- @param given table  batchers, watches (of each), health (limits by name), hosts (a set), events (of events.lua),
+-- more: a function that returns what else is on /metrics
 function M.new(given)
   return setmetatable(given, Routes)
 end

@@ -138,6 +138,21 @@ describe("tb.metrics.prometheus", function()
     batcher:stop()
   end))
 
+  it("says what is set: limits, version, and the policy's name, of a file without its folders", virtually(function()
+    local batcher = used "a"
+    local _, page = parse(tb.metrics.prometheus(batcher))
+    assert.equal(20, value_of(page, "queue_limit_records", {}))
+    assert.equal(batcher:option "max_concurrent_batches", value_of(page, "slots", {}))
+    assert.equal(batcher:option "max_batch_size", value_of(page, "batch_limit_records", {}))
+    assert.equal(batcher:option "target_batch_cost", value_of(page, "batch_limit_tokens", {}))
+    assert.equal(1, value_of(page, "batcher_info", { policy = "fifo", version = tb._VERSION }))
+    batcher:set { policy = "examples/policies/shortest_first.lua", max_queue_size = 30 }
+    _, page = parse(tb.metrics.prometheus(batcher))
+    assert.equal(1, value_of(page, "batcher_info", { policy = "shortest_first.lua", version = tb._VERSION }))
+    assert.equal(30, value_of(page, "queue_limit_records", {}))
+    batcher:stop()
+  end))
+
   it("leaves no statistic out", virtually(function()
     local batcher = used "a"
     local shown = { dispatched = true, avg_batch_size = "sum / count", avg_batch_cost = "sum / count" }
