@@ -17,6 +17,12 @@ bool tb__queue_is_full(tb_batcher *b)
     return b->open.full;
 }
 
+static uint32_t idle_slots(const tb_batcher *b)
+{
+    uint32_t taken = b->running_batches + b->held_batches, all = b->config.max_concurrent_batches;
+    return taken < all ? all - taken : 0; /* more are, where there were more slots */
+}
+
 /* Below min_batch_size the policy is not asked unless the queue is full or due. */
 static bool may_ask(tb_batcher *b, bool due)
 {
@@ -85,7 +91,7 @@ int tb_choose(tb_batcher *b, tb_queue *out, int64_t now_us)
     *out = (tb_queue){
         .total_cost = (double)b->queued_cost,
         .size = c->size,
-        .idle_slots = b->config.max_concurrent_batches - b->running_batches,
+        .idle_slots = idle_slots(b),
         .is_full = tb__queue_is_full(b),
         .is_bounded = tb__is_bounded(b),
         .is_due = tb__is_due(b),

@@ -2,7 +2,8 @@
  *
  * THE ROOM. src/core decides what a batch is and when it goes. It knows memory functions and
  * assert(), and nothing else: no I/O, no clock (`now` is an argument), no libev, no Lua, no
- * globals, nobody to call back. Everybody knows it by tokenbatcher.h, nobody this file.
+ * globals, nobody to call back. Everybody knows it by tokenbatcher.h, nobody this file,
+ * but two tests that look inside (tests/search, test_core_inside.c).
  *
  * A record lives in a slot and is on exactly one list:
  *

@@ -108,6 +108,8 @@ tb_id tb_form_default(tb_batcher *b, int64_t now_us)
     assert(b != NULL);
     tb__advance(b, now_us);
     if (!tb__is_polled(b) || !tb__has_idle_slot(b)) return 0;
+    if (b->cuts_stale) tb__cuts_dissolve(b);
+    if (b->cuts) return dispatch_cut(b); /* another policy than a script has cut ahead */
     tb__open_extend(b);
     if (b->open.load.size == 0) return 0;
     int reason = fifo_reason(b);
