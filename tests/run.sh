@@ -38,19 +38,32 @@ run_specs() {
   passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
-# run_replay PROGRAM CORPUS
-run_replay() {
-  echo "== fuzz corpus: $2"
-  if "$B/tests/$1" "$2"/* >"$out/fuzz" 2>&1; then
+# A program that passes as a whole: run_whole PROGRAM ARGUMENT...
+run_whole() {
+  if "$@" >"$out/whole" 2>&1; then
     passed=$((passed + 1))
     echo "   1 passed"
   else
-    cat "$out/fuzz"
+    cat "$out/whole"
     failed=$((failed + 1))
   fi
 }
 
+# run_replay PROGRAM CORPUS
+run_replay() {
+  echo "== fuzz corpus: $2"
+  run_whole "$B/tests/$1" "$2"/*
+}
+
+# Two records at once: seconds. `make search` has four.
+run_search() {
+  echo "== every state of a small batcher"
+  run_whole "$B/tests/search" 2
+  tail -n 1 "$out/whole"
+}
+
 for program in "$@"; do run_c "$program"; done
+run_search
 run_replay fuzz_replay tests/fuzz/corpus_core
 run_replay fuzz_json_replay tests/fuzz/corpus_json
 run_replay fuzz_vectors_replay tests/fuzz/corpus_vectors

@@ -1,6 +1,6 @@
 # tests.mk - tests, checks and measurements; included by the Makefile.
 
-TEST_CFLAGS = -std=c11 -D_GNU_SOURCE -pthread -Iinclude -Itests/src/core -Wall -Wextra -Wshadow $(CFLAGS)
+TEST_CFLAGS = -std=c11 -D_GNU_SOURCE -pthread -Iinclude -Isrc/core -Itests/src/core -Wall -Wextra -Wshadow $(CFLAGS)
 CMOCKA      = -lcmocka -lm
 
 # tests/src mirrors src: every test_*.c is a program; the others in core are shared by those there.
@@ -48,6 +48,13 @@ $B/tests/test_listen $B/tests/test_listen_trouble: $B/tests/%: tests/src/listen/
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(LISTEN_OBJ) $(CMOCKA) $$(pkg-config --libs libmicrohttpd)
+
+# From within: it copies the core's own state.
+SEARCH_SRC = $(wildcard tests/search/*.c) $(filter-out %/drive.c %/rig.c,$(C_SHARED))
+$B/tests/search: $(SEARCH_SRC) $(wildcard tests/search/*.h tests/src/core/*.h src/core/*.h) $B/libtokenbatcher.a
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $(SEARCH_SRC) $B/libtokenbatcher.a $(CMOCKA)
 
 $B/tests/fuzz_replay: tests/fuzz/fuzz_core.c tests/fuzz/replay.h $(C_SHARED) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
@@ -104,7 +111,7 @@ $B/tests/bench_ndebug: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/ndebug_*.o -lm
 
-test: all $(C_TESTS) $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_redis_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
+test: all $(C_TESTS) $B/tests/search $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_redis_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
 	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
 test-extra: all ## tests that need more (`make deps test-extra`): pages in Chromium, clients from npm, Prometheus
@@ -127,6 +134,9 @@ bench-gateway: all ## the gateway measured with wrk: what batching costs and gai
 
 bench-redis: all ## Redis: processor time a record beside XADD's, and how far workers scale (a minute)
 	$QTOKENBATCHER_BUILD='$B' $(LUAJIT) tests/bench/bench_redis.lua
+
+search: $B/tests/search ## every state of small batchers of four records (minutes, a gigabyte)
+	$Q$B/tests/search 4
 
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
 	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
