@@ -111,7 +111,9 @@ $B/tests/bench_ndebug: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(@D)/ndebug_*.o -lm
 
-test: all $(C_TESTS) $B/tests/search $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_redis_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
+include tests/mutate/mutate.mk
+
+test: all $(C_TESTS) $(QUICK_TESTS) $B/tests/search $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_redis_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
 	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
 test-extra: all ## tests that need more (`make deps test-extra`): pages in Chromium, clients from npm, Prometheus

@@ -115,3 +115,55 @@ describe("a pool of worker threads that rests", function()
     assert.equal(2, numbers_of(pool).threads)
   end)
 end)
+
+describe("a pool of worker threads", function()
+  setup(cli.new_folder)
+  teardown(cli.clean)
+
+  -- One thread, which hangs until the semaphore that is returned is posted.
+  local function hanging()
+    local pool = new_pool(1)
+    local began, began_at = semaphore()
+    local go, go_at = semaphore()
+    local job = submit(pool, { name = "hangs", began = began_at, go = go_at })
+    ffi.C.pool_spec_sem_wait(began)
+    return pool, go, job
+  end
+
+  it("has from one thread to 256", function()
+    assert.is_nil(pool_ffi.threads("", 0, 0))
+    assert.is_nil(pool_ffi.threads("", 257, 0))
+    assert.is_not_nil(pool_ffi.threads("", 256, 0)) -- they start with the first job
+  end)
+
+  it("lets 16,384 jobs wait, and refuses the next", function()
+    local pool, go = hanging()
+    for _ = 1, C.TB_THREADS_JOBS do assert(C.tb_threads_submit(pool, "", 0) > 0) end
+    assert.equal(C.TB_THREADS_FULL, C.tb_threads_submit(pool, "", 0))
+    ffi.C.pool_spec_sem_post(go)
+    C.tb_threads_rest(pool)
+  end)
+
+  it("forgets a job that waits when it is given up, and no other", function()
+    local pool, go, first = hanging()
+    local a, b, c = submit(pool, { name = "a" }), submit(pool, { name = "b" }), submit(pool, { name = "c" })
+    assert.equal(0, C.tb_threads_abandon(pool, b))
+    assert.equal(2, numbers_of(pool).waiting)
+    ffi.C.pool_spec_sem_post(go)
+    local seen = {}
+    while #seen < 3 do
+      for _, answer in ipairs(take(pool)) do seen[#seen + 1] = answer end
+    end
+    assert.same({ { first, "hangs" }, { a, "a" }, { c, "c" } }, seen)
+  end)
+
+  it("forgets an answer that is given up before it is taken", function()
+    local pool = new_pool(1)
+    local a, b = submit(pool, { name = "a" }), submit(pool, { name = "b" })
+    local began, began_at = semaphore()
+    submit(pool, { name = "c", began = began_at })
+    ffi.C.pool_spec_sem_wait(began) -- a and b are done
+    assert.equal(0, C.tb_threads_abandon(pool, a))
+    assert.same({ b, "b" }, take(pool)[1])
+  end)
+end)
