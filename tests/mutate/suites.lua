@@ -60,8 +60,8 @@ local SPECS = {
     .. "tests/lua/batching/lifecycle_spec.lua tests/lua/batching/stop_spec.lua tests/lua/batching/due_spec.lua "
     .. "tests/lua/runtime/away_spec.lua tests/lua/batching/random_spec.lua",
   batching = specs("tests/lua/batching", "due lifecycle reload recording random")
-    .. " tests/lua/policy/policy_life_spec.lua tests/lua/policy/policy_spec.lua tests/lua/estimator "
-    .. "tests/lua/policy/policy_guard_spec.lua",
+    .. " tests/lua/policy/policy_life_spec.lua tests/lua/policy/rate_limited_spec.lua tests/lua/policy/policy_spec.lua "
+    .. "tests/lua/estimator tests/lua/policy/policy_guard_spec.lua",
   policy = "tests/lua/policy",
   estimator = "tests/lua/estimator",
   backend = "tests/lua/backend/retry_spec.lua tests/lua/backend/pool_spec.lua tests/lua/backend/threads_spec.lua "
