@@ -20,25 +20,34 @@ function readColours() {
   ink.hatch = tile;
 }
 
-// A vertical line where options were changed.
+// A vertical line where options were changed; `named`: with what was changed, on the side where there is room.
 function drawChanges(g, changes, x, box, named) {
-  g.strokeStyle = g.fillStyle = ink.mark;
-  g.setLineDash([4, 3]);
+  const texts = new Map();
+  for (const { at, text } of changes) texts.set(at, texts.has(at) ? texts.get(at) + ", " + text : text);
+  g.lineWidth = 1;
   g.textBaseline = "top";
-  changes.forEach((change, i) => {
-    const at = Math.round(x(change.at)) + 0.5;
+  g.textAlign = "left";
+  [...texts].forEach(([time, text], i) => {
+    const at = Math.round(x(time)) + 0.5;
     if (at < box.left || at > box.right) return;
+    g.strokeStyle = ink.mark;
+    g.setLineDash([4, 3]);
     g.beginPath();
     g.moveTo(at, box.top);
     g.lineTo(at, box.bottom);
     g.stroke();
+    g.setLineDash([]);
     if (!named) return;
-    const isRight = at > (box.left + box.right) / 2;
-    g.textAlign = isRight ? "right" : "left";
-    g.fillText(change.text.slice(0, 60), at + (isRight ? -4 : 4), box.top + 2 + (i % 4) * 14,
-      Math.abs((isRight ? box.left : box.right) - at));
+    const isRight = at > (box.left + box.right) / 2, room = Math.abs((isRight ? box.left : box.right) - at) - 8;
+    const width = Math.min(g.measureText(text).width, room), left = isRight ? at - width - 5 : at + 5;
+    const top = box.top + 2 + (i % 3) * 17;
+    g.fillStyle = ink.back;
+    g.globalAlpha = 0.88;
+    g.fillRect(left - 3, top - 1, width + 6, 16);
+    g.globalAlpha = 1;
+    g.fillStyle = ink.mark;
+    g.fillText(text, left, top, width);
   });
-  g.setLineDash([]);
 }
 
 // A level over two minutes. limit: a number or null; text: how a value reads.
@@ -90,7 +99,9 @@ function drawLevels() {
   const { history, limits } = chosen().it, or = value => value === undefined ? null : value;
   drawLevel("queue", history.queue, or(limits.queue), "Records:", short);
   drawLevel("cost", history.cost, or(limits.queue_cost), "Tokens:", short);
-  drawLevel("completed", history.completed.map(n => n / history.step_s), null, "Answers a second:", short);
+  const perS = history.completed.map(n => n / history.step_s);
+  if (perS.length > 1) perS[perS.length - 1] = perS[perS.length - 2]; // a step that is not over yet
+  drawLevel("completed", perS, null, "Answers a second:", short);
   drawLevel("oldest", history.oldest_us.map(us => us / 1e6), or(limits.oldest_s), "Oldest:", time);
 }
 

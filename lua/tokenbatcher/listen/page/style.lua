@@ -13,7 +13,8 @@ body { margin: 0 auto; max-width: 1540px; padding: 0 16px 32px; background: var(
   font: 14px/1.45 system-ui, sans-serif; }
 header { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; padding: 12px 0 8px; }
 h1 { font-size: 19px; margin: 0; } h2 { font-size: 14px; margin: 0 0 6px; } h3 { font-size: 13px; margin: 8px 0 2px; }
-.push { margin-left: auto; }
+.push { margin-left: auto; } [hidden] { display: none !important; }
+#choice { display: flex; gap: 6px; align-items: center; min-width: 0; max-width: 100%; } #batcher { min-width: 0; }
 .soft, small { color: var(--soft); font-size: 12.5px; }
 .pill { border: 1px solid var(--line); border-radius: 99px; padding: 1px 10px; white-space: nowrap; }
 .pill::before { content: ""; display: inline-block; width: 8px; height: 8px; margin-right: 6px; border-radius: 9px;
@@ -30,7 +31,7 @@ section { grid-column: span 12; background: var(--panel); border: 1px solid var(
 .tiles dt { color: var(--soft); font-size: 12.5px; }
 .tiles dd { margin: 0; font-size: 20px; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .tiles .bad dd { color: var(--bad); }
-.four { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); gap: 12px 16px; }
+.four { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 215px), 1fr)); gap: 12px 16px; }
 figure { margin: 0; } figcaption { font-size: 12.5px; color: var(--soft); } figcaption b { color: var(--text); }
 canvas { display: block; width: 100%; }
 :focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; border-radius: 3px; }
