@@ -26,7 +26,7 @@ h1 { font-size: 19px; margin: 0; } h2 { font-size: 14px; margin: 0 0 6px; } h3 {
 main { display: grid; gap: 12px; grid-template-columns: repeat(12, minmax(0, 1fr)); }
 section { grid-column: span 12; background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
   padding: 10px 12px; min-width: 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(104px, 1fr)); gap: 8px 12px; margin: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(92px, 1fr)); gap: 8px 12px; margin: 0; }
 .tiles div { display: flex; flex-direction: column-reverse; }
 .tiles dt { color: var(--soft); font-size: 12.5px; }
 .tiles dd { margin: 0; font-size: 20px; font-variant-numeric: tabular-nums; white-space: nowrap; }
