@@ -40,8 +40,8 @@ function fillTiles(it) {
   const { rates, levels, limits, totals } = it, slots = Math.max(1, limits.slots);
   const tiles = [["in /s", rates.submitted], ["answered /s", rates.completed], ["failed /s", rates.failed, true],
     ["refused /s", rates.rejected, true], ["expired /s", rates.expired, true], ["queued", levels.queue],
-    ["running", levels.running + " of " + slots], ["answered in all", totals.completed],
-    ["failed in all", totals.failed, true], ["padding", percent(it.padding)]];
+    ["running", levels.running + " of " + slots], ["all answers", totals.completed],
+    ["all failures", totals.failed, true], ["padding", percent(it.padding)]];
   byId("tiles").replaceChildren(...tiles.map(([name, value, isBad]) => {
     const box = document.createElement("div"), dt = document.createElement("dt"), dd = document.createElement("dd");
     dt.textContent = name;
