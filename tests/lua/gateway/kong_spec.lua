@@ -282,6 +282,25 @@ describe("the plugin in Kong", function()
     end)
   end)
 
+  test("HUP with requests in flight loses none, and the new worker serves", function()
+    with_kong({ p = config { batch = { max_wait_ms = 0, max_in_flight = 1, max_inputs = 1 } } }, nil, function(kong)
+      upstream:behave "held"
+      local wait = plugin.clients(kong, "/v1/embeddings", 3)
+      upstream:wait_for_calls(1)
+      kong:wait_for_queued(2)
+      local former = tonumber(kong:look "return ngx.worker.pid()")
+      kong.server:signal "HUP"
+      nginx.wait_until("the former worker leaves", function() return nginx.is_leaving(former) end)
+      local new = kong:drive("return (ask 'new') .. ' ' .. ngx.worker.pid()", true)
+      upstream:release(4)
+      assert.equal("200 200 200", wait())
+      local status, pid = new():match "^(%d+) (%d+)$"
+      assert.equal("200", status)
+      assert.not_equal(former, tonumber(pid))
+      nginx.wait_until("the former worker's end", function() return not nginx.is_alive(former) end)
+    end)
+  end)
+
   test("QUIT with requests in flight loses none", function()
     with_kong({ p = config { batch = { max_wait_ms = 5000 } } }, nil, function(kong)
       local wait = plugin.clients(kong, "/v1/embeddings", 3)
