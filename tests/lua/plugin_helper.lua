@@ -36,7 +36,7 @@ end
 local function yaml_lines(text)
   local out = {}
   for line in text:gmatch "[^\n]+" do
-    local indent, rest = line:match "^( *)(.-)%s*$"
+    local indent, rest = line:gsub(" #.*", ""):match "^( *)(.-)%s*$"
     if rest ~= "" and rest:sub(1, 1) ~= "#" then
       local item = rest:match "^%- (.*)$"
       if item then out[#out + 1] = { #indent, "-" } end

@@ -167,4 +167,26 @@ describe("what a plugin may be given", function()
     assert.same({ 100, 2000 }, of_apisix.routes[1].plugins.tokenbatcher.retry.backoff_ms)
     assert.same({ ["127.0.0.1:8081"] = 1 }, of_apisix.routes[1].upstream.nodes)
   end)
+
+  it("the lines of the guide are nginx's, and name what there is", function()
+    local missing = plugin.nginx.missing()
+    if missing then return pending("skipped: " .. missing) end
+    local guide = file "lua/tokenbatcher/gateway/plugin/README.md"
+    local of_kong, of_apisix = guide:match "```\n(plugins = .-)```", guide:match "```yaml\n(.-)```"
+    assert.equal("tokenbatcher", of_kong:match "^plugins = bundled,(%S+)\n")
+    local name, value = of_kong:match "\nnginx_proxy_(%S+) = (%S+)\n"
+    local config = plugin.yaml(of_apisix)
+    assert.same({ "tokenbatcher" }, config.plugins)
+    local nginx = config.nginx_config
+    local server = plugin.nginx.start { own_path = true,
+      http = ('lua_package_path "%s;;"; lua_shared_dict tokenbatcher %s;'):format(
+        config.apisix.extra_lua_path:gsub("/usr/local/share/lua/5.1", plugin.nginx.root .. "/lua"),
+        nginx.http.custom_lua_shared_dict.tokenbatcher),
+      server = ("location /kong { %s %s; } location /apisix { %s }"):format(name, value,
+        nginx.http_server_location_configuration_snippet) }
+    local found = server:eval [[
+      return tostring(require("tokenbatcher.gateway.plugin.options").given ~= nil and ngx.shared.tokenbatcher ~= nil)]]
+    server:stop()
+    assert.equal("true", found)
+  end)
 end)
