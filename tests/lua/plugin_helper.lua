@@ -177,6 +177,43 @@ function M.leave_all(running, upstream, n)
   return status
 end
 
+--- Requests for chat of a client, all at once, beside what the spec does.
+-- @return function that waits for their statuses
+function M.chat(running, who, n)
+  return running:drive(([[
+    local out = {}
+    at_once(%d, function(i)
+      out[i] = driver.ask(port, "/ai/v1/chat/completions", { messages = { { content = "x" } } },
+        "x-consumer: %s\r\nauthorization: Bearer %s\r\n")
+    end)
+    return table.concat(out, " ")
+  ]]):format(n, who, who), true)
+end
+
+--- Waits until so many requests wait for a slot, and so many hold one.
+function M.wait_for_slots(running, waiting, held)
+  nginx.wait_until(("%d wait for a slot, and %d have one"):format(waiting, held), function()
+    return running:look [[
+      local queue
+      for _, entry in pairs(fleet.entries) do queue = entry.gateway.lines[1].queue end
+      return queue and queue.batcher.stats.queue_size .. " " .. queue.book.held or "none yet"
+    ]] == waiting .. " " .. held
+  end)
+end
+
+--- A flood of chat, and one that comes later, before a server of one place. @return the statuses of both, and in which
+-- order they came upstream
+function M.flood(running, places)
+  local flood = M.chat(running, "flood", 4)
+  M.wait_for_slots(running, 3, 1)
+  local quiet = M.chat(running, "quiet", 1)
+  M.wait_for_slots(running, 4, 1)
+  places:get "/release?streams=100"
+  local statuses = { flood(), quiet() }
+  M.wait_for_slots(running, 0, 0)
+  return statuses[1], statuses[2], (places:get "/order")
+end
+
 --- Clients that ask beside what the spec does, and outlive the server's last connection.
 -- @return function  that waits for their statuses, and returns them: "200 200"
 function M.clients(running, path, n)

@@ -1,7 +1,7 @@
 --- apisix: the gateway as a plugin of APISIX. Requests of a route that can be batched are read and understood in the
 -- access phase, and answered in before_proxy, when rate limits and what else is of the access phase have had their say;
--- all others go to the route's upstream as if there were no plugin. Nothing of a protocol is here. It knows all rooms
--- that the gateway knows.
+-- all others go to the route's upstream as if there were no plugin, once a queue, if there is one, has let them.
+-- Nothing of a protocol is here. It knows all rooms that the gateway knows.
 --
 -- APISIX hands a new table in when a configuration has changed, and does not say when one is gone: a gateway is found
 -- by what its configuration says (routes that say the same share one), and is forgotten when it is not used.
@@ -51,16 +51,23 @@ local function exit(status, headers, body)
   return status, body
 end
 
+local function accept(request)
+  local asked, status, headers, body = request.entry.gateway:accept(request)
+  request.asked, request.is_accepted = asked, true
+  if status then return exit(status, headers, body) end
+end
+
 function M.access(conf, ctx)
   conf = resolved(conf)
   local entry = fleet:of(conf)
   if not entry.gateway then return exit(fleets.refusal()) end
   local request = fleet:enter(entry, conf, consumer_of(conf, ctx))
   ctx.tokenbatcher = request
-  local asked, status, headers, body = entry.gateway:accept(request)
-  if status then return exit(status, headers, body) end
-  if not asked then return fleets.leave(request) end
-  request.asked = asked
+  -- What is passed on may wait for a slot: behind the rate limits, in before_proxy.
+  if not entry.gateway.protocols[request.path] then return end
+  local status, body = accept(request)
+  local asked = request.asked
+  if not asked then return status, body end
   ctx.picked_ai_instance_name, ctx.picked_ai_instance = asked.line.name, conf -- for ai-rate-limiting
   ctx.balancer_ip, ctx.bypass_nginx_upstream = asked.line.name, true
 end
@@ -80,6 +87,7 @@ end
 
 function M.before_proxy(_, ctx)
   local request = ctx.tokenbatcher
+  if request and not request.is_accepted then return accept(request) end
   if not (request and request.asked) then return end
   local status, headers, body = request.entry.gateway:answer(request, request.asked)
   if request.prompt_tokens then tell(ctx, request) end

@@ -5,7 +5,7 @@ local plugin = dofile "tests/lua/plugin_helper.lua"
 local nginx = plugin.nginx
 local missing = nginx.missing()
 
-local upstream
+local upstream, places
 
 local function config(more)
   local out = { upstream = { url = upstream:url(), name = "models" }, batch = { max_wait_ms = 50 } }
@@ -36,7 +36,7 @@ local function start(conf, given)
         proxy_pass %s;
       }
       location /v1/plugin/ { content_by_lua_block { Host.control() } }
-    ]]):format(given.aborts and "lua_check_client_abort on;" or "", upstream:url()) }
+    ]]):format(given.aborts and "lua_check_client_abort on;" or "", given.is_chat and places.url or upstream:url()) }
 end
 
 -- A test beside an APISIX of its own, whose route has conf() for the plugin.
@@ -55,8 +55,11 @@ local function one_by_one(more)
 end
 
 describe("the plugin in APISIX", function()
-  setup(function() if not missing then upstream = plugin.upstream() end end)
-  teardown(function() if upstream then upstream:stop() end end)
+  setup(function() if not missing then upstream, places = plugin.upstream(), nginx.places() end end)
+  teardown(function()
+    if upstream then upstream:stop() end
+    if places then places:stop() end
+  end)
 
   test("answers many clients with few calls, behind the rate limits, each with its own vector", {}, function(apisix)
     assert.equal("40", apisix:drive [[
@@ -161,6 +164,26 @@ describe("the plugin in APISIX", function()
       assert.equal("200", apisix:drive "return (ask 'x')")
       assert.equal(pid, apisix:look "return ngx.worker.pid()")
       assert.equal(2, upstream:calls())
+    end)
+
+  test("with a queue chat waits for a slot, by consumer, behind the rate limits, and gives it back",
+    { conf = function()
+      places:get "/set?as=held"
+      return { upstream = { url = places.url }, queue = { slots = 1, max_wait_s = 20 } }
+    end, aborts = true, is_chat = true }, function(apisix)
+      assert.same({ "200 200 200 200", "200", "flood quiet flood flood flood" }, { plugin.flood(apisix, places) })
+      assert.equal("5", apisix:look "return Host.limit.ran")
+      places:get "/set?as=held"
+      local first = plugin.chat(apisix, "a", 1)
+      plugin.wait_for_slots(apisix, 0, 1)
+      local leave = nginx.client(apisix.server.url .. "/v1/chat/completions -d '{}'")
+      plugin.wait_for_slots(apisix, 1, 1)
+      leave()
+      plugin.wait_for_slots(apisix, 0, 1)
+      assert.equal(429, select(2, apisix.server:get("/v1/chat/completions", "-H 'x-limited: yes' -d '{}'")))
+      places:get "/release?streams=1"
+      assert.equal("200", first())
+      apisix:wait_for_rest()
     end)
 
   test("routes that say the same share a gateway, others have one of their own, and those that idle are forgotten", {},

@@ -5,7 +5,7 @@ local plugin = dofile "tests/lua/plugin_helper.lua"
 local nginx = plugin.nginx
 local missing = nginx.missing()
 
-local upstream
+local upstream, places
 
 -- Plugins of others: who asks (above), what would run behind (below).
 local OTHERS = [[
@@ -48,7 +48,7 @@ local function start(configs, given)
         log_by_lua_block { Host.log() }
         proxy_pass %s;
       }
-    ]]):format(given.aborts and "lua_check_client_abort on;" or "", upstream:url()) }
+    ]]):format(given.aborts and "lua_check_client_abort on;" or "", given.service or upstream:url()) }
 end
 
 local function test(name, fn)
@@ -71,8 +71,11 @@ local CURRENT = [[
 ]]
 
 describe("the plugin in Kong", function()
-  setup(function() if not missing then upstream = plugin.upstream() end end)
-  teardown(function() if upstream then upstream:stop() end end)
+  setup(function() if not missing then upstream, places = plugin.upstream(), nginx.places() end end)
+  teardown(function()
+    if upstream then upstream:stop() end
+    if places then places:stop() end
+  end)
 
   test("answers many clients with few calls, each with its own vector, below any path", function()
     with_kong({ p = config() }, nil, function(kong)
@@ -191,6 +194,38 @@ describe("the plugin in Kong", function()
       assert.equal("200", kong:drive "return (ask 'x')")
       assert.equal(pid, kong:look "return ngx.worker.pid()")
       assert.equal(2, upstream:calls())
+    end)
+  end)
+
+  test("with a queue chat waits for a slot, by consumer, and gives it back when its stream has ended", function()
+    local queue = { upstream = { url = places.url }, queue = { slots = 1 } }
+    places:get "/set?as=held"
+    with_kong({ p = queue }, { service = places.url, aborts = true }, function(kong)
+      assert.same({ "200 200 200 200", "200", "flood quiet flood flood flood" }, { plugin.flood(kong, places) })
+      places:get "/set?as=held"
+      local first = plugin.chat(kong, "a", 1)
+      plugin.wait_for_slots(kong, 0, 1)
+      local leave = nginx.client(kong.server.url .. "/v1/chat/completions -d '{}'")
+      plugin.wait_for_slots(kong, 1, 1)
+      leave()
+      plugin.wait_for_slots(kong, 0, 1)
+      places:get "/release?streams=1"
+      assert.equal("200", first())
+      kong:wait_for_rest()
+    end)
+  end)
+
+  test("who waits for a slot for too long is told when to come again", function()
+    places:get "/set?as=held"
+    local queue = { upstream = { url = places.url }, queue = { slots = 1, max_wait_s = 0.2 } }
+    with_kong({ p = queue }, { service = places.url }, function(kong)
+      local first = plugin.chat(kong, "a", 1)
+      plugin.wait_for_slots(kong, 0, 1)
+      local body, status = kong.server:get("/v1/chat/completions", "-i -d '{}'")
+      assert.equal(429, status)
+      assert.matches("[Rr]etry%-[Aa]fter: %d", body)
+      places:get "/release?streams=1"
+      assert.equal("200", first())
     end)
   end)
 

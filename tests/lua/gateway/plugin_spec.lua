@@ -66,6 +66,11 @@ describe("what a plugin may be given", function()
       conf.batch.max_wait_ms, conf.batch.max_inputs, conf.limits.inputs, conf.retry.attempts,
       conf.upstream.tls_verify, conf.breaker.failures, conf.batch.policy, conf.upstream.preset })
     local given = options.given(conf)
+    assert.is_nil(given.queue)
+    local asked = assert(kong.config(kong_schema, with { queue = { slots = 4, gate = {}, weights = { a = 2 } } }))
+    given.queue = options.given(asked).queue
+    assert.same({ 4, 30, 0.5, 2 }, { given.queue.slots, given.queue.max_wait_s, given.queue.gate.every_s,
+      given.queue.weights.a })
     assert.same({ URL, "config", "consumer" }, { given.upstreams[1].url, given.auth, given.fairness_key })
   end)
 
@@ -82,7 +87,9 @@ describe("what a plugin may be given", function()
       ["on"] = with { retry = { on = { 99 } } }, ["backoff_ms"] = with { retry = { backoff_ms = { 1, 2, 3 } } },
       ["open_s"] = with { breaker = { open_s = 0 } }, ["inputs"] = with { limits = { inputs = 0 } },
       ["size"] = with { upstream = { pool = { size = 0 } } }, ["path"] = with { path = "/v1/chat/completions" },
-      ["join"] = with { join = "yes" },
+      ["join"] = with { join = "yes" }, ["slots"] = with { queue = {} },
+      ["paths"] = with { queue = { slots = 1, paths = { "chat" } } }, ["every_s"] = with { queue = { slots = 1,
+        gate = { every_s = 99 } } }, ["weights"] = with { queue = { slots = 1, weights = { a = "b" } } },
     } do
       for host, said_by in pairs { kong = said_by_kong, apisix = said_by_apisix } do
         local text = said_by(conf) or ""
@@ -99,6 +106,7 @@ describe("what a plugin may be given", function()
       ["'api_key' must be printable"] = with { upstream = { api_key = "hidden\n" } },
       ["headers: 'a b' is not"] = with { upstream = { headers = { ["a b"] = "hidden" } } },
       ["upstream: name must be"] = with { upstream = { name = "a b" } },
+      ["reserve = 2 leaves no slot"] = with { queue = { slots = 2, reserve = 2 } },
       ["would never be used"] = with { auth = "passthrough", upstream = { api_key = "hidden" } },
     } do
       for host, said_by in pairs { kong = said_by_kong, apisix = said_by_apisix } do

@@ -1,6 +1,6 @@
 --- kong: the gateway as a plugin of Kong. Requests of a route that can be batched are answered here, in the access
--- phase; all others go to the route's service as if there were no plugin. Nothing of a protocol is here. It knows
--- all rooms that the gateway knows.
+-- phase; all others go to the route's service as if there were no plugin, once a queue, if there is one, has let them.
+-- Nothing of a protocol is here. It knows all rooms that the gateway knows.
 --
 -- Kong calls configure() with all configurations whenever one of them has changed, and, where it is too old for that
 -- (before 3.5), not at all: then the first request starts a gateway. A secret that is a reference (a vault) changes in
@@ -61,7 +61,7 @@ end
 -- Who asks, as Kong has checked it.
 local function consumer_of(conf)
   local consumer, credential = kong.client.get_consumer(), kong.client.get_credential()
-  local consumer_id, credential_id = consumer and consumer.id, credential and credential.id
+  local consumer_id, credential_id = consumer and (consumer.username or consumer.id), credential and credential.id
   if conf.fairness_key == "credential" then return credential_id or consumer_id end
   return consumer_id or credential_id
 end
@@ -86,7 +86,7 @@ function Plugin.access(_, conf)
   kong.ctx.plugin.request = request -- before anything waits: it may be another plugin's then
   local since = ngx.now()
   local status, headers, body = entry.gateway:handle(request)
-  if not status then return fleets.leave(request) end
+  if not status then return end -- to the service; log() gives back what it holds
   ngx.update_time()
   if request.prompt_tokens then tell(conf, request, (ngx.now() - since) * 1000) end
   return exit(status, headers, body)

@@ -14,6 +14,7 @@ local clock = require "tokenbatcher.runtime.clock"
 local complaints = require "tokenbatcher.gateway.complaints"
 local errors = require "tokenbatcher.base.errors"
 local gateways = require "tokenbatcher.gateway"
+local host = require "tokenbatcher.runtime.host"
 local options = require "tokenbatcher.gateway.plugin.options"
 local pages = require "tokenbatcher.gateway.pages"
 local problems = require "tokenbatcher.gateway.problems"
@@ -31,18 +32,23 @@ Fleet.__index = Fleet
 local SHM = "tokenbatcher" -- the shared dict of the workers, if there is one
 local IDLE_US = 600e6 -- of one that nobody says is configured
 
---- A fleet, in each worker one. @param parts table|nil  for tests: of gateway.new()
-function M.new(parts)
+--- A fleet, in each worker one.
+function M.new()
   return setmetatable({ entries = {}, by_conf = setmetatable({}, { __mode = "k" }), past = {}, stopping = {},
-    parts = parts, on_change = function() end }, Fleet)
+    on_change = function() end }, Fleet)
 end
 
 -- --- starting and stopping ------------------------------------------------------------------------
 
+local EXIT_S = 30 -- that an exiting worker waits; who waits for a slot then may wait as long as it would have
+
 local function start(self, conf)
   if options.is_unresolved(conf) then errors.misuse "upstream.api_key: its reference could not be resolved" end
-  local gateway = gateways.new(options.given(conf), self.parts)
-  gateway:start()
+  local place = { workers = ngx.worker.count(), worker = ngx.worker.id() or 0 }
+  local gateway = gateways.new(options.given(conf), { workers = place.workers })
+  gateway:start(place)
+  local queue = gateway.lines[1].queue
+  if queue and queue.config.max_wait_s + 2 > EXIT_S then host.set_exit_timeout(queue.config.max_wait_s + 2) end
   gateway.on_change = function() self.on_change() end
   return gateway
 end
@@ -62,7 +68,10 @@ local function stop(self, entry)
   if not gateway then return end
   self.stopping[gateway] = true
   spawn.spawn(function()
-    for _, line in ipairs(gateway.lines) do line.batcher:stop() end
+    for _, line in ipairs(gateway.lines) do
+      line.batcher:stop()
+      if line.queue then line.queue.batcher:stop() end
+    end
     self.stopping[gateway] = nil
     snapshots.add(self.past, snapshots.take(gateway), true)
     self.on_change()
@@ -110,12 +119,20 @@ end
 
 -- --- requests -------------------------------------------------------------------------------------
 
--- Which of the paths that are batched a route's path stands for: "/ai/v1/embeddings" is "/v1/embeddings".
+-- Is it a path that is batched, or whose requests wait in the queue?
+local function is_ours(gateway, path)
+  local queue = gateway.lines[1].queue
+  return path ~= nil and (gateway.protocols[path] ~= nil or queue ~= nil and queue:takes("POST", path))
+end
+
+-- Which of those a route's path stands for: "/ai/v1/embeddings" is "/v1/embeddings".
 local function path_of(gateway, path)
-  local protocols = gateway.protocols
-  if protocols[path] then return path end
-  local long, short = path:match "(/[^/]+/[^/]+)$", path:match "(/[^/]+)$"
-  return protocols[long] and long or protocols[short] and short or path
+  if is_ours(gateway, path) then return path end
+  for _, ending in ipairs { "(/[^/]+/[^/]+/[^/]+)$", "(/[^/]+/[^/]+)$", "(/[^/]+)$" } do
+    local found = path:match(ending)
+    if is_ours(gateway, found) then return found end
+  end
+  return path
 end
 
 -- nginx crashes when a request is ended (ngx.exit) whose coroutine, which Kong has around a plugin, waits for a
@@ -161,13 +178,21 @@ function Fleet:snapshot()
   return out
 end
 
+--- Is anything under way?
+function Fleet:is_busy()
+  for _, entry in pairs(self.entries) do
+    if entry.users > 0 then return true end
+  end
+  return next(self.stopping) ~= nil
+end
+
 --- In each worker: what is counted is put where other workers see it, if there is a lua_shared_dict tokenbatcher.
 function Fleet:join()
   local dict, id = ngx.shared[SHM], ngx.worker.id()
   if not dict or not id then return end
   self.board = Board.new { dict = dict, id = id, pid = ngx.worker.pid(),
     later = function(s, fn) return ngx.timer.at(s, fn) end, add = snapshots.add, complain = complaints.log,
-    snapshot = function() return self:snapshot() end, is_busy = function() return self:snapshot().active > 0 end }
+    snapshot = function() return self:snapshot() end, is_busy = function() return self:is_busy() end }
   self.board:join()
   self.on_change = function() self.board:touch() end
 end

@@ -7,12 +7,14 @@ local config = require "tokenbatcher.gateway.config"
 local errors = require "tokenbatcher.base.errors"
 local json = require "tokenbatcher.base.json"
 local protocols = require "tokenbatcher.gateway.protocols"
+local queues = require "tokenbatcher.gateway.queue.options"
 local upstream_options = require "tokenbatcher.gateway.upstream_options"
 
 local M = {}
 
 -- Of a list of declarations, those that are named; some of their fields are others. Kinds are those of parameters.lua,
--- and "record" (fields), "list" (of: a declaration, least, most), "map" (of strings).
+-- and "record" (fields; is_optional: it says something that it is there), "list" (of: a declaration, least, most) and
+-- "map" (of: a declaration; or strings).
 local function pick(declared, names, others)
   local by_name, out = {}, {}
   for _, p in ipairs(declared) do by_name[p.name] = p end
@@ -43,6 +45,12 @@ local RETRY = pick(upstream_options.retry, { "attempts", "on", "backoff_ms", "re
   on = { kind = "list", of = STATUS, least = 0, most = 100 },
   backoff_ms = { kind = "list", of = MS, least = 2, most = 2 },
 })
+local QUEUE = pick(queues.queue, { "slots", "reserve", "max_wait_s", "max_queue", "max_hold_s", "default_tokens",
+  "paths", "weights", "gate" }, {
+  paths = { kind = "list", of = { kind = "string", pattern = "^/", regex = "^/" }, least = 1, most = 1000 },
+  weights = { kind = "map", of = { kind = "number", above = 0, max = 1000 } },
+  gate = { kind = "record", is_optional = true, fields = queues.gate },
+})
 local BATCH = pick(config.batch, { "max_wait_ms", "max_inputs", "max_cost", "max_in_flight", "max_queue",
   "max_queue_cost", "timeout_s", "policy" }, { policy = { kind = "string", choices = POLICIES, default = "fair" } })
 
@@ -58,6 +66,7 @@ M.fields = {
   { name = "models", kind = "list", of = NAME, least = 1, most = 10000 },
   { name = "join", kind = "boolean", default = false },
   { name = "batch", kind = "record", fields = BATCH },
+  { name = "queue", kind = "record", is_optional = true, fields = QUEUE }, -- for chat and streams
   { name = "limits", kind = "record", fields = config.limits },
   { name = "retry", kind = "record", fields = RETRY },
   { name = "breaker", kind = "record", fields = upstream_options.breaker },

@@ -16,12 +16,12 @@ local function kong_type(p)
   if p.kind == "number" or p.kind == "count" then
     out.between, out.gt = { p.min or p.above or 0, p.max or 2 ^ 53 }, p.above
   elseif p.kind == "record" then
-    out.fields, out.required = kong_fields(p.fields), true -- so that what is left out is filled in
+    out.fields, out.required = kong_fields(p.fields), not p.is_optional -- then what is left out is filled in
   elseif p.kind == "list" then
     out.elements, out.len_min, out.len_max = kong_type(p.of), p.least, p.most
   elseif p.kind == "map" then
-    out.keys, out.values = { type = "string" }, { type = "string", referenceable = p.is_secret,
-      encrypted = p.is_secret }
+    out.keys, out.values = { type = "string" }, p.of and kong_type(p.of) or { type = "string",
+      referenceable = p.is_secret, encrypted = p.is_secret }
   end
   if p.kind == "string" and p.is_secret then out.referenceable, out.encrypted = true, true end
   return out
@@ -58,7 +58,7 @@ local function json_type(p)
   elseif p.kind == "list" then
     out.items, out.minItems, out.maxItems = json_type(p.of), p.least, p.most
   elseif p.kind == "map" then
-    out.additionalProperties = { type = "string" }
+    out.additionalProperties = p.of and json_type(p.of) or { type = "string" }
   end
   return out
 end

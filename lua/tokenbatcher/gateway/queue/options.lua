@@ -31,6 +31,8 @@ local GATE = {
   { name = "stale_s", kind = "number", default = 5, min = 0.1, max = 3600, unit = "seconds" }, -- then it is open
 }
 
+M.queue, M.gate = QUEUE, GATE
+
 --- What waits, unless `paths` says otherwise.
 M.PATHS = { "/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions", "/v1/responses",
   "/responses", "/v1/messages" }
