@@ -74,7 +74,7 @@ end
 -- Nobody is there, all slots are free, the engine's identity holds.
 local function assert_at_rest(queue)
   local book, stats = queue.book, queue.batcher.stats
-  assert.same({ 0, 0, 0, 0, 0 }, { book.n, book.weight, book.held, book.held_cost, stats.queue_size })
+  assert.same({ 0, 0, 0, 0, 0, 0 }, { book.n, book.weight, book.queued, book.held, book.held_cost, stats.queue_size })
   assert.is_nil(next(book.keys))
   assert.equal(stats.total_submitted, stats.total_completed + stats.total_failed + stats.total_cancelled
     + stats.total_expired)

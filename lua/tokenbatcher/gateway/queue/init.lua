@@ -57,6 +57,7 @@ end
 function Book:enter(ticket)
   local entry = entry_of(self, ticket)
   ticket.state = "waiting"
+  self.queued = self.queued + 1
   entry.queued, entry.queued_cost = entry.queued + 1, entry.queued_cost + ticket.cost
 end
 
@@ -65,6 +66,7 @@ function Book:admit(ticket)
   if ticket.state ~= "waiting" then return end
   local entry = self.keys[ticket.key]
   ticket.state = "holding"
+  self.queued = self.queued - 1
   entry.queued, entry.queued_cost, entry.held = entry.queued - 1, entry.queued_cost - ticket.cost, entry.held + 1
   self.held, self.held_cost = self.held + 1, self.held_cost + ticket.cost
 end
@@ -74,6 +76,7 @@ function Book:over(ticket)
   local state, entry = ticket.state, self.keys[ticket.key]
   ticket.state = "over"
   if state == "waiting" then
+    self.queued = self.queued - 1
     entry.queued, entry.queued_cost = entry.queued - 1, entry.queued_cost - ticket.cost
   elseif state == "holding" then
     entry.held, self.held, self.held_cost = entry.held - 1, self.held - 1, self.held_cost - ticket.cost
@@ -117,7 +120,7 @@ function M.new(given)
   local p = given.config
   local self = setmetatable({ config = p, name = given.name, label = given.name .. " queue", slots = p.slots,
     reserve = p.reserve, mean_hold_s = nil, rate_s = 0, rate_cost = 0, refused = {}, left = 0, log = given.log }, Queue)
-  self.book = setmetatable({ keys = {}, n = 0, weight = 0, held = 0, held_cost = 0, on_idle = function()
+  self.book = setmetatable({ keys = {}, n = 0, weight = 0, queued = 0, held = 0, held_cost = 0, on_idle = function()
     if self.shares then self.shares:reset() end
   end }, Book)
   self.gate = p.gate and Gate.new(p.gate, { upstream = given.upstream, name = given.name, log = given.log,
@@ -217,8 +220,8 @@ end
 
 -- Nobody fills the queue: a key may have as many waiting as there are places left.
 local function has_room(self, key)
-  local entry, waiting = self.book.keys[key], self.batcher.stats.queue_size
-  return (entry and entry.queued or 0) < self.config.max_queue - waiting
+  local entry = self.book.keys[key]
+  return (entry and entry.queued or 0) < self.config.max_queue - self.book.queued
 end
 
 --- A request comes.
