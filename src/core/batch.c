@@ -57,17 +57,16 @@ static void leave_queue(tb_batcher *b, const tb_list *records, const tb_load *lo
     for (uint32_t i = records->first; i != TB_NIL; i = b->slot[i].next) tb__queue_leave(b, i);
 }
 
-static void record_start(tb_batcher *b, uint32_t at, uint32_t batch, tb_tally *waits)
+static inline void record_start(tb_batcher *b, tb_slot *slot, uint32_t batch, int64_t now_us, tb_tally *waits)
 {
-    tb_slot *slot = &b->slot[at];
     assert(slot->state == TB_RECORD_QUEUED || slot->state == TB_RECORD_CUT);
     if (slot->heap_at != TB_NIL) { /* every record with a deadline is there */
-        tb__heap_remove(b, at);
+        tb__heap_remove(b, (uint32_t)(slot - b->slot));
         if (slot->deadline_us < b->batch[batch].deadline_us) b->batch[batch].deadline_us = slot->deadline_us;
     }
     slot->state = TB_RECORD_RUNNING;
     slot->batch = (uint16_t)batch;
-    tb__tally(&b->wait_us, waits, (uint64_t)(b->now_us - slot->submitted_us));
+    tb__tally(&b->wait_us, waits, (uint64_t)(now_us - slot->submitted_us));
 }
 
 static void count_batch(tb_batcher *b, const tb_running *batch)
@@ -104,7 +103,9 @@ tb_id tb__batch_start(tb_batcher *b, tb_list records, const tb_load *load, int r
     start_call(batch, b->now_us);
     tb_tally waits = {0};
     leave_queue(b, &records, load);
-    for (uint32_t i = records.first; i != TB_NIL; i = b->slot[i].next) record_start(b, i, at, &waits);
+    tb_slot *slot = b->slot;
+    int64_t now_us = b->now_us;
+    for (uint32_t i = records.first; i != TB_NIL; i = slot[i].next) record_start(b, &slot[i], at, now_us, &waits);
     tb__tally_end(&b->wait_us, &waits);
     tb__account(b);
     b->running_batches++;
@@ -130,6 +131,24 @@ static void count_outcome(tb_batcher *b, int outcome, uint32_t records)
     else b->expired += records;
 }
 
+/* The same for a whole list, which is nobody's then. */
+static void records_end(tb_batcher *b, const tb_list *records, int outcome, tb_tally *latencies)
+{
+    tb_slot *slot = b->slot;
+    int64_t now_us = b->now_us;
+    uint32_t free_slot = b->free_slot;
+    for (uint32_t i = records->first, next; i != TB_NIL; i = next) {
+        next = slot[i].next;
+        if (outcome == TB_COMPLETED)
+            tb__tally(&b->latency_us, latencies, (uint64_t)(now_us - slot[i].submitted_us));
+        slot[i].state = TB_RECORD_NONE;
+        if (slot[i].generation >= TB_GENERATIONS - 1) continue; /* see tb__slot_give() */
+        slot[i].next = free_slot;
+        free_slot = i;
+    }
+    b->free_slot = free_slot;
+}
+
 void tb__batch_end(tb_batcher *b, uint32_t at, int outcome)
 {
     assert(b->batch[at].in_use);
@@ -137,10 +156,7 @@ void tb__batch_end(tb_batcher *b, uint32_t at, int outcome)
     assert(b->running_records >= b->batch[at].records.size);
     tb_running *batch = &b->batch[at];
     tb_tally latencies = {0};
-    for (uint32_t i = batch->records.first, next; i != TB_NIL; i = next) {
-        next = b->slot[i].next;
-        record_end(b, i, outcome, &latencies);
-    }
+    records_end(b, &batch->records, outcome, &latencies);
     tb__tally_end(&b->latency_us, &latencies);
     count_outcome(b, outcome, batch->records.size);
     tb__histogram_add(&b->service_us, (uint64_t)(b->now_us - batch->started_us));
@@ -206,12 +222,25 @@ static int64_t shown_us(int64_t deadline_us)
     return deadline_us == TB_TIME_MAX ? TB_NEVER_US : deadline_us;
 }
 
+/* Of the first n records of a list, which has as many. */
+static void read_ids(const tb_batcher *b, uint32_t first, tb_id *ids, uint32_t n)
+{
+    const tb_slot *slot = b->slot;
+    for (uint32_t k = 0, i = first; k < n; i = slot[i].next) ids[k++] = tb__make_id(i, slot[i].generation);
+}
+
+static void read_costs(const tb_batcher *b, uint32_t first, double *costs, uint32_t n)
+{
+    const tb_slot *slot = b->slot;
+    for (uint32_t k = 0, i = first; k < n; i = slot[i].next) costs[k++] = tb__double(slot[i].cost);
+}
+
 int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
                   double *costs, uint32_t capacity)
 {
     assert(b != NULL);
     assert(out != NULL);
-    uint32_t at, n = 0;
+    uint32_t at;
     const tb_running *found = tb__batch_find(b, batch, &at);
     if (!found) return TB_ENOENT;
     *out = (tb_batch){
@@ -225,12 +254,9 @@ int tb_batch_read(const tb_batcher *b, tb_id batch, tb_batch *out, tb_id *ids,
         .reason = found->reason,
         .group = found->load.mark & ~TB_ALONE,
     };
-    for (uint32_t i = found->records.first; i != TB_NIL && n < capacity; n++) {
-        const tb_slot *slot = &b->slot[i];
-        if (ids) ids[n] = tb__make_id(i, slot->generation);
-        if (costs) costs[n] = tb__double(slot->cost);
-        i = slot->next;
-    }
+    uint32_t most = found->records.size < capacity ? found->records.size : capacity;
+    if (ids) read_ids(b, found->records.first, ids, most);
+    if (costs) read_costs(b, found->records.first, costs, most);
     return TB_OK;
 }
 

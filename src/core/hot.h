@@ -7,6 +7,9 @@
 #define TB_ON_THE_WAY static inline __attribute__((always_inline))
 #endif
 
+/* What seldom holds there: its code stands aside. */
+#define TB_SELDOM(condition) __builtin_expect(!!(condition), 0)
+
 static inline void tb__advance(tb_batcher *b, int64_t now_us)
 {
     if (now_us <= b->now_us) return;
@@ -60,12 +63,12 @@ static inline void tb__slot_give(tb_batcher *b, uint32_t at)
 TB_ON_THE_WAY void tb__list_append(tb_batcher *b, tb_list *list, uint32_t at)
 {
     tb_slot *slot = &b->slot[at];
+    list->size++; /* not beside `last`: compilers make one store of two words of that */
     slot->prev = list->last;
     slot->next = TB_NIL;
     if (list->last == TB_NIL) list->first = at;
     else b->slot[list->last].next = at;
     list->last = at;
-    list->size++;
 }
 
 /* --- loads: what a batch costs and what still fits ----------------------- */
@@ -114,8 +117,8 @@ TB_ON_THE_WAY bool tb__is_full(const tb_batcher *b, const tb_load *load)
 static inline bool tb__room_for(const tb_batcher *b, uint32_t queued, uint64_t queued_cost, uint64_t cost)
 {
     assert(queued > 0 || queued_cost == 0);
-    if (queued >= b->config.max_queue_size) return false;
-    return queued == 0 || queued_cost + cost <= b->max_queued_cost;
+    if (TB_SELDOM(queued >= b->config.max_queue_size)) return false;
+    return !TB_SELDOM(queued_cost + cost > b->max_queued_cost) || queued == 0;
 }
 
 static inline bool tb__has_room(const tb_batcher *b, uint64_t cost)
@@ -211,6 +214,19 @@ TB_ON_THE_WAY void tb__open_append(tb_batcher *b, uint32_t at, uint32_t mark)
     }
     tb__load_add(&open->load, cost, mark);
     open->full = tb__is_full(b, &open->load);
+}
+
+/* The same, where it is no more than two sums: nobody has a mark, and the record fits. False: it is not. */
+TB_ON_THE_WAY bool tb__open_count(tb_batcher *b, uint64_t cost)
+{
+    tb_open *open = &b->open;
+    if (TB_SELDOM(open->next != TB_NIL)) return true;
+    uint64_t sum = open->load.sum + cost;
+    if (TB_SELDOM(open->full || b->config.cost_model != TB_COST_SUM || sum > b->budget)) return false;
+    assert(open->load.size < b->config.max_batch_size && open->load.mark == 0);
+    tb__load_add(&open->load, cost, 0);
+    open->full = open->load.size == b->config.max_batch_size || sum == b->budget;
+    return true;
 }
 
 /* A record is queued: it joins the end. */

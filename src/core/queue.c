@@ -125,9 +125,8 @@ static bool reserve(tb_batcher *b, const tb_submission *record)
     return !b->views_in_use || tb__views_reserve(b, record->key, record->group);
 }
 
-TB_ON_THE_WAY void fill_bare(tb_batcher *b, uint32_t at, uint64_t cost, int64_t submitted_us)
+TB_ON_THE_WAY void fill_bare(tb_batcher *b, tb_slot *slot, uint64_t cost, int64_t submitted_us)
 {
-    tb_slot *slot = &b->slot[at];
     slot->cost = cost;
     slot->priority = 0;
     slot->submitted_us = submitted_us;
@@ -144,34 +143,42 @@ static __attribute__((noinline)) tb_id add_followed(tb_batcher *b, uint64_t cost
     static const tb_submission BARE = {0};
     if (!reserve(b, &BARE)) return TB_ENOMEM;
     uint32_t at = tb__slot_take(b);
-    fill_bare(b, at, cost, submitted_us);
+    fill_bare(b, &b->slot[at], cost, submitted_us);
     if (b->group) b->group[at] = 0;
     enqueue(b, at);
     return tb__slot_id(b, at);
+}
+
+/* Called last, with what is to be returned: so the way of every record keeps nothing across a call. */
+static __attribute__((noinline)) tb_id append_to_open(tb_batcher *b, uint32_t at, tb_id id)
+{
+    tb__open_append(b, at, 0);
+    return id;
 }
 
 /* One that needs no look at anything else: what every record costs is here. */
 TB_ON_THE_WAY tb_id add_bare(tb_batcher *b, uint64_t cost, int64_t submitted_us)
 {
     uint32_t at = tb__slot_take_again(b);
-    fill_bare(b, at, cost, submitted_us);
+    tb_slot *slot = &b->slot[at];
+    fill_bare(b, slot, cost, submitted_us);
     tb__list_append(b, &b->pending, at);
-    tb__queue_count(b, &b->slot[at]);
-    tb__open_append(b, at, 0);
+    tb__queue_count(b, slot);
     b->news = true;
     b->submitted++;
-    return tb__slot_id(b, at);
+    tb_id id = tb__make_id(at, slot->generation);
+    return tb__open_count(b, cost) ? id : append_to_open(b, at, id);
 }
 
 /* Its id, or the refusal, which is not counted. */
 TB_ON_THE_WAY tb_id submit_bare(tb_batcher *b, double cost_given, int64_t submitted_us)
 {
     uint64_t cost;
-    if (b->state != TB_RUNNING) return TB_ENOTRUNNING;
+    if (TB_SELDOM(b->state != TB_RUNNING)) return TB_ENOTRUNNING;
     int error = cost_check(b, cost_given, &cost);
-    if (error) return error;
-    if (b->waiting.size || !tb__has_room(b, cost)) return TB_EFULL;
-    if (b->free_slot == TB_NIL || b->views_in_use || b->has_marks)
+    if (TB_SELDOM(error)) return error;
+    if (TB_SELDOM(b->waiting.size || !tb__has_room(b, cost))) return TB_EFULL;
+    if (TB_SELDOM(b->free_slot == TB_NIL || b->views_in_use || b->has_marks))
         return add_followed(b, cost, submitted_us);
     return add_bare(b, cost, submitted_us);
 }
