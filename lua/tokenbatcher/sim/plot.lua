@@ -12,7 +12,8 @@ local M = {}
 M.WIDTH = 1100
 local PANEL_HEIGHT, LEGEND_LINE, LEGEND_TOP = 400, 20, 62
 local LEAST = 1e-6 -- seconds: of what takes no time, where the axis has none
-local MARKS_AT = { 25, 50, 75 } -- per cent
+local MARKS_AT, APART = { 25, 50, 75 }, 25 -- per cent, of the first curve; those of the others are between
+local SMALLEST, LARGER = 0.9, 0.6 -- marks: the last one drawn, and by how much the first may be larger
 local BAND_POINTS = 200
 -- Filled and hollow, in pairs.
 local FILLED, HOLLOW = { 7, 5, 9, 11, 13, 15 }, { 6, 4, 8, 10, 12, 14 }
@@ -87,10 +88,11 @@ local function stepped(band)
   return out
 end
 
--- Where a curve has its marks.
-local function marks_of(points)
+-- Where curve i of n has its marks: none where another has, so that of two which are the same both are seen.
+local function marks_of(points, i, n)
   local out = {}
-  for _, share in ipairs(MARKS_AT) do
+  for _, first in ipairs(MARKS_AT) do
+    local share = first + APART * (i - 1) / n
     for _, point in ipairs(points) do
       if point[2] >= share then
         out[#out + 1] = { point[1], share }
@@ -101,7 +103,7 @@ local function marks_of(points)
   return out
 end
 
-local function add_curve(out, plots, i, row, look, slo_s, range)
+local function add_curve(out, plots, i, n, row, look, slo_s, range)
   local style = gnuplot.style(look.colour, look.dash)
   local points, band
   if row.per_seed then
@@ -112,7 +114,7 @@ local function add_curve(out, plots, i, row, look, slo_s, range)
   else
     points = M.points_of(row, slo_s)
   end
-  local marks = marks_of(points)
+  local marks = marks_of(points, i, n)
   table.insert(points, 1, { range[1], 0 })
   points[#points + 1] = { range[2], points[#points][2] }
   table.insert(out, 1, gnuplot.block("curve" .. i, points))
@@ -128,7 +130,7 @@ end
 
 local function distribution(out, rows, looks, slo_s)
   local plots, range = {}, { M.range_of(rows, slo_s) }
-  for i, row in ipairs(rows) do add_curve(out, plots, i, row, looks[row], slo_s, range) end
+  for i, row in ipairs(rows) do add_curve(out, plots, i, #rows, row, looks[row], slo_s, range) end
   out[#out + 1] = ([[
 set title 'Answered within a latency%s'
 set xlabel 'latency, seconds'
@@ -180,16 +182,17 @@ local function frontier(out, lines, has_seeds)
     if #points > 0 then y_range = "*:*" else points[1] = { 0, "NaN", "NaN", "NaN", "NaN", "NaN", "NaN" } end
     table.insert(out, 1, gnuplot.block("frontier" .. i, points))
     local style, colour = gnuplot.style(line.colour, line.dash), gnuplot.colour(line.colour)
+    local size = SMALLEST + LARGER * (#lines - i) / #lines -- of two at one place both are seen
     if has_seeds then
       for _, column in ipairs { 2, 5 } do
         plots[#plots + 1] = ("$frontier%d using 1:%d:%d:%d with yerrorbars %s lw 1 pt 0 notitle"):format(i, column,
           column + 1, column + 2, colour)
       end
     end
-    plots[#plots + 1] = ("$frontier%d using 1:2 with linespoints %s pt %d ps 0.9 title %s"):format(i, style,
-      mark(FILLED, line.mark), gnuplot.quote(line.label))
-    plots[#plots + 1] = ("$frontier%d using 1:5 with linespoints %s pt %d ps 0.9 notitle"):format(i, style,
-      mark(HOLLOW, line.mark))
+    plots[#plots + 1] = ("$frontier%d using 1:2 with linespoints %s pt %d ps %.3g title %s"):format(i, style,
+      mark(FILLED, line.mark), size, gnuplot.quote(line.label))
+    plots[#plots + 1] = ("$frontier%d using 1:5 with linespoints %s pt %d ps %.3g notitle"):format(i, style,
+      mark(HOLLOW, line.mark), size)
   end
   out[#out + 1] = [[
 set title 'Latency against throughput: p99 filled, p50 hollow'

@@ -99,16 +99,19 @@ local function bars_plot(run, number, size)
     .. "unset title"):format(math.ceil(run.lanes / 8), run.lanes, title, table.concat(plots, ", \\\n  "))
 end
 
+-- Records are whole ones: no marks between.
+local function whole_tics(most) return most < 5 and "set ytics 1" or "set ytics autofreq" end
+
 local function panels(run, number, label, depth, size)
   local out = { gnuplot.block("depth" .. number, outline(run.depths, run.to_s)) }
   if #run.bars > 0 then out[2] = gnuplot.block("bars" .. number, bar_rows(run, size)) end
   out[#out + 1] = ("set xrange [%.9g:%.9g]\nset yrange [0:%.9g]\nset title %s\nset ylabel 'records queued'\n"
-    .. "unset xlabel\nset format x ''\n"
+    .. "unset xlabel\nset format x ''\n%s\n"
     .. "plot $depth%d using 1:2 with filledcurves y1=0 fs solid 0.6 noborder lc rgb '#555555' notitle"):format(
-    run.from_s, run.to_s, 1.05 * depth, gnuplot.quote(label), number)
+    run.from_s, run.to_s, 1.05 * depth, gnuplot.quote(label), whole_tics(depth), number)
   local what = run.width_s and ("largest batch in %.3g s"):format(run.width_s) or "batch size"
-  out[#out + 1] = ("unset title\nset yrange [0:%.9g]\nset ylabel '%s'\nset xlabel 'seconds'\nset format x '%%g'\n%s")
-    :format(1.05 * size, what, bars_plot(run, number, size))
+  out[#out + 1] = ("unset title\nset yrange [0:%.9g]\nset ylabel '%s'\nset xlabel 'seconds'\nset format x '%%g'\n"
+    .. "%s\n%s"):format(1.05 * size, what, whole_tics(size), bars_plot(run, number, size))
   return table.concat(out, "\n")
 end
 

@@ -82,6 +82,18 @@ describe("a distribution of latency", function()
     assert.truthy(first:find "^%S+ 0$", first)
   end)
 
+  it("has marks where no other has, so that of two that came to the same both are seen", function()
+    local script = plot.script({ row_of("fifo", ""), row_of("eager", "") }, nil)
+    local function marks(i)
+      local block, out = script:match("%$marks" .. i .. " << EOD\n(.-)EOD"), {}
+      for share in block:gmatch "%S+ (%S+)\n" do out[#out + 1] = share end
+      return table.concat(out, " ")
+    end
+    assert.same({ "25 50 75", "37.5 62.5 87.5" }, { marks(1), marks(2) })
+    assert.truthy(script:find("pt 7 ps 1.2 title 'fifo'", 1, true))
+    assert.truthy(script:find("pt 5 ps 0.9 title 'eager'", 1, true))
+  end)
+
   it("ends below 100 % where not all were answered", function()
     local points = plot.points_of(row_of("fifo", "", { completed = 40, goodput = 0.2 }), nil)
     assert.near(40, points[#points][2], 1e-9)

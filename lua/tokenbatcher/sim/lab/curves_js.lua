@@ -67,7 +67,7 @@ function drawCurves(state) {
     g.strokeStyle = colourOf(i);
     g.lineWidth = isChosen ? 2.4 : 1;
     g.globalAlpha = isChosen ? 1 : 0.45;
-    g.setLineDash(i === state.b ? [7, 4] : []);
+    g.setLineDash(i === state.b ? [7, 4] : dashOf(i));
     g.beginPath();
     stepPath(g, curve, curve.y, x, y, range);
     g.stroke();

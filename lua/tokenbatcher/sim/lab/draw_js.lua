@@ -5,6 +5,10 @@ const data = JSON.parse(byId("data").textContent);
 
 const COLOURS = data.colours;
 const colourOf = i => COLOURS[i % COLOURS.length];
+// Where there are more runs than colours: dotted lines, striped swatches.
+const dashOf = i => i < COLOURS.length ? [] : [2, 1 + 2 * Math.floor(i / COLOURS.length)];
+const fillOf = i => i < COLOURS.length ? colourOf(i)
+  : `repeating-linear-gradient(90deg, ${colourOf(i)} 0 3px, transparent 3px 5px)`;
 
 // Powers of ten, and their halves where there are few.
 function logTicks(from, to) {

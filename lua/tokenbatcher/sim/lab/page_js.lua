@@ -163,7 +163,7 @@ function fillChoices() {
     byId("run-b").add(new Option(run.label, i));
     const item = document.createElement("li"), button = document.createElement("button");
     const swatch = document.createElement("i");
-    swatch.style.background = colourOf(i);
+    swatch.style.background = fillOf(i);
     button.append(swatch, "");
     button.title = "click: run A; with shift: run B";
     button.addEventListener("click", event => choose(event.shiftKey ? "b" : "a", i));
@@ -183,7 +183,7 @@ function fillChoices() {
   byId("all").addEventListener("click", () => zoomTo(...wholeView()));
   data.lines.forEach(line => {
     const item = document.createElement("li"), swatch = document.createElement("i");
-    swatch.style.background = colourOf(line.colour - 1);
+    swatch.style.background = fillOf(line.colour - 1);
     item.append(swatch, line.label);
     byId("lines").append(item);
   });
