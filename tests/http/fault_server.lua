@@ -257,17 +257,24 @@ end
 
 steps.bom = with_body(function(text) return "\239\187\191" .. text end)
 
-steps.gzip = with_body(function(text)
+local function packed(text)
   local name = os.tmpname()
   local pipe = io.popen("gzip -c > " .. name, "w")
   pipe:write(text)
   pipe:close()
   local file = io.open(name, "rb")
-  local packed = file:read "*a"
+  local bytes = file:read "*a"
   file:close()
   os.remove(name)
-  return packed
-end, { "Content-Encoding: gzip" })
+  return bytes
+end
+
+local GZIP = { "Content-Encoding: gzip" }
+steps.gzip = with_body(packed, GZIP)
+steps.gzipbomb = with_body(function(text) return packed((" "):rep(1e6) .. text) end, GZIP)
+steps.gzipcut = with_body(function(text) return packed(text):sub(1, -12) end, GZIP)
+steps.gzipbad = with_body(function(text) return "\31\139\8\0" .. text end, GZIP)
+steps.brotli = with_body(function(text) return text end, { "Content-Encoding: br" })
 
 function steps.hints(c, request) -- answers that are none yet
   c:write "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\nRetry-After: 30\r\n\r\n"
@@ -282,6 +289,10 @@ function steps.reset(c) -- not an end, but a RST
 end
 
 -- Refusals that say when to come again: limited-300 (retry-after-ms), bucket-300 (x-ratelimit-*), in ms.
+function steps.dated(c, _, s) -- Retry-After as a date, and no Date
+  local date = os.date("!%a, %d %b %Y %H:%M:%S GMT", os.time() + tonumber(s))
+  return c:respond(429, refusal "slow down", { "Retry-After: " .. date })
+end
 function steps.limited(c, _, ms) return c:respond(429, refusal "slow down", { "retry-after-ms: " .. ms }) end
 
 function steps.bucket(c, _, ms)

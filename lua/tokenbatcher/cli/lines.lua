@@ -3,7 +3,7 @@
 -- as a gzip file is decompressed.
 
 local clock = require "tokenbatcher.runtime.clock"
-local gzip = require "tokenbatcher.cli.gzip_ffi"
+local gzip = require "tokenbatcher.base.gzip_ffi"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
 

@@ -3,10 +3,14 @@
 -- A limit is learned from a refusal (status 413 or 422, or 400) in two ways. Its words may name it ("batch size 64 >
 -- maximum allowed batch size 32"). Or it is seen: a batch was refused, and then every one of its parts was taken. A
 -- batch in which an input is at fault teaches nothing: that input is refused alone. Nor does a refusal without
--- words where the body was large: it may be about bytes.
+-- words where the body was large: it may be about bytes; nor one whose words are about tokens or bytes: that is about
+-- the sum of the inputs.
 --
--- What is learned is kept as long as the worker lives; in a shared dictionary of nginx's, where there is one, as long
--- as nginx does, for all its workers.
+-- What is learned holds for ten minutes, in a shared dictionary of nginx's, where there is one, for all its workers and
+-- over a reload. Then as many inputs as before are tried again: what the upstream refuses then is learned anew, at the
+-- price of one call.
+
+local clock = require "tokenbatcher.runtime.clock"
 
 local ngx = rawget(_G, "ngx")
 
@@ -18,6 +22,7 @@ local REFUSALS = { [400] = true, [413] = true, [422] = true }
 local MOST_WORDS = 4096 -- bytes of a refusal that are read
 local LARGE_BODY = 2 ^ 20 -- bytes
 local MOST_TRIALS = 64 -- batches of which parts are awaited
+local HOLDS_S = 600
 
 --- @param given table  name (of what is kept), most (inputs), shm (name of a shared dictionary, or nil)
 function M.new(given)
@@ -27,6 +32,7 @@ function M.new(given)
 end
 
 local function learned(self)
+  if self.own and clock.now_us() >= self.until_us then self.own = nil end
   local shared = self.dict and tonumber((self.dict:get(self.key)))
   if shared and not (self.own and self.own < shared) then return shared end
   return self.own
@@ -42,8 +48,8 @@ end
 local function keep(self, most)
   local known = learned(self)
   if known and known <= most then return end
-  self.own = most
-  if self.dict then self.dict:set(self.key, most) end
+  self.own, self.until_us = most, clock.now_us() + HOLDS_S * 1e6
+  if self.dict then self.dict:set(self.key, most, HOLDS_S) end
 end
 
 -- --- what the words say -------------------------------------------------------------------------------
@@ -55,6 +61,8 @@ local AFTER = { "or less", "or fewer", "items after validation", "items at most"
 -- And what it must be about, so that a limit of one input's tokens, characters or images is none.
 local ABOUT = { "batch", "inputs", "items", "array", "list" }
 local ABOUT_OTHERS = { "token", "character", "byte", "word", "string", "text", "image", "long" }
+-- A call's whole may be too large in these.
+local ABOUT_SUMS = { "token", "character", "byte", "body", "payload", "entity", "content length", "content too large" }
 
 local function has_any(text, words)
   for _, word in ipairs(words) do
@@ -78,7 +86,6 @@ end
 
 -- The number that the words give for a limit below n, or nil.
 local function named(words, n)
-  words = words:sub(1, MOST_WORDS):lower()
   if not has_any(words, ABOUT) or has_any(words, ABOUT_OTHERS) then return nil end
   if exceeded(words, n) then return exceeded(words, n) end
   local best
@@ -131,11 +138,14 @@ function Limits:learn(request, response)
     if batch ~= nil then forget(self, batch) end
     return
   end
-  local limit = n > 1 and named(response.body, n)
+  local words = response.body:sub(1, MOST_WORDS):lower()
+  local limit = n > 1 and named(words, n)
   if limit and not is_said_back(limit, request.body) then
     keep(self, limit)
   elseif batch ~= nil and n == 1 then
     forget(self, batch) -- it is this input
+  elseif batch ~= nil and has_any(words, ABOUT_SUMS) then
+    forget(self, batch) -- its parts are taken because they are smaller, not because they are fewer
   elseif batch ~= nil and response.status ~= 400 and #(request.body or "") < LARGE_BODY then
     begin_trial(self, batch, n)
   end

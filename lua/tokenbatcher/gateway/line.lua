@@ -18,7 +18,7 @@ local function batcher_options(self, batch, join)
   local options = {
     name = self.name, inference_fn = self.infer, policy = batch.policy, on_full = "reject", on_oversize = "reject",
     target_batch_cost = batch.max_cost, max_queue_cost = batch.max_queue_cost, max_queue_size = batch.max_queue,
-    max_batch_size = math.min(batch.max_inputs, self.upstream:limits().max_inputs),
+    max_batch_size = math.min(self.most_inputs, self.limit),
     max_concurrent_batches = batch.max_in_flight, batch_timeout_s = batch.max_wait_ms / 1000,
     inference_timeout_s = batch.timeout_s, record = batch.record,
     join = join and function(record) return record.input end or nil,
@@ -44,7 +44,8 @@ end
 -- secrets, shows_key_words, new_id
 function M.new(given)
   local self = setmetatable({ name = given.name, upstream = given.upstream, models = given.models,
-    answered_cost = 0, since_us = nil, counts = counts.of_line(), limit = given.upstream:limits().max_inputs }, Line)
+    answered_cost = 0, since_us = nil, counts = counts.of_line(), limit = given.upstream:limits().max_inputs,
+    most_inputs = given.batch.options.max_batch_size or given.batch.max_inputs }, Line)
   self.infer = calls.new { upstream = given.upstream, secrets = given.secrets,
     shows_key_words = given.shows_key_words, new_id = given.new_id, counts = self.counts,
     on_batch = function(info, now_us) self:over(info, now_us) end }
@@ -63,7 +64,7 @@ function Line:count_inputs(costs)
   for i = 1, #costs do counts.observe(self.counts.tokens, counts.TOKENS, costs[i]) end
 end
 
--- A batch is over: what it cost, and whether the upstream has said that it takes fewer inputs.
+-- A batch is over: what it cost, and whether the upstream has said that it takes fewer inputs, or may take more again.
 function Line:over(info, now_us)
   if now_us - self.since_us > WINDOW_US then
     self.answered_cost = self.answered_cost * (WINDOW_US / 2) / (now_us - self.since_us)
@@ -73,7 +74,7 @@ function Line:over(info, now_us)
   local limit = self.upstream:limits().max_inputs
   if limit ~= self.limit then
     self.limit = limit
-    if limit < self.batcher:option "max_batch_size" then self.batcher:set { max_batch_size = limit } end
+    self.batcher:set { max_batch_size = math.min(self.most_inputs, limit) }
   end
 end
 

@@ -128,7 +128,9 @@ end
 function M.head(gateway, request, protocol, id)
   if request.method ~= "POST" then return nil, method_problem() end
   local headers = request.headers
-  if headers["x-tokenbatcher"] == "bypass" then return nil, support.PASS end
+  local wish = headers["x-tokenbatcher"]
+  if wish == "bypass" then return nil, support.PASS end
+  if wish then return nil, problems.new(400, "invalid_wish", "x-tokenbatcher may be 'bypass', and nothing else") end
   local credential, problem = gateway.credentials:of(headers)
   if not credential then return nil, problem end
   local max_wait_s

@@ -162,7 +162,8 @@ function M.read(who, given)
   p.pool_size, p.idle_s, p.auth_name = pool.size, pool.idle_s, p.auth_header:lower()
   p.secrets = { key }
   p.key = key and (p.auth_name == "authorization" and "Bearer " .. key or key)
-  p.header_text = "user-agent: tokenbatcher\r\n" .. read_headers(who, p.headers, p.auth_name, p.secrets)
+  p.header_text = "user-agent: tokenbatcher\r\naccept-encoding: identity\r\n"
+    .. read_headers(who, p.headers, p.auth_name, p.secrets)
   p.max_inputs = p.max_inputs or presets.max_inputs(p.preset)
   return p
 end

@@ -101,6 +101,41 @@ describe("an organization and a project:", function()
   end)
 end)
 
+describe("an upstream's limit on inputs:", function()
+  it("is kept to as soon as it is known, and no longer than it is known", function()
+    local sizes, upstreams = {}, {}
+    upstreams[1] = helper.upstream(function(request)
+      sizes[#sizes + 1] = request.inputs
+      return embedded(request)
+    end)
+    helper.run({}, upstreams, function(gateway)
+      local function asks(n)
+        local list = {}
+        for i = 1, n do list[i] = ask("text " .. i) end
+        helper.at_once(gateway, list)
+      end
+      upstreams[1].max_inputs = 2
+      asks(4) -- halved as it goes
+      asks(4)
+      upstreams[1].max_inputs = 2048
+      asks(2)
+      asks(4)
+    end)
+    assert.same({ 2, 2, 2, 2, 2, 4 }, sizes)
+  end)
+
+  it("is forgotten after ten minutes, and tried again", function()
+    tb.run(function()
+      local known = require("tokenbatcher.gateway.limits").new { name = "x", most = 2048 }
+      known:learn({ inputs = 64 }, { status = 422, body = "batch size 64 > maximum allowed batch size 32" })
+      tb.sleep(599)
+      assert.same({ max_inputs = 32, learned = true }, known:describe())
+      tb.sleep(1)
+      assert.same({ max_inputs = 2048, learned = false }, known:describe())
+    end, { clock = "virtual" })
+  end)
+end)
+
 describe("an upstream's words:", function()
   -- Refuses a call with "bad" in it, quoting all of it.
   local function echoing(request)
@@ -578,6 +613,9 @@ describe("what is held and where it goes:", function()
         local request = helper.request("/admin", nil, { method = "GET", whole = target })
         assert.equal(400, (helper.handle(gateway, request)), target)
       end
+      local refused = { helper.handle(gateway, ask("a", { headers = { ["x-tokenbatcher"] = "off" } })) }
+      assert.equal(400, refused[1])
+      assert.equal("x-tokenbatcher may be 'bypass', and nothing else", error_of(refused).message)
       local status = helper.handle(gateway, ask("a", { headers = { ["x-tokenbatcher"] = "bypass" } }))
       assert.is_nil(status)
     end)

@@ -106,10 +106,13 @@ describe("a gateway's upstream", function()
     reset = "upstream_broken 502: the connection ended before an answer came",
     diebody = "upstream_broken 502: the connection ended before the answer did",
     garbage = "upstream_broken 502: what came is no answer of HTTP/1",
-    gzip = "upstream_broken 502: the answer is compressed, which was not asked for",
+    gzip = "200 [1,97,0.5]", brotli = "upstream_broken 502: the answer is compressed, which was not asked for",
+    gzipcut = "upstream_broken 502: the answer is gzip that ends early",
+    gzipbad = "upstream_broken 502: the answer is gzip that is corrupt",
     longhead = "upstream_too_large 502: the headers of the answer are larger than 64 KiB",
     bighead = "upstream_too_large 502: the headers of the answer are larger than 64 KiB",
     ["huge-2000000"] = "upstream_too_large 502: the answer is larger than 1000000 bytes",
+    gzipbomb = "upstream_too_large 502: the answer is larger than 1000000 bytes",
     endless = "upstream_too_large 502: the answer is larger than 1000000 bytes",
   } do
     test(("%s: %s"):format(step, expected), function()
@@ -210,12 +213,12 @@ describe("a gateway's upstream", function()
       return up:call { path = "/v1/x", body = "{}", headers = { ["x-request-id"] = "r1", ["x-bad"] = "a\r\nx-evil: 1",
         connection = "close", ["transfer-encoding"] = "chunked", ["accept-encoding"] = "gzip", te = "x", host = "evil",
         authorization = "Bearer theirs" } }.body]]
-    for line in ("authorization: Bearer sesame|content-length: 2|content-type: application/json|host: localhost|"
+    for line in ("accept-encoding: identity|authorization: Bearer sesame|content-length: 2|content-type: application/json|host: localhost|"
       .. "user-agent: tokenbatcher|x-org: o|x-request-id: r1"):gmatch "[^|]+" do
       assert.truthy(text:find("\n" .. line .. "\n", 1, true), line .. " is not in " .. text)
     end
-    for _, name in ipairs { "x-bad", "x-evil", "connection", "transfer-encoding", "accept-encoding", "te" } do
-      assert.falsy(text:find("\n" .. name .. ": ", 1, true), name)
+    for _, name in ipairs { "x-bad", "x-evil", "connection", "transfer-encoding", "accept-encoding: gzip", "te" } do
+      assert.falsy(text:find("\n" .. name .. (name:find ":" and "" or ": "), 1, true), name)
     end
     assert.matches("\nauthorization: Bearer theirs\n", eval [[
       return new(ECHO, { api_key = "ours" }):call { path = "/v1/x", credential = "c1",
@@ -280,6 +283,9 @@ describe("a gateway's upstream", function()
       local up = at "limited-500,ok~deadline"
       local response = embed(up, { "a" }, { retry_until = require("tokenbatcher").now() + 0.2 })
       return response.status .. " " .. up:status().retries]])
+    assert.equal("429 true", eval [[
+      local response = embed(at("dated-30", { retry = { attempts = 1 } }), { "a" })
+      return response.status .. " " .. tostring(response.retry_after_s > 25 and response.retry_after_s <= 30)]])
     assert.equal("200 1", eval [[
       local up = at("429@37,ok~unheeded", { retry = { respect_retry_after = false, backoff_ms = { 1, 2 } } })
       return embed(up, { "a" }).status .. " " .. up:status().retries]])
@@ -428,6 +434,18 @@ describe("a gateway's upstream", function()
       return table.concat({ learned("whole", '{"input":["batch of at most 1","b"]}'),
         learned("cut", '{"input":["batch of at most 12345","b"]}'),
         learned("zero", '{"input":["batch of at most 01","b"]}'), learned("other", '{"input":["a 21","b"]}') }, " ")]])
+  end)
+
+  test("a limit is not learned from a batch that was too large as a whole, in tokens or bytes", function()
+    assert.equal("2048 2048 2", eval [[
+      local function learned(words)
+        local known = require("tokenbatcher.gateway.limits").new { name = words, most = 2048 }
+        known:learn({ inputs = 4, batch = 1 }, { status = 413, body = words })
+        for _ = 1, 2 do known:learn({ inputs = 2, batch = 1 }, { status = 200, body = "" }) end
+        return known:describe().max_inputs
+      end
+      return table.concat({ learned "the request has 9000 tokens, 8192 at most", learned "413 Request Entity Too Large",
+        learned "no" }, " ")]])
   end)
 
   test("a limit is learned from a batch whose parts are all taken, not from one with a culprit", function()

@@ -1,10 +1,13 @@
 --- Reads an answer of HTTP/1.1 or 1.0 from a cosocket: its head and its body are bounded in bytes, and all of it in
--- time.
+-- time. A body that is gzip, although nobody asks for it, is unpacked, within the same bound.
 --
 -- Whatever is wrong is a code (http_timeout, http_broken, http_too_large) and a sentence that quotes nothing.
 
 local clock = require "tokenbatcher.runtime.clock"
+local gzip = require "tokenbatcher.base.gzip_ffi"
 local head = require "tokenbatcher.backend.http.head"
+
+local ngx = rawget(_G, "ngx")
 
 local M = {}
 local Reader = {}
@@ -236,6 +239,24 @@ local function read_body(self, headers, most)
   return body, false
 end
 
+local COMPRESSED = "the answer is compressed, which was not asked for"
+
+-- @return string; or nil, code, message
+local function unpacked(body, most)
+  local inflater = gzip.new()
+  if not inflater then return nil, "http_broken", COMPRESSED .. ", and zlib is not there" end
+  inflater:feed(body)
+  local parts, size = {}, 0
+  repeat
+    local part = inflater:read()
+    if not part then return nil, "http_broken", "the answer is gzip that is corrupt" end
+    parts[#parts + 1], size = part, size + #part
+    if size > most then return too_large(most) end
+  until part == ""
+  if not inflater:is_whole() then return nil, "http_broken", "the answer is gzip that ends early" end
+  return table.concat(parts)
+end
+
 local function wants_to_close(headers, minor)
   local connection = (headers.connection or ""):lower()
   if connection:find("close", 1, true) then return true end
@@ -249,17 +270,23 @@ end
 function Reader:read(method, most)
   local status, headers, minor = final_head(self)
   if not status then return nil, headers, minor end
-  local coding = headers["content-encoding"]
-  if coding and coding:lower() ~= "identity" then
-    return nil, "http_broken", "the answer is compressed, which was not asked for"
-  end
+  local coding = (headers["content-encoding"] or "identity"):lower()
+  local is_packed = coding == "gzip" or coding == "x-gzip"
+  if not is_packed and coding ~= "identity" then return nil, "http_broken", COMPRESSED end
   local body, goes_on, message
   if method == "HEAD" or status == 204 or status == 304 then
     body, goes_on = "", true
   else
     body, goes_on, message = read_body(self, headers, most)
   end
+  if body and is_packed and body ~= "" then
+    local code
+    body, code, message = unpacked(body, most)
+    goes_on = body and goes_on or code
+    headers["content-encoding"] = nil
+  end
   if not body then return nil, goes_on, message end
+  if headers["retry-after"] and not headers.date then headers.date = ngx.http_time(ngx.time()) end -- as RFC 9110 has it
   return { status = status, headers = headers, body = body },
     goes_on and self.kept == "" and not wants_to_close(headers, minor)
 end

@@ -1,4 +1,4 @@
---- Compressed input, through zlib, which is loaded when the first comes.
+--- What is compressed (gzip), through zlib, which is loaded when the first comes.
 
 local ffi = require "ffi"
 
