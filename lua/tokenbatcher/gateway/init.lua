@@ -359,7 +359,9 @@ end
 -- @return headers to add to the answer
 function Gateway:passed(status, headers)
   self:count("pass", status)
-  local _, added = replies.finish(self.config.cors, { headers = headers }, headers["x-request-id"], status, {})
+  local id = headers["x-request-id"]
+  if status >= 500 then self.complaints:add("warn", id, ("passed on, and answered with status %d"):format(status)) end
+  local _, added = replies.finish(self.config.cors, { headers = headers }, id, status, {})
   return added
 end
 
@@ -381,6 +383,7 @@ end
 function Gateway:refusal(status, request)
   local id = self.ids:of(request.headers["x-request-id"])
   self:count("host", status)
+  if status >= 500 then self.complaints:add("warn", id, ("nginx has answered it with status %d"):format(status)) end
   return replies.finish(self.config.cors, request, id, replies.problem(problems.of_host(status)))
 end
 

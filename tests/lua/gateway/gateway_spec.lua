@@ -344,6 +344,21 @@ describe("the gateway in nginx", function()
       assert.is_true(#text < 700)
     end)
 
+  test("logs what failed, and nothing of a request's line: a query may hold a key",
+    { upstream = "http://127.0.0.1:1", options = "batch_timeout_s = 0" }, function(gateway)
+      local query = "?api_key=top-secret"
+      assert.equal(502, select(2, gateway:get("/v1/embeddings" .. query, "-d " .. nginx.quote(one "x"))))
+      assert.equal(502, select(2, gateway:get("/v1/models" .. query, "-H 'x-request-id: r-17'")))
+      assert.equal(413, select(2, gateway:get("/v1/embeddings" .. query, "-H 'content-length: 99999999' -d x")))
+      assert.equal(400, select(2, gateway:get("/v1/embeddings" .. query, "-H 'transfer-encoding: chunked' -d x "
+        .. "-H 'content-length: 5'")))
+      local log = gateway:log()
+      assert.matches("request r%-17: nginx has answered it with status 502", log)
+      assert.matches("502 upstream_unreachable: no connection", log)
+      assert.is_nil(log:find("secret", 1, true), log)
+      assert.is_nil(log:find("GET /", 1, true), log)
+    end)
+
   test("has /health and /metrics", {}, function(gateway)
     embed(gateway, one "x")
     assert.matches('ok', (gateway:get "/health"))

@@ -5,6 +5,7 @@
 -- is none to be had. So a job that has not begun after a second is given another timer, by the
 -- pump or by anyone who waits; whichever comes first runs it, the other finds it begun.
 
+local nginx_log = require "tokenbatcher.runtime.host.nginx_log_ffi"
 local tbffi = require "tokenbatcher.core.ffi"
 local C = tbffi.lib
 
@@ -33,7 +34,8 @@ end
 
 M.is_exiting = ngx.worker.exiting
 
-function M.log(level, text) ngx.log(LEVELS[level], "tokenbatcher: ", text) end
+--- A line about the worker, whatever request it serves.
+function M.log(level, text) nginx_log.log(LEVELS[level], "tokenbatcher: " .. text) end
 
 local unstarted = {} -- job -> when a timer was last asked for
 local complained_at
