@@ -1,7 +1,7 @@
 #!/bin/sh
 # Long runs: minutes of load. Stops at the first that fails.
 # environment: B (build folder), LUAJIT, SOAK_RECORDS (5,000,000), SOAK_OPS (20,000,000),
-# SOAK_REQUESTS (100,000), SOAK_LINES (1,000,000), SOAK_CHAOS_S (60)
+# SOAK_REQUESTS (100,000), SOAK_LINES (1,000,000), SOAK_CHAOS_S (60), SOAK_ABORTS (10,000), SOAK_ROUNDS (5)
 set -eu
 
 echo "== records on the real clock: every answer checked, memory flat"
