@@ -20,6 +20,7 @@ local M = {}
 local AT_ONCE = 8 -- requests that a turn answers
 local LOOK_US, MOST_REST_US, SHARE = 1000, 250000, 20
 local SHORT_US = 100 -- a look that took less has found nothing to rest from
+local UNTOLD_US = 20000 -- the loop waits for as many descriptors as it can: somebody looks so often
 
 local ids = tbffi.new("double[?]", AT_ONCE)
 
@@ -62,15 +63,16 @@ end
 
 function Server:turn(now)
   if now < self.rested_at then return end
-  if self.is_resting then
-    self.is_resting = false
-    assert(self.pump.attach(self.fd))
-  end
+  if self.is_resting and self.pump.attach(self.fd) then self.is_resting = false end
   local began = self.pump.now()
   local has_found = look(self, began)
   local ended = self.pump.now()
   self.rested_at = ended + LOOK_US
-  if has_found or ended - began > SHORT_US then rest(self, ended, ended - began) end
+  if self.is_resting then
+    self.rested_at = ended + UNTOLD_US
+  elseif has_found or ended - began > SHORT_US then
+    rest(self, ended, ended - began)
+  end
   local at = tonumber(C.tb_listen_next(self.handle))
   self.at = at >= 0 and at or nil
 end

@@ -67,6 +67,20 @@ describe("listen: its pages", function()
     end
   end))
 
+  it("are served when the loop waits for as many descriptors as it can", listening(nil, function(listener)
+    assert.equal(200, get(listener.address, "/ready").status)
+    local pump, asked = require("tokenbatcher.runtime.clock").pump, 0
+    local attach = pump.attach
+    function pump.attach()
+      asked = asked + 1
+      return nil, "full"
+    end
+    for _ = 1, 3 do assert.equal(200, get(listener.address, "/ready").status) end
+    pump.attach = attach
+    assert.is_true(asked > 0)
+    for _ = 1, 3 do assert.equal(200, get(listener.address, "/ready").status) end
+  end))
+
   it("come with headers that keep other people's pages out", listening(nil, function(listener)
     for _, path in ipairs { "/", "/metrics", "/health", "/ready", "/stats.json", "/none" } do
       local headers = get(listener.address, path, { headers = { Origin = "http://evil.example" } }).headers
