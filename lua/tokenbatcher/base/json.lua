@@ -12,6 +12,7 @@
 -- What a script makes has its keys sorted, so that the same results give the same bytes.
 
 local library_files = require "tokenbatcher.base.library"
+local numbers = require "tokenbatcher.base.number_text"
 local utf8 = require "tokenbatcher.base.utf8"
 
 local find, gsub = string.find, string.gsub
@@ -19,7 +20,6 @@ local find, gsub = string.find, string.gsub
 local M = {}
 
 local MAX_DEPTH = 1000
-local EXACT = 2 ^ 53
 
 local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\b"] = "\\b", ["\f"] = "\\f", ["\n"] = "\\n",
   ["\r"] = "\\r", ["\t"] = "\\t" }
@@ -165,19 +165,11 @@ function M.quote(text)
   return quoted(utf8.clean(text))
 end
 
--- As few digits as give the same number again.
 local function number_text(value)
   if value ~= value or value == math.huge or value == -math.huge then
     complain("the number " .. tostring(value) .. " has no JSON form")
   end
-  if value % 1 == 0 and value > -EXACT and value < EXACT then
-    return value == 0 and 1 / value < 0 and "-0" or ("%d"):format(value)
-  end
-  for digits = 15, 16 do
-    local short = ("%." .. digits .. "g"):format(value)
-    if tonumber(short) == value then return short end
-  end
-  return ("%.17g"):format(value)
+  return value == 0 and 1 / value < 0 and "-0" or numbers.shortest(value)
 end
 
 -- The length of a table that is a list (keys 1 to n), or nil.

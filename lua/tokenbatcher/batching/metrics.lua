@@ -6,6 +6,7 @@
 
 local batcher_class = require "tokenbatcher.batching.batcher"
 local errors = require "tokenbatcher.base.errors"
+local number_text = require "tokenbatcher.base.number_text"
 local tbffi = require "tokenbatcher.core.ffi"
 local REASONS = require("tokenbatcher.core.stats").REASONS
 local utf8 = require "tokenbatcher.base.utf8"
@@ -72,15 +73,7 @@ local HISTOGRAMS = {
 
 local ESCAPES = { ["\\"] = "\\\\", ['"'] = '\\"', ["\n"] = "\\n" }
 
--- As few digits as give the same number again.
-local function number(value)
-  if value % 1 == 0 and math.abs(value) < 1e15 then return ("%d"):format(value) end
-  for digits = 15, 16 do
-    local short = ("%." .. digits .. "g"):format(value)
-    if tonumber(short) == value then return short end
-  end
-  return ("%.17g"):format(value)
-end
+local number = number_text.shortest
 
 --- A label: name="value". A page that is not UTF-8 is refused, so the value is made that.
 function M.label(name, value)

@@ -3,6 +3,7 @@
 
 local errors = require "tokenbatcher.base.errors"
 local kinds = require "tokenbatcher.base.kinds"
+local numbers = require "tokenbatcher.base.number_text"
 local tbffi = require "tokenbatcher.core.ffi"
 local C = tbffi.lib
 
@@ -67,10 +68,7 @@ local function known_names(class)
   return names
 end
 
-local function number_text(value)
-  if value == math.floor(value) and math.abs(value) < 1e15 then return ("%d"):format(value) end
-  return ("%.14g"):format(value)
-end
+local function number_text(value) return numbers.rounded(value, 14) end
 
 local function expectation(entry)
   local from, to = number_text(entry.min), number_text(entry.max)

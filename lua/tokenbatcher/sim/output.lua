@@ -3,14 +3,12 @@
 
 local json = require "tokenbatcher.base.json"
 local measure = require "tokenbatcher.sim.measure"
+local number_text = require "tokenbatcher.base.number_text"
 
 local M = {}
 
 -- Nine digits are more than any figure of a simulation is good for.
-local function number(value)
-  if value % 1 == 0 and math.abs(value) < 1e15 then return ("%d"):format(value) end
-  return ("%.9g"):format(value)
-end
+local function number(value) return number_text.rounded(value, 9) end
 
 local function settings_json(settings)
   local parts = {}
