@@ -147,6 +147,22 @@ async function calm(page) {
   fact("who wants less motion gets a picture for a state, and no more");
 }
 
+async function unseen(page) {
+  const show = isHidden => page.value(`Object.defineProperty(document, "hidden", { value: ${isHidden}, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange")); Number(document.body.dataset.states)`);
+  await show(true);
+  assert.equal(await page.value("source"), null);
+  const timers = await page.value(`(async () => { let n = 0; const set = window.setTimeout;
+    window.setTimeout = (...given) => { n++; return set(...given); };
+    await poll(); // an answer that was on its way
+    window.setTimeout = set; return n; })()`);
+  assert.equal(timers, 0);
+  const states = await page.value("Number(document.body.dataset.states)");
+  await show(false);
+  await page.until(READY(states + 2));
+  fact("in a tab that is not seen it asks nothing, and goes on when it is");
+}
+
 // --- of a gateway --------------------------------------------------------------------------------
 
 async function ofGateway(page) {
@@ -159,7 +175,7 @@ async function ofGateway(page) {
     await page.until(`new Set(chosen().batches.map(b => b.worker)).size === 2`);
     assert.equal(await page.value("chosen().it.workers.length"), 2);
     fact("a gateway's two workers are on one page: " + await text(page, "#line"));
-    for (const step of [moves, reads, byKeyboard, named, calm]) await step(page);
+    for (const step of [moves, reads, byKeyboard, named, calm, unseen]) await step(page);
     await page.until("chosen().it.failures.length > 0");
     assert.match(await text(page, "#t-failures tr"), /the server refused \(status 400\)/);
     assert.equal(await page.value(`document.body.innerText.includes("poison")`), false);

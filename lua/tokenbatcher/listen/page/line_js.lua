@@ -134,10 +134,12 @@ async function poll() {
       { cache: "no-store", signal: AbortSignal.timeout(SILENCE_MS) });
     if (!answer.ok) throw new Error("status " + answer.status);
     heardFrom(await answer.json(), "asking once a second");
+    if (document.hidden) return;
     timer = setTimeout(++polls % 10 === 1 ? listen : poll, polls % 10 === 1 ? 200 : POLL_MS);
   } catch (error) {
     lostAt = lostAt || new Date();
     say("no answer since " + lostAt.toLocaleTimeString("en-GB") + "; trying again", "bad");
+    if (document.hidden) return;
     timer = setTimeout(poll, AGAIN_MS);
   }
 }

@@ -217,7 +217,7 @@ function startPage() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); if (chosen()) show(); });
   document.addEventListener("visibilitychange", () => { if (document.hidden) stop(); else listen(); });
   readColours();
-  listen();
+  if (!document.hidden) listen();
   requestAnimationFrame(frame);
 }
 startPage();
