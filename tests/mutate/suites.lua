@@ -54,9 +54,11 @@ local ENGINES = programs("script", "test_engine_threads test_engine_alloc"):gsub
 local SPECS = {
   base = "tests/lua/base tests/lua/batching/submission_spec.lua tests/lua/batching/forming_spec.lua "
     .. "tests/lua/batching/metrics_spec.lua tests/lua/backend/retry_spec.lua tests/lua/script/load_spec.lua",
-  core = "tests/lua/policy tests/lua/batching/forming_spec.lua tests/lua/testing tests/lua/core/keys_spec.lua "
+  core = "tests/lua/core/keys_spec.lua tests/lua/core/stats_spec.lua tests/lua/testing tests/lua/policy "
+    .. "tests/lua/batching/forming_spec.lua "
     .. "tests/lua/batching/submission_spec.lua tests/lua/batching/suspects_spec.lua tests/lua/batching/group_spec.lua",
-  runtime = "tests/lua/runtime/timers_spec.lua tests/lua/runtime/api_spec.lua tests/lua/runtime/host_spec.lua "
+  runtime = "tests/lua/runtime/timers_spec.lua tests/lua/runtime/rims_spec.lua tests/lua/runtime/api_spec.lua "
+    .. "tests/lua/runtime/host_spec.lua tests/lua/batching/rims_spec.lua "
     .. "tests/lua/batching/lifecycle_spec.lua tests/lua/batching/stop_spec.lua tests/lua/batching/due_spec.lua "
     .. "tests/lua/runtime/away_spec.lua tests/lua/batching/random_spec.lua",
   batching = specs("tests/lua/batching", "due lifecycle reload recording random")
@@ -64,7 +66,8 @@ local SPECS = {
     .. "tests/lua/estimator tests/lua/policy/policy_guard_spec.lua",
   policy = "tests/lua/policy",
   estimator = "tests/lua/estimator",
-  backend = "tests/lua/backend/retry_spec.lua tests/lua/backend/pool_spec.lua tests/lua/backend/threads_spec.lua "
+  backend = "tests/lua/backend/simulated_spec.lua tests/lua/backend/retrying_spec.lua "
+    .. "tests/lua/backend/retry_spec.lua tests/lua/backend/pool_spec.lua tests/lua/backend/threads_spec.lua "
     .. "tests/lua/backend/endpoints_spec.lua",
 }
 

@@ -201,6 +201,7 @@ describe("joining", function()
 
   it("joins a record that is due at the same instant", virtually(function()
     assert.equal(1, joined({}, { first = 0, opts = { batch_timeout_s = 0 } }))
+    assert.equal(1, joined({ batch_timeout_s = 0 }, { opts = { batch_timeout_s = 0 } }))
   end))
 
   it("R8: joins none that is due later than half of one's own timeout", virtually(function()
