@@ -264,6 +264,9 @@ describe("suspects, kept by name,", function()
     batcher:submit("waits", { key = "b" })
     tb.sleep(0.1)
     assert.equal(2.01e6, batcher:next_us())
+    batcher._watcher = { turned = function() end } -- who has no time of his own
+    assert.equal(2.01e6, batcher:next_us())
+    batcher._watcher = nil
     batcher:stop()
   end))
 end)
@@ -293,6 +296,17 @@ describe("a batcher", function()
     assert.same({ "first" }, told)
     batcher:stop()
     assert.same({ "first", "second" }, told)
+  end))
+
+  it("is turned when who watches it wants to look", virtually(function()
+    local batcher = H.start { batch_timeout_s = 100 }
+    batcher:submit "a"
+    batcher._watcher = { next_us = 7e6, turned = function() end }
+    assert.equal(7e6, batcher:next_us())
+    batcher._watcher.next_us = nil
+    assert.equal(100e6, batcher:next_us())
+    batcher._watcher = nil
+    batcher:stop()
   end))
 
   it("knows how many more batches could run", virtually(function()
