@@ -64,7 +64,7 @@ local SPECS = {
   batching = specs("tests/lua/batching", "due lifecycle reload recording random")
     .. " tests/lua/policy/policy_life_spec.lua tests/lua/policy/rate_limited_spec.lua tests/lua/policy/policy_spec.lua "
     .. "tests/lua/estimator tests/lua/policy/policy_guard_spec.lua",
-  policy = "tests/lua/policy",
+  policy = "tests/lua/policy tests/lua/batching/suspects_spec.lua",
   estimator = "tests/lua/estimator",
   backend = "tests/lua/backend/simulated_spec.lua tests/lua/backend/retrying_spec.lua "
     .. "tests/lua/backend/retry_spec.lua tests/lua/backend/pool_spec.lua tests/lua/backend/threads_spec.lua "
