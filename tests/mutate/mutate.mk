@@ -18,12 +18,16 @@ $B/mutate/test_%: test_%.c $(MUTATE_OBJ) $(wildcard tests/src/*/*.h) | $B/libtok
 
 $B/mutate/test_ev_clock: src/ev/clock.h
 
-# It makes allocations of the core fail, which is why it is around it.
-$B/mutate/test_alloc: $B/mutate/test_alloc.o $(MUTATE_OBJ) $B/libtokenbatcher.a
+# These are around the core all the same, since they look inside, or make its allocations fail.
+INSIDE_TESTS = $(patsubst tests/src/core/%.c,$B/mutate/%,$(shell grep -lE '"([^"]*/)?(core|broken)\.h"' tests/src/core/test_*.c)) \
+  $B/mutate/test_alloc
+$B/mutate/test_alloc: LINK_EXTRA = $(FAIL_ALLOC)
+$(INSIDE_TESTS): $B/mutate/%: $B/mutate/%.o $(MUTATE_OBJ) $B/libtokenbatcher.a
 	$(call say,LD)
-	$Q$(CC) $(TEST_CFLAGS) -o $@ $(filter %.o,$^) $(FAIL_ALLOC) $B/libtokenbatcher.a $(CMOCKA)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $(filter %.o,$^) $(LINK_EXTRA) $B/libtokenbatcher.a $(CMOCKA)
 
-.PHONY: mutate mutate-core mutate-engines
+.PHONY: mutate mutate-core mutate-inside mutate-engines
+mutate-inside: $(INSIDE_TESTS) $B/mutate/search
 mutate-core: $(MUTATE_TESTS) $B/mutate/search
 mutate-engines: $(filter $B/tests/test_engine%,$(C_TESTS))
 

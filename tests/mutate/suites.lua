@@ -74,7 +74,7 @@ local SPECS = {
 local suites = {
   ["c-core"] = {
     prepare = MAKE .. "mutate-core",
-    build = MAKE .. "build/libtokenbatcher.so build/mutate/test_alloc build/mutate/search",
+    build = MAKE .. "build/libtokenbatcher.so mutate-inside",
     tests = together(c_tests("mutate", CORE), "build/mutate/search 2"),
   },
   ["c-search"] = {
@@ -107,7 +107,7 @@ for room, list in pairs(SPECS) do suites["lua-" .. room] = { tests = { busted(li
 local QUICK = "test_core_batch test_core_rims test_core_inside"
 suites["c-quick"] = {
   prepare = MAKE .. (QUICK:gsub("test_", "build/mutate/%0")),
-  build = MAKE .. "build/libtokenbatcher.so",
+  build = MAKE .. "build/libtokenbatcher.so build/mutate/test_core_inside",
   tests = c_tests("mutate", QUICK),
 }
 suites["lua-quick"] = {
