@@ -62,6 +62,7 @@ MISUSE(read_none, tb_batch_read(NULL, 1, &batch, NULL, NULL, 0))
 MISUSE(read_nowhere, tb_batch_read(r->b, 1, NULL, NULL, NULL, 0))
 MISUSE(settle_none, tb_settle(NULL, 1, TB_COMPLETED, 1))
 MISUSE(settle_77, tb_settle(r->b, 1, 77, 1))
+MISUSE(settle_minus_1, tb_settle(r->b, 1, -1, 1))
 MISUSE(finish_none, tb_batch_finish(NULL, 1, TB_COMPLETED, 1))
 MISUSE(finish_77, tb_batch_finish(r->b, 1, 77, 1))
 MISUSE(finish_minus_1, tb_batch_finish(r->b, 1, -1, 1))
@@ -168,8 +169,8 @@ static const misuse MISUSES[] = {
     IS(submit_plain_none),
     IS(submit_nothing), IS(check_none), IS(check_nothing), IS(has_room), IS(record_state), IS(record_deadline),
     IS(cancel), IS(refuse), IS(waiting), IS(poll_none), IS(poll_nowhere), IS(next), IS(form), IS(form_default),
-    IS(read_none), IS(read_nowhere), IS(settle_none), IS(settle_77), IS(finish_none), IS(finish_77),
-    IS(finish_minus_1), IS(retry), IS(half_none), IS(half_nothing), IS(half_nowhere), IS(ask), IS(ask_again),
+    IS(read_none), IS(read_nowhere), IS(settle_none), IS(settle_77), IS(settle_minus_1), IS(finish_none),
+    IS(finish_77), IS(finish_minus_1), IS(retry), IS(half_none), IS(half_nothing), IS(half_nowhere), IS(ask), IS(ask_again),
     IS(choose_none), IS(choose_nowhere), IS(choose_add), IS(choose_limit), IS(choose_read),
     IS(choose_read_nowhere), IS(choose_budget), IS(choose_end), IS(choose_reset), IS(choose_abandon),
     IS(look_none), IS(look_nowhere), IS(look_cost), IS(view_open), IS(view_open_no_such), IS(view_open_aging),
