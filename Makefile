@@ -58,7 +58,7 @@ LUA_SRC  = $(shell find lua/tokenbatcher -name '*.lua' | sort)
 LUA_PATH := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
 export LUA_PATH
 
-.PHONY: all deps run test test-extra search lint bench bench-gateway bench-redis rock install-rock soak fuzz sanitize coverage install uninstall dist deb clean help
+.PHONY: all deps run test test-extra search lint bench bench-gateway bench-redis rock install-rock soak fuzz sanitize coverage install uninstall dist deb replays clean help
 .DELETE_ON_ERROR:
 # `make -j4 deps run` installs before it builds.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)

@@ -140,7 +140,7 @@ typedef struct tb_http_request tb_http_request;
  * headers, headers_size: header lines of the last response, each with its CR LF.
  * error: a sentence of at most 255 bytes; "" when done. It quotes neither a response nor
  *     credentials.
- * retry_after_s: of the Retry-After header in seconds, dates made relative; 0: none.
+ * retry_after_s: of the Retry-After header in seconds, dates made relative; 0: none, or one that has passed.
  * was_sent: 1: the request, or some of it, went out; 0: nothing did, so that it is safe to
  *     send it again. */
 struct tb_http_response {

@@ -49,10 +49,10 @@ run_whole() {
   fi
 }
 
-# run_replay PROGRAM CORPUS
+# run_replay TARGET: over its corpus
 run_replay() {
-  echo "== fuzz corpus: $2"
-  run_whole "$B/tests/$1" "$2"/*
+  echo "== fuzz corpus: $1"
+  run_whole "$B/tests/fuzz_$1_replay" "tests/fuzz/corpus_$1"/*
 }
 
 # Two records at once: seconds. `make search` has four.
@@ -64,10 +64,7 @@ run_search() {
 
 for program in "$@"; do run_c "$program"; done
 run_search
-run_replay fuzz_replay tests/fuzz/corpus_core
-run_replay fuzz_json_replay tests/fuzz/corpus_json
-run_replay fuzz_vectors_replay tests/fuzz/corpus_vectors
-run_replay fuzz_redis_replay tests/fuzz/corpus_redis
+for corpus in tests/fuzz/corpus_*; do run_replay "${corpus#tests/fuzz/corpus_}"; done
 run_specs
 
 if [ "$skipped" -gt 0 ]; then

@@ -9,8 +9,7 @@ unset ASAN_OPTIONS
 strict='-fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1'
 
 build_tests() {
-  make -s B="$1" CFLAGS="$2" "$1/libtokenbatcher.a" "$1/tests/fuzz_replay" "$1/tests/fuzz_json_replay" \
-    "$1/tests/fuzz_vectors_replay" "$1/tests/fuzz_redis_replay" \
+  make -s B="$1" CFLAGS="$2" "$1/libtokenbatcher.a" replays \
     $(ls tests/src/*/test_*.c | sed "s|.*/\(.*\)\.c|$1/tests/\1|")
 }
 run() {
@@ -25,10 +24,11 @@ for test in "$B"/asan/tests/test_*; do
   case $test in *test_alloc*) continue ;; esac # it wraps malloc, as ASan does
   run "$test"
 done
-run "$B"/asan/tests/fuzz_replay tests/fuzz/corpus_core/*
-run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_json_replay tests/fuzz/corpus_json/*
-run env ASAN_OPTIONS=detect_leaks=0 "$B"/asan/tests/fuzz_vectors_replay tests/fuzz/corpus_vectors/*
-run "$B"/asan/tests/fuzz_redis_replay tests/fuzz/corpus_redis/*
+for corpus in tests/fuzz/corpus_*; do
+  case $corpus in *_core | *_http | *_redis) leaks=1 ;; *) leaks=0 ;; esac # LuaJIT frees nothing at exit
+  run env ASAN_OPTIONS=detect_leaks=$leaks "$B/asan/tests/fuzz_${corpus#tests/fuzz/corpus_}_replay" "$corpus"/*
+done
+run env TB_MONKEY_ROUNDS=400 "$B/asan/tests/test_engine_monkey"
 
 echo "== TSan: the inbox, the loop, engines, Redis's look-ups"
 build_tests "$B/tsan" "-fsanitize=thread $strict"
@@ -52,7 +52,7 @@ unset TOKENBATCHER_LIB
 echo "== valgrind"
 make -s B="$B" "$B/libtokenbatcher.a" "$B/libtokenbatcher.so" "$B/tokenbatcher" $(ls tests/src/*/test_*.c | sed "s|.*/\(.*\)\.c|$B/tests/\1|")
 for test in "$B"/tests/test_*; do
-  case $test in *test_model*) export TB_OPS=5000 ;; esac
+  case $test in *test_model*) export TB_OPS=5000 ;; *_monkey) export TB_MONKEY_ROUNDS=6 ;; esac
   # an abandoned thread keeps its stack, which is "possibly lost"
   run valgrind -q --fair-sched=yes --leak-check=full --errors-for-leak-kinds=definite --error-exitcode=9 "$test"
 done

@@ -56,7 +56,10 @@ $B/tests/search: $(SEARCH_SRC) $(wildcard tests/search/*.h tests/src/core/*.h sr
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -o $@ $(SEARCH_SRC) $B/libtokenbatcher.a $(CMOCKA)
 
-$B/tests/fuzz_replay: tests/fuzz/fuzz_core.c tests/fuzz/replay.h $(C_SHARED) $B/libtokenbatcher.a
+# Each fuzzer over its corpus, without libFuzzer.
+REPLAYS = $(patsubst tests/fuzz/fuzz_%.c,$B/tests/fuzz_%_replay,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+
+$B/tests/fuzz_core_replay: tests/fuzz/fuzz_core.c tests/fuzz/replay.h $(C_SHARED) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(C_SHARED) $B/libtokenbatcher.a $(CMOCKA)
@@ -71,6 +74,17 @@ $B/tests/fuzz_vectors_replay: tests/fuzz/fuzz_vectors.c tests/fuzz/lua_fuzz.h te
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -rdynamic -o $@ $(filter-out %.h,$^) -lluajit-5.1 $(JSON_LIB)
+
+# Lua finds the library where it was built.
+$B/tests/fuzz_traces_replay $B/tests/fuzz_messages_replay: $B/tests/fuzz_%_replay: tests/fuzz/fuzz_%.c tests/fuzz/lua_fuzz.h tests/fuzz/replay.h $(JSON_OBJ)
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) $(LUA_CFLAGS) -DTB_FUZZ_MAIN -o $@ $(filter-out %.h,$^) -lluajit-5.1 $(JSON_LIB)
+
+$B/tests/fuzz_http_replay: tests/fuzz/fuzz_http.c tests/fuzz/replay.h $(HTTP_OBJ)
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$Q$(CC) $(TEST_CFLAGS) -DTB_FUZZ_MAIN -o $@ $< $(HTTP_OBJ) $$(pkg-config --libs libcurl) -lm
 
 $B/tests/fuzz_redis_replay: tests/fuzz/fuzz_redis.c tests/fuzz/replay.h $(REDIS_OBJ)
 	@mkdir -p $(@D)
@@ -113,7 +127,7 @@ $B/tests/bench_ndebug: tests/bench/bench_core.c $(CORE_SRC) src/core/core.h src/
 
 include tests/mutate/mutate.mk
 
-test: all $(C_TESTS) $(QUICK_TESTS) $B/tests/search $B/tests/fuzz_replay $B/tests/fuzz_json_replay $B/tests/fuzz_redis_replay $B/tests/fuzz_vectors_replay ## run all tests; the last line sums them up
+test: all $(C_TESTS) $(QUICK_TESTS) $B/tests/search $(REPLAYS) ## run all tests; the last line sums them up
 	$QBUSTED='$(BUSTED)' B='$B' sh tests/run.sh $(C_TESTS)
 
 test-extra: all ## tests that need more (`make deps test-extra`): pages in Chromium, clients from npm, Prometheus
@@ -143,8 +157,10 @@ search: $B/tests/search ## every state of small batchers of four records (minute
 soak: all $(C_TESTS) $B/tests/soak_engine ## long runs: minutes of load, a million records
 	$QB='$B' LUAJIT='$(LUAJIT)' sh tests/soak/run.sh
 
-fuzz: $B/gen/cdef_vectors.c ## libFuzzer on what comes from outside, FUZZ_SECONDS (60) for each target, or ONLY some
+fuzz: all $B/gen/cdef_vectors.c ## libFuzzer on what comes from outside, FUZZ_SECONDS (60) for each target, or ONLY some
 	$QB='$B' sh tests/fuzz/run.sh
+
+replays: $(REPLAYS)
 
 sanitize: all ## the tests under ASan, UBSan, TSan and valgrind
 	$QB='$B' sh tests/sanitize.sh

@@ -351,7 +351,7 @@ void tb__http_describe(struct tb__http_slot *slot, tb_http_response *out)
         .headers = slot->headers.data,
         .headers_size = slot->headers.size,
         .error = error_text(slot),
-        .retry_after_s = retry_after_s,
+        .retry_after_s = retry_after_s > 0 ? retry_after_s : 0,
         .was_sent = was_sent(slot),
     };
 }

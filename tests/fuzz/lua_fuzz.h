@@ -3,7 +3,8 @@
  * With libFuzzer:   clang -fsanitize=fuzzer,address,undefined ...
  * Without:          cc -DTB_FUZZ_MAIN ... ; PROGRAM FILE...  (replays each file)
  *
- * Whoever includes it has defined CHECK: Lua that returns the function, which raises where something is wrong. */
+ * Whoever includes it has defined CHECK: Lua that returns the function, which raises where something is wrong. With
+ * LUA_LINES, lines of Lua that follow each other are features to libFuzzer, as edges of C are; Lua is interpreted then. */
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
@@ -13,6 +14,21 @@
 
 int luaopen_tokenbatcher_json(lua_State *L);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#ifdef LUA_LINES
+enum { LINES = 1 << 14 };
+static uint8_t lines[LINES] __attribute__((section("__libfuzzer_extra_counters"), used));
+
+static void on_line(lua_State *L, lua_Debug *at)
+{
+    static uint32_t before;
+    lua_getinfo(L, "S", at);
+    uint32_t here = (uint32_t)at->currentline * 2654435761u;
+    for (const char *c = at->short_src; *c; c++) here = here * 31 + (unsigned char)*c;
+    lines[(here ^ before >> 1) % LINES]++;
+    before = here;
+}
+#endif
 
 static lua_State *new_state(void)
 {
@@ -27,6 +43,10 @@ static lua_State *new_state(void)
         fprintf(stderr, "%s\n", lua_tostring(L, -1));
         abort();
     }
+#ifdef LUA_LINES
+    if (luaL_dostring(L, "jit.off() jit.flush()")) abort();
+    lua_sethook(L, on_line, LUA_MASKLINE, 0);
+#endif
     return L;
 }
 
