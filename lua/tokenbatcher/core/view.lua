@@ -215,7 +215,7 @@ end
 --- Positions by distance in cost from i, i itself first; of equal distances the earlier
 -- arrival.
 function Queue:near(i)
-  local cost = self:cost(i)
+  local cost = Queue.cost(self, i)
   local view = open_order(self, COST)
   local handle = view.handle
   local first = C.tb_view_alike(handle, i)

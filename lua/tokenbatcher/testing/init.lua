@@ -20,6 +20,7 @@ local tbffi = require "tokenbatcher.core.ffi"
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
 local EXPIRED, TIMED_OUT = tonumber(C.TB_EVENT_EXPIRED), tonumber(C.TB_EVENT_BATCH_TIMED_OUT)
 local EVENTS, START_S = 64, 1e6
+local LAST_S = 9e9 -- in microseconds still a whole number, and a time to the core
 
 local M = {}
 
@@ -232,8 +233,9 @@ end
 -- and has failed. Raises what on_complete raises.
 function Queue:wait(seconds)
   require_queue(self, "wait")
-  if not is_seconds(seconds, 0) then
-    errors.misuse("testing: wait: a number of seconds >= 0 is needed, got " .. errors.show(seconds))
+  if not (is_seconds(seconds, 0) and self.now + seconds <= LAST_S) then
+    errors.misuse(("testing: wait: a number of seconds >= 0 is needed, up to the time %.14g, got %s"):format(LAST_S,
+      errors.show(seconds)))
   end
   self.now_us = self.now_us + math.floor(seconds * 1e6 + 0.5)
   self.now = self.now_us / 1e6

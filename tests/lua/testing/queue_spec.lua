@@ -207,6 +207,7 @@ describe("what is wrong is raised:", function()
     assert.matches("record 2: ", message_of(testing.queue, { { cost = 1 }, { cost = 1 } }, { max_queue_size = 1 }))
     local queue = testing.queue {}
     assert.matches("wait: a number of seconds", message_of(queue.wait, queue, -1))
+    assert.matches("up to the time 9000000000, got 1e+300", message_of(queue.wait, queue, 1e300), 1, true)
     for _, name in ipairs { "add", "pick", "wait", "done", "drain" } do
       assert.matches("queue_spec.lua:%d+: testing: " .. name .. " needs a colon",
         message_of(function() queue[name](1) end))
