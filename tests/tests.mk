@@ -7,9 +7,17 @@ CMOCKA      = -lcmocka -lm
 vpath test_%.c tests/src/core tests/src/ev tests/src/vectors tests/src/http tests/src/redis tests/src/listen tests/src/script
 C_TESTS     = $(patsubst %.c,$B/tests/%,$(notdir $(sort $(wildcard tests/src/*/test_*.c))))
 C_SHARED    = $(filter-out tests/src/core/test_%.c,$(wildcard tests/src/core/*.c))
-FAIL_ALLOC  = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
+# Calls that a test can make fail (tests/src/failing.h).
+failing     = $(foreach name,malloc calloc realloc $(1),-Wl,--wrap=$(name))
+FAIL_ALLOC  = $(call failing)
 
 $B/tests/test_alloc: LINK_EXTRA = $(FAIL_ALLOC)
+$B/tests/test_ev_failing: LINK_EXTRA = $(call failing,epoll_create1 epoll_ctl eventfd timerfd_create pthread_mutex_init)
+$B/tests/test_redis_failing: LINK_EXTRA = $(call failing,epoll_create1 epoll_ctl eventfd socket connect send recv pthread_create)
+$B/tests/test_http_failing: LINK_EXTRA = $(call failing,epoll_create1 epoll_ctl curl_global_init curl_multi_init \
+  curl_easy_init curl_url curl_multi_add_handle curl_slist_append)
+$B/tests/test_engine_failing: LINK_EXTRA = $(call failing,eventfd pthread_create)
+$B/tests/test_engine_alloc: LINK_EXTRA = $(FAIL_ALLOC)
 $B/tests/test_%: test_%.c $(C_SHARED) $(wildcard tests/src/*/*.h) $B/libtokenbatcher.a | $B/.has/cmocka.h
 	@mkdir -p $(@D)
 	$(call say,CC)
@@ -27,22 +35,22 @@ $B/tests/test_engine%: tests/src/script/test_engine%.c tests/src/script/test_eng
 $B/tests/test_engine_listen: $B/libtokenbatcher_listen.so
 
 # From the objects: only calls in what is linked can be made to fail.
-$B/tests/test_engine_alloc: tests/src/script/test_engine_alloc.c tests/src/script/test_engine.h $(SCRIPT_OBJ) $B/libtokenbatcher.a
+$B/tests/test_engine_alloc $B/tests/test_engine_failing: $B/tests/%: tests/src/script/%.c tests/src/failing.h tests/src/script/test_engine.h $(SCRIPT_OBJ) $B/libtokenbatcher.a
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$Q$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< $(FAIL_ALLOC) $(SCRIPT_OBJ) -Wl,--whole-archive $B/libtokenbatcher.a \
+	$Q$(CC) $(TEST_CFLAGS) -rdynamic -o $@ $< $(LINK_EXTRA) $(SCRIPT_OBJ) -Wl,--whole-archive $B/libtokenbatcher.a \
 	  -Wl,--no-whole-archive -lluajit-5.1 -lev -ldl $(CMOCKA)
 
 # libcurl's own functions may be stood in for by the program's: see the slow look-up.
-$B/tests/test_http $B/tests/test_http_trouble: $B/tests/%: tests/src/http/%.c tests/src/http/test_http.h $(HTTP_OBJ)
+$B/tests/test_http $B/tests/test_http_trouble $B/tests/test_http_failing: $B/tests/%: tests/src/http/%.c tests/src/http/test_http.h $(HTTP_OBJ)
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(HTTP_OBJ) $(CMOCKA) $$(pkg-config --libs libcurl)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(LINK_EXTRA) $(HTTP_OBJ) $(CMOCKA) $$(pkg-config --libs libcurl)
 
-$B/tests/test_redis $B/tests/test_redis_trouble: $B/tests/%: tests/src/redis/%.c tests/src/redis/test_redis.h $(REDIS_OBJ)
+$B/tests/test_redis $B/tests/test_redis_trouble $B/tests/test_redis_failing: $B/tests/%: tests/src/redis/%.c tests/src/redis/test_redis.h $(REDIS_OBJ)
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(REDIS_OBJ) $(CMOCKA) $$(pkg-config --libs hiredis)
+	$Q$(CC) $(TEST_CFLAGS) -o $@ $< $(LINK_EXTRA) $(REDIS_OBJ) $(CMOCKA) $$(pkg-config --libs hiredis)
 
 $B/tests/test_listen $B/tests/test_listen_trouble: $B/tests/%: tests/src/listen/%.c tests/src/listen/test_listen.h $(LISTEN_OBJ)
 	@mkdir -p $(@D)

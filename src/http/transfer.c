@@ -125,12 +125,17 @@ static bool is_http(CURLU *url)
     return is_known;
 }
 
-static bool is_url(const char *text)
+/* 0, or one of tb_http_refusal. */
+static int check_url(const char *text)
 {
     CURLU *url = curl_url();
-    bool is_good = url && curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK && is_http(url);
+    CURLUcode code = url ? curl_url_set(url, CURLUPART_URL, text, 0) : CURLUE_OUT_OF_MEMORY;
+    bool is_good = code == CURLUE_OK && is_http(url);
     curl_url_cleanup(url);
-    return is_good;
+    if (is_good) {
+        return 0;
+    }
+    return code == CURLUE_OUT_OF_MEMORY ? TB_HTTP_EMEMORY : TB_HTTP_EURL;
 }
 
 /* The first failure sticks; no option follows it. */
@@ -187,8 +192,9 @@ int tb__http_set_up(struct tb__http_slot *slot, const tb_http_request *request)
 {
     assert(slot->state == TB__HTTP_NEW);
     assert(!slot->header_list);
-    if (!is_url(request->url)) {
-        return TB_HTTP_EURL;
+    int refusal = check_url(request->url);
+    if (refusal) {
+        return refusal;
     }
     if (request->headers && strlen(request->headers) > TB_HTTP_HEADERS_BYTES) {
         return TB_HTTP_EHEADERS;

@@ -194,10 +194,12 @@ static tb_threads *allocate(const char *setup, size_t size, uint32_t count)
     memcpy(pool->setup, setup, size);
     pool->setup_size = size;
     pool->count = count;
+    if (!pool->workers || pool->fd < 0) {
+        destroy(pool);
+        return NULL;
+    }
     pool->references = 1;
-    if (pool->workers && pool->fd >= 0) return pool;
-    destroy(pool);
-    return NULL;
+    return pool;
 }
 
 tb_threads *tb_threads_new(const char *setup, size_t size, uint32_t count, double memory_bytes)
@@ -297,7 +299,8 @@ static void fail_waiting(tb_threads *pool)
 {
     while (pool->waiting.first) {
         struct tb__job *job = tb__jobs_take(&pool->waiting);
-        job->outcome = (struct tb__outcome){.bytes = strdup(HANGING), .size = sizeof HANGING - 1};
+        job->outcome = (struct tb__outcome){.bytes = strdup(HANGING)};
+        job->outcome.size = job->outcome.bytes ? sizeof HANGING - 1 : 0;
         tb__jobs_append(&pool->done, job);
     }
 }

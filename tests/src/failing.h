@@ -7,30 +7,56 @@
 #ifndef TB_TEST_FAILING_H
 #define TB_TEST_FAILING_H
 
+#include <errno.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 
 enum { NEVER = 0 };
 
-static uint64_t asked;   /* calls since the story began */
-static uint64_t fail_at; /* this one and all after it fail; NEVER: none */
-static uint64_t failed;  /* how many did */
+static _Atomic uint64_t asked;   /* calls since the story began, of all threads */
+static _Atomic uint64_t fail_at; /* this one and all after it fail; NEVER: none */
+static _Atomic uint64_t failed;  /* how many did */
 
 static int fails(void)
 {
-    asked++;
-    if (fail_at == NEVER || asked < fail_at) return 0;
+    uint64_t number = ++asked;
+    if (fail_at == NEVER || number < fail_at) return 0;
     failed++;
+    errno = ENOMEM;
     return 1;
 }
 
+/* Whatever failed works again. Had anything failed? */
+static inline int recovers(void)
+{
+    int had = failed > 0;
+    fail_at = NEVER;
+    return had;
+}
+
+/* Tells the story until nothing in it fails; how many calls have failed, one after the other. */
+static inline uint64_t tell_until_nothing_fails(void (*story)(void))
+{
+    for (uint64_t k = 1;; k++) {
+        asked = failed = 0;
+        fail_at = k;
+        story();
+        fail_at = NEVER;
+        if (failed == 0) return k - 1;
+    }
+}
+
 /* FAILING(what it returns, name, what it returns when it fails, (parameters), (arguments)) */
-#define FAILING(type, name, failure, parameters, arguments) \
-    type __real_##name parameters;                          \
-    type __wrap_##name parameters;                          \
-    type __wrap_##name parameters                           \
-    {                                                       \
-        return fails() ? (failure) : __real_##name arguments; \
+#define FAILING(type, name, failure, parameters, arguments) FAILING_IF(1, type, name, failure, parameters, arguments)
+
+/* Only where `condition`, of the parameters, holds. */
+#define FAILING_IF(condition, type, name, failure, parameters, arguments)   \
+    type __real_##name parameters;                                          \
+    type __wrap_##name parameters;                                          \
+    type __wrap_##name parameters                                           \
+    {                                                                       \
+        return (condition) && fails() ? (failure) : __real_##name arguments; \
     }
 
 FAILING(void *, malloc, NULL, (size_t size), (size))

@@ -1,41 +1,11 @@
 /* test_engine_alloc.c - an engine when memory runs out in C.
  *
- * Built from the objects with -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc. A story is told
- * again and again; the first time the 1st allocation fails and all after it until the call
- * has returned, then the 2nd, and so on until one telling needs no more. A refused call must
- * have changed nothing, and done once more, with memory, it must succeed. (LuaJIT and libev
- * have allocators of their own, which this does not reach.)
+ * A story is told again and again (failing.h). A refused call must have changed nothing, and done
+ * once more, with memory, it must succeed. (LuaJIT and libev have allocators of their own, which
+ * this does not reach.)
  */
+#include "../failing.h"
 #include "test_engine.h"
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-
-static uint64_t asked, fail_at; /* since the story began; the first that fails, 0: none */
-static bool is_failing, is_watched;
-
-static bool fails(void)
-{
-    if (!is_watched) return false;
-    if (++asked == fail_at) is_failing = true;
-    return is_failing;
-}
-
-void *__wrap_malloc(size_t size) { return fails() ? NULL : __real_malloc(size); }
-void *__wrap_calloc(size_t n, size_t size) { return fails() ? NULL : __real_calloc(n, size); }
-void *__wrap_realloc(void *old, size_t size) { return fails() ? NULL : __real_realloc(old, size); }
-
-/* Memory is back. Had it run out? */
-static bool recovers(void)
-{
-    bool had = is_failing;
-    is_failing = false;
-    return had;
-}
 
 enum { RECORDS = 70 }; /* more than the first slots of the table of callbacks */
 
@@ -48,21 +18,22 @@ static const char SCRIPT[] =
 #define WITH_MEMORY(result, call) \
     do { \
         result = (call); \
-        bool had = recovers(); \
-        if (result < 0) assert_true(had); \
+        if (result < 0) assert_true(recovers()); \
         if (result < 0) result = (call); \
         if (result < 0) fail_msg("%s: %d", #call, (int)result); \
     } while (0)
 
-static tb_engine *begin(struct rig *rig, const char *path)
+static struct rig *rig;
+static char *path;
+
+static tb_engine *begin(void)
 {
     static const tb_engine_option tail = {"tail", "?"};
     char err[TEXT];
     tb_engine *engine;
     int error = tb_engine_new_with(&engine, rig->loop, path, &tail, 1, err, sizeof err);
-    bool had = recovers();
     if (error) {
-        assert_true(had);
+        assert_true(recovers());
         assert_null(engine);
         assert_contains(err, "memory");
         assert_int_equal(tb_engine_new_with(&engine, rig->loop, path, &tail, 1, err, sizeof err), TB_OK);
@@ -71,11 +42,11 @@ static tb_engine *begin(struct rig *rig, const char *path)
 }
 
 /* Hands in, from here and as other threads do, changes an option, cancels, stops. */
-static void tell_story(struct rig *rig, const char *path)
+static void tell_story(void)
 {
     static struct notes many[RECORDS + 1];
     memset(many, 0, sizeof many);
-    tb_engine *engine = begin(rig, path);
+    tb_engine *engine = begin();
     int64_t id = 0, first = 0;
     tb_submit_options options = {.size = sizeof options, .key = "k", .timeout_s = 3000};
     for (int i = 0; i < RECORDS; i++) {
@@ -91,12 +62,12 @@ static void tell_story(struct rig *rig, const char *path)
     WITH_MEMORY(error, tb_engine_set(engine, &max, 1, NULL, 0));
     WITH_MEMORY(error, tb_engine_cancel(engine, first));
     WITH_MEMORY(error, tb_engine_stop(engine, -1, on_stopped, &many[RECORDS]));
-    is_watched = false;
+    fail_at = NEVER;
     while (many[RECORDS].stops == 0) ev_run(rig->loop, EVRUN_ONCE);
     for (int i = 0; i < RECORDS; i++) {
         const struct note *note = &many[i].list[0];
         assert_int_equal(many[i].results, 1); /* each once, none lost */
-        bool is_lost = fail_at <= asked && i % 2 == 0 && strcmp(note->code, "inference_failed") == 0;
+        bool is_lost = failed > 0 && i % 2 == 0 && strcmp(note->code, "inference_failed") == 0;
         if (is_lost) { /* there was no memory to take it in, when its thread had been told its id */
             assert_contains(note->message, "memory");
             continue;
@@ -111,16 +82,11 @@ static void tell_story(struct rig *rig, const char *path)
 
 static void every_call_survives_that_memory_runs_out_in_it(void **state)
 {
-    struct rig *rig = *state;
-    char *path = script_file(SCRIPT);
-    for (fail_at = 1;; fail_at++) {
-        asked = 0;
-        is_watched = true;
-        tell_story(rig, path);
-        if (asked < fail_at) break;
-    }
-    assert_true(fail_at > 20);
-    print_message("%d allocations failed, one after the other\n", (int)fail_at - 1);
+    rig = *state;
+    path = script_file(SCRIPT);
+    uint64_t allocations = tell_until_nothing_fails(tell_story);
+    assert_true(allocations >= 20);
+    print_message("%d allocations failed, one after the other\n", (int)allocations);
     unlink(path);
 }
 
