@@ -1,7 +1,8 @@
 /* fuzz_messages.c - bytes are what others put into Redis's streams, and what is read of Redis within nginx.
  *
  * As fields, cut at NUL bytes: a message is an entry, or bad with a reason and a sentence, and what is kept of it is
- * within its bounds. As replies (RESP2), in pieces: values as Redis sends them, or a sentence; the same in any pieces. */
+ * within its bounds. As replies (RESP2), in pieces: values as Redis sends them, or a sentence; the same in any
+ * pieces. */
 #define LUA_LINES
 static const char CHECK[] =
     "package.path = 'lua/?.lua;lua/?/init.lua;' .. package.path\n"
@@ -11,7 +12,8 @@ static const char CHECK[] =
     "  local fields = {}\n"
     "  for part in (text .. '\\0'):gmatch '([^%z]*)%z' do fields[#fields + 1] = part end\n"
     "  local sid = table.remove(fields, 1)\n"
-    "  local entry, reason, problem = message.read(sid, fields, {prefix = 'tb:', most_record = 500, decode = message.from_json})\n"
+    "  local rules = {prefix = 'tb:', most_record = 500, decode = message.from_json}\n"
+    "  local entry, reason, problem = message.read(sid, fields, rules)\n"
     "  assert(entry.sid == sid and (reason == nil) == (problem == nil) and (reason == nil) == (entry.record ~= nil))\n"
     "  assert(reason == nil or type(reason) == 'string' and type(problem) == 'string')\n"
     "  assert(not entry.reply_to or entry.reply_to:sub(1, 3) == 'tb:' and #entry.reply_to <= message.MOST_NAME)\n"

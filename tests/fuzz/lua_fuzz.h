@@ -4,7 +4,8 @@
  * Without:          cc -DTB_FUZZ_MAIN ... ; PROGRAM FILE...  (replays each file)
  *
  * Whoever includes it has defined CHECK: Lua that returns the function, which raises where something is wrong. With
- * LUA_LINES, lines of Lua that follow each other are features to libFuzzer, as edges of C are; Lua is interpreted then. */
+ * LUA_LINES, lines of Lua that follow each other are features to libFuzzer, as edges of C are; Lua is interpreted
+ * then. */
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>

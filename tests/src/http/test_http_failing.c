@@ -1,5 +1,5 @@
-/* test_http_failing.c - the HTTP client when memory, descriptors and libcurl's handles run out: a request is refused, or
- * ends with an outcome and a sentence; the next one works.
+/* test_http_failing.c - the HTTP client when memory, descriptors and libcurl's handles run out: a request is
+ * refused, or ends with an outcome and a sentence; the next one works.
  */
 #include "../failing.h"
 #include "test_http.h"

@@ -52,7 +52,8 @@ static const char *const SCRIPTS[] = {
     "inference_fn = function(r, info) tb.sleep(0.001 * (info.id % 4)) return r end",
     "policy = 'eager', decode = function(s) if s ~= '' then return s end end, encode = function(_, x) return x end,"
     "on_oversize = 'reject', target_batch_tokens = 20, token_estimator = function(s) return #s end,"
-    "inference_fn = function(r) local out = {} for i = 1, #r do out[i] = r[i] == 'bad' and {} or r[i] end return out end",
+    "inference_fn = function(r) local out = {} for i = 1, #r do\n"
+    "out[i] = r[i] == 'bad' and {} or r[i] end return out end",
 };
 
 static void op(void);
@@ -146,7 +147,8 @@ static void set_some(void)
     static const tb_engine_option OPTIONS[] = {
         {"max_batch_size", "3"}, {"max_queue_size", "2"}, {"policy", "priority"}, {"policy", "on_time:slo_s=1"},
         {"batch_timeout_s", "0"}, {"batch_timeout_s", "0.0005"}, {"max_concurrent_batches", "1"}, {"on_full", "wait"},
-        {"nobody", "1"}, {"max_batch_size", "-1"}, {"policy", ""}, {"on_full", "\xff"}, {"", ""}, {"max_wait_s", "none"},
+        {"nobody", "1"}, {"max_batch_size", "-1"}, {"policy", ""}, {"on_full", "\xff"}, {"", ""},
+        {"max_wait_s", "none"},
     };
     char err[TEXT] = "";
     uint32_t first = draw(13);
