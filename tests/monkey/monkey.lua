@@ -76,6 +76,20 @@ end
 
 local Future = getmetatable(require("tokenbatcher.runtime.future").new(false, false)).__index
 
+local retire -- see below
+
+-- Few at once: of those that make room for others, each is stopped, and must have come out even.
+local function keep_batcher(batcher)
+  if counted[batcher] then return end
+  counted[batcher] = true
+  if #batchers < 8 then
+    batchers[#batchers + 1] = batcher
+  else
+    local place = random(8)
+    if pcall(tb.spawn, retire, batchers[place]) then batchers[place] = batcher else counted[batcher] = nil end
+  end
+end
+
 local function is_future(value)
   local meta = type(value) == "table" and getmetatable(value)
   return type(meta) == "table" and rawget(meta, "__index") == Future
@@ -84,10 +98,7 @@ end
 -- Everything that comes back is looked at, and may be handed in again.
 local function keep_result(name, value)
   if type(value) == "table" and getmetatable(value) and rawget(value, "_class") then
-    if not counted[value] then
-      counted[value] = true
-      keep(batchers, value, 8)
-    end
+    keep_batcher(value)
   elseif is_future(value) then
     keep(futures, value, 64)
     if name == "tb.spawn" then tb.spawn(Future.await, value) end -- an error that nobody awaits is the run's
@@ -391,12 +402,12 @@ end
 
 -- --- the monkey -----------------------------------------------------------------------
 
-local function retire(batcher)
-  now_calling = "the end of a batcher"
+function retire(batcher)
   if batcher.is_running then
     batcher:set { inference_fn = answer, policy = "fifo", log = GOOD.log(), join = false }
     batcher:stop { timeout_s = 1 }
   end
+  counted[batcher] = nil
   local s = check_batcher(batcher)
   if s.queue_size + s.running_records + s.waiting_submits + s.prefetched_records > 0 then
     found "something is left in a stopped batcher"
@@ -428,16 +439,15 @@ local function new_batcher()
   local ok, batcher = pcall(tb[one_of { "TokenBatcher", "DynamicBatcher" }], batcher_options())
   if not ok then
     check_error("a batcher's options", batcher)
-  elseif not counted[batcher] then
-    counted[batcher] = true
-    keep(batchers, batcher, 8)
+  else
+    keep_batcher(batcher)
   end
 end
 
 local function play()
   find_targets()
   new_batcher()
-  keep(batchers, tb.TokenBatcher { inference_fn = answer, log = GOOD.log() }, 8)
+  keep_batcher(tb.TokenBatcher { inference_fn = answer, log = GOOD.log() })
   while calls < most_calls do
     one_call()
     if once_in(4) then work(one_of(batchers)) end
@@ -445,11 +455,11 @@ local function play()
     if once_in(10) then tb.sleep(random() / 50) end
     if once_in(100) then check_batcher(one_of(batchers)) end
   end
-  for batcher in pairs(counted) do retire(batcher) end
+  for _, batcher in ipairs(batchers) do retire(batcher) end
 end
 
 tb.run(play, { clock = "virtual" })
-for batcher in pairs(counted) do check_batcher(batcher) end
+if next(counted) then found "a batcher has not ended" end
 local count = 0
 for _, of in ipairs { targets, within } do
   for _, target in ipairs(of) do

@@ -318,6 +318,32 @@ static void the_default_has_its_turn(void **state)
     tb_free(b);
 }
 
+/* One that was cut ahead is cancelled: the batch that goes is made anew of those that are left. */
+static void the_default_makes_stale_cuts_anew(void **state)
+{
+    (void)state;
+    tb_batcher *b = scripted(1, 0);
+    tb_config config;
+    tb_batch read;
+    tb_id ids[6], in_it[2];
+    tb_get(b, &config);
+    config.policy = TB_POLICY_FIFO;
+    config.max_batch_size = 2;
+    config.prefetch_batches = 1;
+    assert_int_equal(tb_set(b, &config, NOW), TB_OK);
+    for (int i = 0; i < 6; i++) ids[i] = submit(b, 1, NOW);
+    tb_id first = tb_form(b, NOW);
+    assert_true(first > 0 && tb_form(b, NOW) == 0); /* two run, two are cut */
+    assert_int_equal(tb_record_state(b, ids[2]), TB_RECORD_CUT);
+    assert_int_equal(tb_cancel(b, ids[2], NOW), TB_OK);
+    assert_int_equal(tb_batch_finish(b, first, TB_COMPLETED, NOW), TB_OK);
+    tb_id next = tb_form_default(b, NOW);
+    assert_int_equal(tb_batch_read(b, next, &read, in_it, NULL, 2), TB_OK);
+    assert_true(read.size == 2 && in_it[0] == ids[3] && in_it[1] == ids[4]);
+    sound(b);
+    tb_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -334,6 +360,7 @@ int main(void)
         TEST("look: who was asked when due is not asked again for nothing", asked_once_when_due),
         TEST("look: without its largest, a group may still fill a batch, or not", the_largest_has_gone),
         TEST("look: the default policy has its turn after events, and with a slot", the_default_has_its_turn),
+        TEST("look: the default policy makes stale cuts anew", the_default_makes_stale_cuts_anew),
     };
     return cmocka_run_group_tests_name("look", tests, NULL, NULL);
 }
