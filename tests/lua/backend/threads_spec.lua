@@ -249,8 +249,12 @@ describe("tb.backend.threads", function()
       return "late"]]
     local before = thread_count()
     with({ script = path, threads = 1, inference_timeout_s = 0.05 }, function(batcher, backend)
-      local stuck = batcher:submit { gate = address(gate), ended = address(ended) }
-      assert.equal("inference_timeout", code_of(stuck))
+      local n, stuck = 0
+      repeat -- on a busy machine no thread may have begun by then, and nothing is abandoned
+        n = n + 1
+        stuck = batcher:submit { gate = address(gate), ended = address(ended) }
+        assert.equal("inference_timeout", code_of(stuck))
+      until backend:stats().abandoned > 0 or n == 100
       assert.equal(1, backend:stats().abandoned)
       assert.equal(1, backend:stats().threads)
       for _ = 1, 3 do
@@ -264,7 +268,7 @@ describe("tb.backend.threads", function()
       ffi.C.sem_post(gate)
       wait_for(function() return count[0] == 1 and thread_count() == before end)
       assert.equal("inference_timeout", code_of(stuck))
-      assert.equal(1, batcher.stats.total_failed)
+      assert.equal(n, batcher.stats.total_failed)
       batcher:start()
       assert.equal("quick", (batcher:submit("quick"):await()))
       assert.equal(1, backend:stats().abandoned)
