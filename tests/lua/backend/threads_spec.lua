@@ -593,10 +593,12 @@ describe("tb.backend.threads", function()
       print(pcall(tb.run, function()
         local batcher = tb.TokenBatcher { inference_fn = backend, inference_timeout_s = 0.05, policy = "eager" }
         batcher:start()
-        print(batcher:submit("a"):await())
+        local _, err
+        repeat _, err = batcher:submit("a"):await() until backend:stats().abandoned > 0 -- a thread had begun it
+        print(err)
         batcher:set { inference_timeout_s = false }
         local future = batcher:submit "b"
-        tb.sleep(0.01)
+        repeat tb.sleep(0.001) until backend:stats().busy > 0
         error "leaving"
       end))
       print(backend:stats().abandoned)]]):format(path))
