@@ -35,7 +35,7 @@ function M.destroy() fleet:keep {} end
 
 -- APISIX resolves references itself since 3.16; before that, plugins do.
 local function resolved(conf)
-  if not options.is_unresolved(conf) then return conf end
+  if not options.unresolved(conf) then return conf end
   return require("apisix.secret").fetch_secrets(conf, true) or conf
 end
 

@@ -233,6 +233,17 @@ describe("the plugin in APISIX", function()
       assert.is_nil(apisix.server:log():find("key-one", 1, true))
     end)
 
+  test("so is a header's value, where the key is none",
+    { conf = function()
+      return config { upstream = { url = upstream:url(), headers = { ["x-key"] = "$env://KEY" } } }
+    end }, function(apisix)
+      local _, status = apisix.server:get("/v1/embeddings", [[-d '{"model":"m","input":"a"}']])
+      assert.equal(503, status)
+      assert.matches("upstream.headers.x-key: its reference could not be resolved", apisix.server:log(), 1, true)
+      assert.equal("200", apisix:drive "require('apisix.secret').values['$env://KEY'] = 'key-one' return (ask 'a')")
+      assert.is_nil(apisix.server:log():find("key-one", 1, true))
+    end)
+
   test("the control API tells of all workers", { workers = 2 }, function(apisix)
     apisix:drive [[at_once(30, function(i) ask("text " .. i) end)]]
     local function sum_of(page, pattern)

@@ -119,13 +119,16 @@ describe("what a plugin may be given", function()
 
   it("a key may be a reference, which is no key until its host has resolved it", function()
     for _, key in ipairs { "{vault://env/key}", "$env://KEY", "$secret://vault/1/key" } do
-      local conf = with { upstream = { api_key = key } }
-      assert.is_nil(said_by_kong(conf))
-      assert.is_nil(said_by_apisix(conf))
-      assert.is_true(options.is_unresolved(conf))
+      for place, upstream in pairs { ["upstream.api_key"] = { api_key = key },
+        ["upstream.headers.x-key"] = { headers = { ["x-other"] = "plain", ["x-key"] = key } } } do
+        local conf = with { upstream = upstream }
+        assert.is_nil(said_by_kong(conf))
+        assert.is_nil(said_by_apisix(conf))
+        assert.equal(place, options.unresolved(conf))
+      end
     end
     for _, key in ipairs { "a-key", false } do
-      assert.is_false(options.is_unresolved(with { upstream = { api_key = key or nil } }))
+      assert.is_nil(options.unresolved(with { upstream = { api_key = key or nil, headers = key and { a = key } } }))
     end
   end)
 

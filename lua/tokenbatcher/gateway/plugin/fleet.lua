@@ -43,7 +43,8 @@ end
 local EXIT_S = 30 -- that an exiting worker waits; who waits for a slot then may wait as long as it would have
 
 local function start(self, conf)
-  if options.is_unresolved(conf) then errors.misuse "upstream.api_key: its reference could not be resolved" end
+  local unresolved = options.unresolved(conf)
+  if unresolved then errors.misuse(unresolved .. ": its reference could not be resolved") end
   local place = { workers = ngx.worker.count(), worker = ngx.worker.id() or 0 }
   local gateway = gateways.new(options.given(conf), { workers = place.workers })
   gateway:start(place)

@@ -46,7 +46,7 @@ local RETRY = pick(upstream_options.retry, { "attempts", "on", "backoff_ms", "re
   backoff_ms = { kind = "list", of = MS, least = 2, most = 2 },
 })
 local QUEUE = pick(queues.queue, { "slots", "reserve", "max_wait_s", "max_queue", "max_hold_s", "default_tokens",
-  "paths", "weights", "gate" }, {
+  "most_tokens", "paths", "weights", "gate" }, {
   paths = { kind = "list", of = { kind = "string", pattern = "^/", regex = "^/" }, least = 1, most = 1000 },
   weights = { kind = "map", of = { kind = "number", above = 0, max = 1000 } },
   gate = { kind = "record", is_optional = true, fields = queues.gate },
@@ -114,8 +114,14 @@ local function is_reference(key)
   return type(key) == "string" and (key:find "^{vault://" or key:find "^%$env://" or key:find "^%$secret://") ~= nil
 end
 
---- Is its key still the place where it is kept?
-function M.is_unresolved(conf) return is_reference(conf.upstream.api_key) end
+--- Which of its secrets is still the place where that is kept? @return string  its name; or nil: none
+function M.unresolved(conf)
+  local upstream = conf.upstream
+  if is_reference(upstream.api_key) then return "upstream.api_key" end
+  for name, value in pairs(type(upstream.headers) == "table" and upstream.headers or {}) do
+    if is_reference(value) then return "upstream.headers." .. name end
+  end
+end
 
 local function check(conf)
   local given = M.given(conf)

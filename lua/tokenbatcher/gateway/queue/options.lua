@@ -15,6 +15,7 @@ local QUEUE = {
   { name = "max_queue", kind = "count", default = 1000, min = 2, max = 1e6 }, -- requests that wait
   { name = "max_hold_s", kind = "number", default = 3600, above = 0, unit = "seconds" }, -- a slot, at the longest
   { name = "default_tokens", kind = "count", default = 256, min = 1, max = 1e9 }, -- where no max_tokens was said
+  { name = "most_tokens", kind = "count", default = 131072, min = 1, max = 1e9 }, -- of max_tokens; more counts as that
   { name = "paths", kind = "table" }, -- a list; what ends with * is a beginning
   { name = "policy", kind = "policy" }, -- by default that of turns.lua
   { name = "weights", kind = "table", default = {} }, -- {[what fairness_key sees] = shares}; others have 1
@@ -40,6 +41,9 @@ M.PATHS = { "/v1/chat/completions", "/chat/completions", "/v1/completions", "/co
 local OURS = { "max_batch_size", "min_batch_size", "max_concurrent_batches", "prefetch_batches", "inference_fn",
   "process_fn", "policy", "on_full", "max_queue_size", "inference_timeout_s", "join", "batch_timeout_s" }
 
+--- A path without slashes at its end: there are upstreams to which they say nothing.
+function M.plain(path) return path:match "^(.-)/*$" end
+
 local function paths_of(who, list)
   local exact, beginnings, n = {}, {}, 0
   for i, path in pairs(list or M.PATHS) do
@@ -47,7 +51,7 @@ local function paths_of(who, list)
     if type(i) ~= "number" or type(path) ~= "string" or path:sub(1, 1) ~= "/" then
       errors.misuse(who .. ": paths must be a list of paths that begin with /")
     end
-    if path:sub(-1) == "*" then beginnings[#beginnings + 1] = path:sub(1, -2) else exact[path] = true end
+    if path:sub(-1) == "*" then beginnings[#beginnings + 1] = path:sub(1, -2) else exact[M.plain(path)] = true end
   end
   if n == 0 then errors.misuse(who .. ": paths must name at least one path (queue = false: nothing waits)") end
   return exact, beginnings
@@ -69,6 +73,16 @@ local function check_options(who, given)
       errors.misuse(("%s: options: '%s' is the queue's own: it follows from slots, max_queue, max_wait_s, max_hold_s "
         .. "and policy"):format(who, name))
     end
+  end
+end
+
+-- What would be taken, and do nothing.
+local function check_use(who, p)
+  if p.priority and not p.policy then
+    errors.misuse(who .. ": priority is for a policy that goes by it (policy = 'priority'): shares do not")
+  end
+  if next(p.weights) and p.policy and p.reserve == 0 then
+    errors.misuse(who .. ": weights are for shares (no policy) and for reserve: with this policy they would do nothing")
   end
 end
 
@@ -106,6 +120,7 @@ function M.read(who, given, common, workers)
   p.exact, p.beginnings = paths_of(who, p.paths)
   check_weights(who, p.weights)
   check_options(who, p.options)
+  check_use(who, p)
   local slots, problem = M.share(p, { workers = workers or 1, worker = 0 })
   if not slots then errors.misuse(who .. ": " .. problem) end
   if p.gate then p.gate = parameters.read(who .. ": gate", GATE, p.gate) end
