@@ -149,6 +149,16 @@ local function upstream_of(i, given, config, workers)
     queue = queues.read(who .. ": queue", queue, config.queue, workers) }
 end
 
+-- Addresses have no names that could have weights.
+local function check_weights(config)
+  if config.fairness_key ~= "ip" then return end
+  for i, upstream in ipairs(config.upstreams) do
+    if upstream.queue and next(upstream.queue.weights) then
+      fail(('upstream %d: queue: weights would do nothing: with "fairness_key" = "ip" there are no names'):format(i))
+    end
+  end
+end
+
 --- @param given table  see TOP, and README of this folder  @param workers number|nil  that a host will run
 -- @return table  everything by name, defaults included; auth is settled by settle_auth()
 function M.read(given, workers)
@@ -168,6 +178,7 @@ function M.read(given, workers)
   local list = {}
   for i, upstream in ipairs(config.upstreams) do list[i] = upstream_of(i, upstream, config, workers) end
   config.upstreams = list
+  check_weights(config)
   return config
 end
 

@@ -74,7 +74,8 @@ end
 -- Nobody is there, all slots are free, the engine's identity holds.
 local function assert_at_rest(queue)
   local book, stats = queue.book, queue.batcher.stats
-  assert.same({ 0, 0, 0, 0, 0, 0 }, { book.n, book.weight, book.queued, book.held, book.held_cost, stats.queue_size })
+  assert.same({ 0, 0, 0, 0, 0, 0, 0 }, { book.n, book.weight, book.queued, book.held, queue.n_held, queue.sum_since_us,
+    stats.queue_size })
   assert.is_nil(next(book.keys))
   assert.equal(stats.total_submitted, stats.total_completed + stats.total_failed + stats.total_cancelled
     + stats.total_expired)
@@ -101,7 +102,7 @@ describe("the queue before an upstream:", function()
         { path = "/v1/chat/completions", method = "GET" }, { path = "/v1/models", method = "GET" } } do
         assert.equal(0, stream(gateway, order, "b", 0, it):await().waited)
       end
-      for _, path in ipairs { "/v1/chat/completions", "/v1/chat/else", "/v1/x" } do
+      for _, path in ipairs { "/v1/chat/completions", "/v1/chat/else", "/v1/x", "/v1/x/", "/v1/x//" } do
         assert.is_false(stream(gateway, order, "b", 0, { path = path }):done())
       end
       first:await()
@@ -499,6 +500,150 @@ describe("waiting is soft:", function()
   end)
 end)
 
+describe("who says what is not so, or comes under many names,", function()
+  local HUGE = { cost = 1e9 }
+
+  it("does not make Retry-After untrue for others, neither when served nor while it waits or is held", function()
+    run({ slots = 1, max_wait_s = 1000, most_tokens = 1e9 }, function(gateway, queue)
+      local order = {}
+      stream(gateway, order, "huge", 10, HUGE):await()
+      local all = several(10, function() return stream(gateway, order, "flood", 10) end)
+      tb.sleep(0)
+      local flood = next(queue.book.keys)
+      assert.equal(95, queue:seconds(flood, 1)) -- nine before him, and half of one
+      local huge = stream(gateway, order, "huge", 10, HUGE)
+      tb.sleep(0)
+      assert.equal(105, queue:seconds(flood, 1)) -- and that one
+      assert.equal(5, queue:seconds("somebody new", 1))
+      tb.sleep(15)
+      assert.same({ "huge", "flood", "huge" }, order)
+      assert.equal(15, queue:seconds("somebody new", 1)) -- one of the flood's has had nothing of that
+      huge:await()
+      tb.gather(all)
+    end)
+  end)
+
+  it("does not come in between: who is new is next in line after one of any cost, too", function()
+    run({ slots = 1, max_wait_s = 1000, most_tokens = 1e9 }, function(gateway)
+      local order = {}
+      local flood = several(30, function() return stream(gateway, order, "flood", 1) end)
+      tb.sleep(1.5)
+      stream(gateway, order, "huge", 1, HUGE):await()
+      for i = 1, 5 do assert.is_true(stream(gateway, order, "new " .. i, 1):await().waited <= 2) end
+      assert.is_true(#order <= 13, #order)
+      tb.gather(flood)
+    end)
+  end)
+
+  it("counts up to most_tokens: one that has asked for any number waits for so many of others, and no more", function()
+    run({ slots = 1, max_wait_s = 1000, most_tokens = 400 }, function(gateway)
+      local order = {}
+      local first = stream(gateway, order, "huge", 1, HUGE)
+      tb.sleep(0.001)
+      local flood = several(30, function() return stream(gateway, order, "flood", 1) end)
+      first:await()
+      stream(gateway, order, "huge", 1, HUGE):await()
+      assert.is_true(#order <= 8, #order)
+      tb.gather(flood)
+    end)
+  end)
+
+  it("is told when it would go by its own debt and cost, which others are not", function()
+    run({ slots = 1, max_wait_s = 1000 }, function(gateway, queue)
+      local order = {}
+      local all = joined(several(10, function() return stream(gateway, order, "small", 1, { cost = 10 }) end),
+        several(10, function() return stream(gateway, order, "large", 1, { cost = 100 }) end))
+      tb.sleep(4.5)
+      local after = { small = queue:seconds(gateway.fairness:of(chat "small"), 1),
+        large = queue:seconds(gateway.fairness:of(chat "large"), 1) }
+      local came = { small = stream(gateway, order, "small", 1, { cost = 10 }),
+        large = stream(gateway, order, "large", 1, { cost = 100 }) }
+      for who, future in pairs(came) do
+        local waited = future:await().waited
+        assert.is_true(math.abs(after[who] - waited) <= 2, who .. " " .. after[who] .. " " .. waited)
+      end
+      tb.gather(all)
+    end)
+  end)
+
+  it("has no more of the queue: who has fewer waiting takes the place of the last of who has most", function()
+    run({ slots = 1, max_queue = 20, max_wait_s = 1000 }, function(gateway, queue)
+      local order = {}
+      local floods = {}
+      for i = 1, 12 do -- they fill it, each with half of what is left
+        floods[i] = several(20, function() return stream(gateway, order, "flood " .. i, 1) end)
+        tb.sleep(0)
+      end
+      assert.equal(20, queue.book.queued)
+      local quiet = stream(gateway, order, "quiet", 1)
+      assert.is_nil(quiet:await().status)
+      assert.is_true(quiet:await().waited <= 13) -- each of twelve, who came before, has one
+      local told, served = 0, 0
+      for _, flood in ipairs(floods) do
+        for _, future in ipairs(flood) do
+          local it = future:await()
+          if it.status then
+            assert.same({ 429, "queue_full" }, { it.status, json.decode(it.body).error.code })
+            assert.is_true(tonumber(it.headers["retry-after"]) >= 1)
+            told = told + 1
+          else
+            served = served + 1
+          end
+        end
+      end
+      assert.same({ 240, told }, { told + served, queue.refused.queue_full })
+      assert.is_true(served >= 20)
+      tb.sleep(0)
+      assert_at_rest(queue)
+    end)
+  end)
+
+  it("nobody is put out for who has as many, nor an only one; a weight is as many more", function()
+    run({ slots = 1, max_queue = 12, max_wait_s = 1000, weights = { gold = 4 } }, function(gateway, queue)
+      local order, became = {}, {}
+      local function come(who, n)
+        for _ = 1, n do
+          local future = stream(gateway, order, who, 100)
+          tb.sleep(0)
+          became[#became + 1] = { who, future }
+        end
+      end
+      local function waiting()
+        local out = {}
+        for i = 1, #became do
+          local who, future = became[i][1], became[i][2]
+          if not future:done() then out[who] = (out[who] or 0) + 1 end
+        end
+        return out
+      end
+      local first = stream(gateway, order, "first", 1000)
+      tb.sleep(0.001)
+      for _, who in ipairs { "a", "b", "c", "d" } do come(who, 7) end
+      assert.same({ a = 3, b = 3, c = 3, d = 3 }, waiting())
+      come("gold", 12)
+      local left = waiting()
+      assert.same({ 7, 5 }, { left.gold, left.a + left.b + left.c + left.d })
+      come("e", 3)
+      assert.same({ a = 1, b = 1, c = 1, d = 1, e = 1, gold = 7 }, waiting())
+      first:await()
+      for i = 1, #became do became[i][2]:await() end
+      tb.sleep(0)
+      assert_at_rest(queue)
+    end)
+  end)
+
+  it("an upstream that answers no more is seen in Retry-After, though it was fast before", function()
+    run({ slots = 2, max_wait_s = 1000 }, function(gateway, queue)
+      local order = {}
+      for _ = 1, 5 do stream(gateway, order, "a", 0.01):await() end
+      local stuck = several(2, function() return stream(gateway, order, "a", 500) end)
+      tb.sleep(200)
+      assert.equal(100, queue:seconds("somebody new", 1))
+      tb.gather(stuck)
+    end)
+  end)
+end)
+
 describe("an end:", function()
   it("who waits is served while the queue drains; who comes then gets 503", function()
     run({ slots = 1 }, function(gateway, queue)
@@ -587,7 +732,7 @@ describe("what a request will cost:", function()
   it("is its prompt, by bytes, and what may be made of it", function()
     for body, cost in pairs {
       ['{"messages":[{"role":"user","content":"12345678"}],"max_tokens":100}'] = 103,
-      ['{"messages":[{"role":"user","content":"12345678"}],"max_completion_tokens":10,"max_tokens":100}'] = 13,
+      ['{"messages":[{"role":"user","content":"12345678"}],"max_completion_tokens":10,"max_tokens":100}'] = 103,
       ['{"messages":[{"role":"user","content":[{"type":"text","text":"12345678"},{"type":"image_url","image_url":'
         .. '{"url":"data:,xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}}]}],"max_tokens":1}'] = 4,
       ['{"prompt":["1234","5678"],"max_tokens":10,"n":3}'] = 33,
@@ -597,11 +742,16 @@ describe("what a request will cost:", function()
       ['{"messages":[]}'] = 65,
       ['{"messages":7,"max_tokens":"many"}'] = 65,
       ['{"messages":[],"max_tokens":-5}'] = 65,
-      ['{"messages":[],"max_tokens":1e300,"n":1e9}'] = 1e9,
+      ['{"messages":[],"max_tokens":1e300,"n":1e9}'] = 1 + 1000 * 128,
+      ['{"messages":[],"max_tokens":"100"}'] = 101, -- there are upstreams that take it
+      ['{"messages":[],"max_tokens":1,"max_output_tokens":"1e2","max_completion_tokens":null}'] = 101,
+      ['{"prompt":"","max_tokens":10,"n":1,"best_of":5}'] = 51,
       ["no json"] = 67,
       ["[1]"] = 66,
       [""] = 65,
-    } do assert.equal(cost, (estimate.cost(body, 64)), body) end
+    } do assert.equal(cost, (estimate.cost(body, 64, 1000)), body) end
+    assert.equal(11, (estimate.cost('{"messages":[]}', 64, 10)))
+    assert.equal(1e9, (estimate.cost('{"messages":[],"max_tokens":1e9,"n":9}', 64, 1e9)))
   end)
 end)
 
@@ -624,6 +774,8 @@ describe("its configuration:", function()
         { slots = 1, weights = { secret = 0 } },
       ["queue: options: 'max_batch_size' is the queue's own"] = { slots = 1, options = { max_batch_size = 2 } },
       ["queue: gate: parameter 'every_s' must be"] = { slots = 1, gate = { every_s = 0 } },
+      ["queue: priority is for a policy that goes by it"] = { slots = 1, priority = function() return 1 end },
+      ["queue: weights are for shares"] = { slots = 1, policy = "fifo", weights = { secret = 2 } },
       ["there is no policy 'fare'; did you mean 'fair'"] = { slots = 1, policy = "fare" },
     } do
       local message = message_of { queue = queue }
@@ -631,6 +783,9 @@ describe("its configuration:", function()
       assert.is_nil(message:find "secret")
     end
     assert.equal("fine", message_of { queue = false })
+    local message = message_of { queue = { slots = 1, weights = { secret = 2 } }, fairness_key = "ip" }
+    assert.truthy(message:find('upstream 1: queue: weights would do nothing: with "fairness_key" = "ip"', 1, true),
+      message)
   end)
 
   it("an upstream's own is laid over the gateway's, and false is none", function()

@@ -28,6 +28,7 @@ Queue.__index = Queue
 
 local KEEP = 0.95 -- the weight of the past at each slot that is given back: about the last 20 count
 local MOST_RETRY_S = 600
+local CLOSE_S = 1e-3 -- what sums of fractions are off by
 local BUDGET = 32000 -- what "budget" is to a policy: any request runs alone
 
 -- --- who waits and who holds, by key -----------------------------------------------------------
@@ -49,16 +50,28 @@ local function forget_if_idle(self, key, entry)
   if entry.queued + entry.held > 0 then return end
   self.keys[key], self.weight, self.n = nil, self.weight - entry.weight, self.n - 1
   if self.n == 0 then
-    self.weight, self.held_cost = 0, 0
+    self.weight = 0
     self.on_idle()
   end
 end
 
 function Book:enter(ticket)
   local entry = entry_of(self, ticket)
-  ticket.state = "waiting"
+  ticket.state, ticket.before = "waiting", entry.last
+  if entry.last then entry.last.behind = ticket end
+  entry.last = ticket
   self.queued = self.queued + 1
   entry.queued, entry.queued_cost = entry.queued + 1, entry.queued_cost + ticket.cost
+end
+
+-- It waits no more.
+local function take(self, ticket, entry)
+  local before, behind = ticket.before, ticket.behind
+  if before then before.behind = behind end
+  if behind then behind.before = before else entry.last = before end
+  ticket.before, ticket.behind = nil, nil
+  self.queued = self.queued - 1
+  entry.queued, entry.queued_cost = entry.queued - 1, entry.queued_cost - ticket.cost
 end
 
 --- It holds a slot. (Once: the policy says so when it chooses, the inference function when it begins.)
@@ -66,9 +79,8 @@ function Book:admit(ticket)
   if ticket.state ~= "waiting" then return end
   local entry = self.keys[ticket.key]
   ticket.state = "holding"
-  self.queued = self.queued - 1
-  entry.queued, entry.queued_cost, entry.held = entry.queued - 1, entry.queued_cost - ticket.cost, entry.held + 1
-  self.held, self.held_cost = self.held + 1, self.held_cost + ticket.cost
+  take(self, ticket, entry)
+  entry.held, self.held = entry.held + 1, self.held + 1
 end
 
 --- It is over. @return what it was: "waiting", "holding" or "over"
@@ -76,13 +88,22 @@ function Book:over(ticket)
   local state, entry = ticket.state, self.keys[ticket.key]
   ticket.state = "over"
   if state == "waiting" then
-    self.queued = self.queued - 1
-    entry.queued, entry.queued_cost = entry.queued - 1, entry.queued_cost - ticket.cost
+    take(self, ticket, entry)
   elseif state == "holding" then
-    entry.held, self.held, self.held_cost = entry.held - 1, self.held - 1, self.held_cost - ticket.cost
+    entry.held, self.held = entry.held - 1, self.held - 1
   end
   if entry then forget_if_idle(self, ticket.key, entry) end
   return state
+end
+
+--- Of the key that has most waiting for its weight, and more than one: the last that has come, and how many by weight.
+function Book:last_of_the_longest()
+  local last, most = nil, 0
+  for _, entry in pairs(self.keys) do
+    local queued = entry.queued / entry.weight
+    if entry.queued > 1 and queued > most then last, most = entry.last, queued end
+  end
+  return last, most
 end
 
 --- What a key holds, by its weight.
@@ -98,7 +119,7 @@ local function hold(records)
   local ticket = records[1]
   if ticket.state ~= "over" then
     ticket.queue.book:admit(ticket)
-    ticket.since_us = clock.now_us()
+    ticket.queue:begin_hold(ticket)
     Future.settle(ticket.entrance, true)
     ticket.exit:await()
   end
@@ -119,8 +140,9 @@ end
 function M.new(given)
   local p = given.config
   local self = setmetatable({ config = p, name = given.name, label = given.name .. " queue", slots = p.slots,
-    reserve = p.reserve, mean_hold_s = nil, rate_s = 0, rate_cost = 0, refused = {}, left = 0, log = given.log }, Queue)
-  self.book = setmetatable({ keys = {}, n = 0, weight = 0, queued = 0, held = 0, held_cost = 0, on_idle = function()
+    reserve = p.reserve, rate_s = 0, rate_n = 0, n_held = 0,
+    sum_since_us = 0, refused = {}, left = 0, log = given.log }, Queue)
+  self.book = setmetatable({ keys = {}, n = 0, weight = 0, queued = 0, held = 0, on_idle = function()
     if self.shares then self.shares:reset() end
   end }, Book)
   self.gate = p.gate and Gate.new(p.gate, { upstream = given.upstream, name = given.name, log = given.log,
@@ -144,7 +166,7 @@ end
 --- Does a request of this path wait here?
 function Queue:takes(method, path)
   if method ~= "POST" then return false end
-  if self.config.exact[path] then return true end
+  if self.config.exact[options.plain(path)] then return true end
   for _, beginning in ipairs(self.config.beginnings) do
     if path:sub(1, #beginning) == beginning then return true end
   end
@@ -153,32 +175,35 @@ end
 
 -- --- Retry-After ------------------------------------------------------------------------------
 
+-- A slot is held from now on.
+function Queue:begin_hold(ticket)
+  ticket.since_us = clock.now_us()
+  self.n_held, self.sum_since_us = self.n_held + 1, self.sum_since_us + ticket.since_us
+end
+
 -- A slot was held for so long.
 local function learn(self, ticket, now_us)
   if not ticket.since_us then return end
+  self.n_held, self.sum_since_us = self.n_held - 1, self.sum_since_us - ticket.since_us
   self.rate_s = self.rate_s * KEEP + (now_us - ticket.since_us) / 1e6
-  self.rate_cost = self.rate_cost * KEEP + ticket.cost
+  self.rate_n = self.rate_n * KEEP + 1
 end
 
--- The cost that goes before a new request of a key: all that waits, or, where shares decide, what its share must serve.
-local function ahead_of(self, key, weight)
-  local all, entry = self.batcher.stats.queue_cost, self.book.keys[key]
-  if not self.shares then return all end
-  local own = entry and entry.queued_cost or 0
-  local weights = self.book.weight + (entry and 0 or weight)
-  return math.min(all, own * weights / weight)
+-- How long a slot is held: as it was lately, or as long as those that are held now have been, if that is longer.
+local function hold_s(self)
+  local age_s = self.n_held > 0 and (clock.now_us() - self.sum_since_us / self.n_held) / 1e6 or 0
+  return math.max(self.rate_n > 0 and self.rate_s / self.rate_n or 0, age_s)
 end
 
---- When a new request of a key would find a slot, as things have gone lately: whole seconds, for Retry-After. What
--- goes before it, and half of what is being served, at the rate at which the slots have served of late.
+--- When a new request of a key would find a slot, as things have gone lately: whole seconds, for Retry-After. What goes
+-- before it, and half of what is being served. It goes by how many, and not by what they say that they cost: who says
+-- too much must not be believed at the others' expense.
 function Queue:seconds(key, weight)
-  local wait_s
-  if self.rate_s > 0 and self.rate_cost > 0 then
-    wait_s = (ahead_of(self, key, weight) + self.book.held_cost / 2) / (self.slots * self.rate_cost / self.rate_s)
-  else
-    wait_s = self.batcher.stats.oldest_running_s -- none has ended: as long again
-  end
-  return math.min(math.max(1, math.ceil(wait_s)), MOST_RETRY_S)
+  local book, entry = self.book, self.book.keys[key]
+  local ahead = self.shares and self.shares:ahead(book.keys, key, weight) or book.queued
+  local slots = self.slots - (entry and entry.queued > 0 and self.reserve or 0)
+  local wait_s = (ahead + book.held / 2) * hold_s(self) / slots
+  return math.min(math.max(1, math.ceil(wait_s - CLOSE_S)), MOST_RETRY_S)
 end
 
 -- --- a request --------------------------------------------------------------------------------
@@ -205,6 +230,7 @@ local function problem_of_err(self, ticket, err)
       ("no place became free within %.3g s: try again later"):format(ticket.timeout_s), ticket)
   end
   if err.code == "stopped" then return stopped(self, ticket) end
+  if ticket.is_put_out then return full(self, ticket) end
   if err.code == "cancelled" then return problems.new(503, "cancelled", "the request was cancelled") end
   return problem_of(self, 503, err.code, "the gateway could not queue this request", ticket)
 end
@@ -218,10 +244,20 @@ local function settled(ticket, place)
   Future.settle(ticket.exit, true)
 end
 
--- Nobody fills the queue: a key may have as many waiting as there are places left.
-local function has_room(self, key)
-  local entry = self.book.keys[key]
-  return (entry and entry.queued or 0) < self.config.max_queue - self.book.queued
+-- Nobody fills the queue: a key may have as many waiting as there are places left. And many keys together do not fill
+-- it for another: who has fewer waiting for his weight than some other takes the place of the last of that one. (An
+-- only one is nobody else's.)
+local function make_room(self, asked)
+  local book, most = self.book, self.config.max_queue
+  local entry = book.keys[asked.key]
+  local queued = entry and entry.queued or 0
+  if queued < most - book.queued then return true end
+  local last, longest = book:last_of_the_longest()
+  if not last or last.key == asked.key or (queued + 1) / asked.weight >= longest then return false end
+  if book.queued < most then return true end
+  last.is_put_out = true
+  last.place:cancel()
+  return true
 end
 
 --- A request comes.
@@ -232,7 +268,8 @@ function Queue:enter(asked)
   local ticket = { queue = self, key = asked.key, cost = asked.cost, weight = asked.weight or 1,
     timeout_s = math.min(p.max_wait_s, asked.max_wait_s or math.huge),
     entrance = Future.new(false, false), exit = Future.new(false, false) }
-  if not has_room(self, ticket.key) then return nil, full(self, ticket) end
+  if not self.batcher.is_running then return nil, stopped(self, ticket) end
+  if not make_room(self, ticket) then return nil, full(self, ticket) end
   local ok, place, err = pcall(self.batcher.submit, self.batcher, ticket, { key = ticket.key,
     estimated_cost = ticket.cost, priority = asked.priority, timeout_s = ticket.timeout_s })
   if not ok then

@@ -4,8 +4,10 @@
 -- Each key has a virtual time at which its next request starts: when the one before has been paid for, or now. The
 -- earliest start goes, of equal ones who was served longest ago. Virtual time is the start of who went last; but it
 -- goes on by what is served, divided among the keys that are there and one more, so that no stream of newcomers stops
--- it. A key that comes new is thus next in line, before whoever has been served beyond his share; a key that was served
--- lately keeps its debt, but nobody keeps credit. A weight divides what a request costs its key.
+-- it; never beyond where the next request of one who waits ends, so that who comes after one of any cost is behind
+-- one request of each other key at most. A key that comes new is thus next in line, before whoever has been
+-- served beyond his share; a key that was served lately keeps its debt, but nobody keeps credit. A weight divides what
+-- a request costs its key.
 --
 -- THE RESERVE. While no more slots are idle than are reserved, only a key that holds less than its share may take
 -- one: the slots by weight, as if one more key of weight 1 were there, for whom the reserve is kept. Of several such
@@ -58,12 +60,26 @@ local function first_of(queue, key)
   return step(from, start)
 end
 
+-- When the first of those that wait will have been paid for, but for a key.
+local function earliest_end(self, queue, but)
+  local least = math.huge
+  for key in queue:keys() do
+    local lane = key ~= but and self.lanes[key]
+    if lane and lane.round == self.round then
+      local ticket = queue:record(first_of(queue, key))
+      least = math.min(least, lane.start + ticket.cost / ticket.weight)
+    end
+  end
+  return least
+end
+
 --- A request of a key goes. @param weights number  of all keys that are there
-function Shares:charge(key, cost, weight, weights)
-  local lane = lane_of(self, key)
+function Shares:charge(queue, ticket, weights)
+  local lane, weight = lane_of(self, ticket.key), ticket.weight
   self.turn = self.turn + 1
-  self.now = math.max(self.now + cost / (weights + 1), lane.start)
-  lane.start, lane.turn = lane.start + cost / weight, self.turn
+  local now = math.max(self.now + ticket.cost / (weights + 1), lane.start)
+  self.now = math.max(self.now, math.min(now, earliest_end(self, queue, ticket.key)))
+  lane.start, lane.turn = lane.start + ticket.cost / weight, self.turn
 end
 
 --- @return number  the position that goes next, or nil: nobody waits
@@ -82,6 +98,26 @@ function Shares:next(queue)
   end
   sweep(self, present)
   return best
+end
+
+-- Where a key stands that has something waiting, or would stand.
+local function start_of(self, key, entry)
+  local lane = self.lanes[key]
+  if not lane then return self.now end
+  return entry and entry.queued > 0 and lane.start or math.max(lane.start, self.now)
+end
+
+--- How many of those that wait go before a new request of a key: its own, and of each other key what that may have
+-- until the key has paid for its own. @param keys table  of the book  @return number
+function Shares:ahead(keys, key, weight)
+  local own = keys[key]
+  local n, at = own and own.queued or 0, start_of(self, key, own) + (own and own.queued_cost or 0) / weight
+  for other, entry in pairs(keys) do
+    local room = other ~= key and entry.queued > 0 and at - start_of(self, other, entry) or 0
+    local cost = room > EQUAL and entry.queued_cost / entry.queued / entry.weight -- of one of its requests
+    if cost then n = n + math.min(entry.queued, math.max(1, math.ceil(room / cost - EQUAL))) end
+  end
+  return n
 end
 
 -- --- the reserve ------------------------------------------------------------------------------
@@ -141,7 +177,7 @@ end
 -- What was chosen holds a slot from now on.
 local function took(self, queue, at)
   local ticket = queue:record(at)
-  if self.shares then self.shares:charge(ticket.key, ticket.cost, ticket.weight, self.book.weight) end
+  if self.shares then self.shares:charge(queue, ticket, self.book.weight) end
   self.book:admit(ticket)
 end
 

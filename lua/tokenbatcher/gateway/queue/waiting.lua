@@ -52,7 +52,7 @@ function M.wait(gateway, line, request)
   local p = queue.config
   local ticket
   ticket, problem = queue:enter { key = key, weight = weight_of(p.weights, name), max_wait_s = max_wait_s,
-    cost = estimate.cost(bytes > 0 and request:text() or "", p.default_tokens),
+    cost = estimate.cost(bytes > 0 and request:text() or "", p.default_tokens, p.most_tokens),
     priority = priority_of(p.priority, request) }
   if not ticket then return nil, problem end
   request.ticket = ticket
