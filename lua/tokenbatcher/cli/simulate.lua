@@ -39,6 +39,7 @@ is what, as --columns time=arrival_s,cost=usage.prompt_tokens,output=usage.compl
 others; beside time, cost and output there are key, group, priority and class. Some of them suffice
 where the rest is known. Rows that are out of order by up to 1000 places are sorted. - is standard
 input; what is read more than once (more than one policy or setting) must fit into 65536 rows there.
+What is compressed by gzip is decompressed.
 A row of JSON may have a "record" in place of a cost: then SCRIPT's token_estimator gives it.
 To a policy, queue:record(i) is the row's "record"; where a row has none, it is nil.
 
@@ -145,6 +146,17 @@ local function tell_errors(row)
   end
 end
 
+-- What is left to say when all has run.
+local function tell_rest(job)
+  for _, name in ipairs(job.slo and job.slo:unused_classes() or {}) do
+    io.stderr:write(("tokenbatcher: --slo-class %s: no record is of this class\n"):format(name))
+  end
+  if job.trace and job.trace.bad > 0 then
+    io.stderr:write(("tokenbatcher: %s: %d bad %s left out\n"):format(job.trace.path, job.trace.bad,
+      job.trace.bad == 1 and "row was" or "rows were"))
+  end
+end
+
 local function run_all(job, variants, timelines, n, decided)
   local rows, progress, clear = {}, new_progress(job, #variants)
   local note = flags.noting(clear)
@@ -165,10 +177,7 @@ local function run_all(job, variants, timelines, n, decided)
     row.capacity = variant.capacity
     rows[i] = row
   end
-  if job.trace and job.trace.bad > 0 then
-    io.stderr:write(("tokenbatcher: %s: %d bad %s left out\n"):format(job.trace.path, job.trace.bad,
-      job.trace.bad == 1 and "row was" or "rows were"))
-  end
+  tell_rest(job)
   return rows
 end
 

@@ -42,6 +42,13 @@ local function if_any(counted, name, part)
 end
 local function latency(part) return if_any("completed", "latency_s", part) end
 local function wait(part) return if_any("batches", "wait_s", part) end
+local function ttft(part) return if_any("completed", "ttft_s", part) end
+
+-- Of the time between tokens, nil where no answer had more than one; without a part the longest.
+local function tpot(part)
+  local value = part and of("tpot_s", part) or of "tbt_max_s"
+  return function(row) return row.has_tpot and value(row) or nil end
+end
 
 -- {heading, value (nil where there is none), form, which side is better: 1 more, -1 less, nil neither}
 local BLOCKS = {
@@ -64,17 +71,18 @@ local BLOCKS = {
     { "fairness", if_any("batches", "fairness"), decimal, 1 },
   } },
   { "batches", {
-    { "batches", of "batches", count }, { "size mean", of("batch_size", "mean"), short },
-    { "size p99", of("batch_size", "p99"), short }, { "cost mean", of("batch_cost", "mean"), short },
-    { "cost p99", of("batch_cost", "p99"), short },
+    { "batches", of "batches", count }, { "size mean", if_any("batches", "batch_size", "mean"), short },
+    { "size p99", if_any("batches", "batch_size", "p99"), short },
+    { "cost mean", if_any("batches", "batch_cost", "mean"), short },
+    { "cost p99", if_any("batches", "batch_cost", "p99"), short },
   }, reasons },
   { "device", {
-    { "ttft mean", of("ttft_s", "mean"), short, -1 }, { "ttft p50", of("ttft_s", "p50"), short, -1 },
-    { "ttft p99", of("ttft_s", "p99"), short, -1 },
-    { "tpot mean", of("tpot_s", "mean"), fine, -1 }, { "tpot p50", of("tpot_s", "p50"), fine, -1 },
-    { "tpot p99", of("tpot_s", "p99"), fine, -1 },
-    { "e2e mean", of("e2e_s", "mean"), short, -1 }, { "e2e p99", of("e2e_s", "p99"), short, -1 },
-    { "tbt max", of "tbt_max_s", short, -1 }, { "preempted", of "preemptions", count, -1 },
+    { "ttft mean", ttft "mean", short, -1 }, { "ttft p50", ttft "p50", short, -1 },
+    { "ttft p99", ttft "p99", short, -1 },
+    { "tpot mean", tpot "mean", fine, -1 }, { "tpot p50", tpot "p50", fine, -1 }, { "tpot p99", tpot "p99", fine, -1 },
+    { "e2e mean", if_any("completed", "e2e_s", "mean"), short, -1 },
+    { "e2e p99", if_any("completed", "e2e_s", "p99"), short, -1 },
+    { "tbt max", tpot(), short, -1 }, { "preempted", of "preemptions", count, -1 },
     { "kv peak", of "kv_peak_tokens", count },
   }, when = "ttft_s" },
   { "policy", {

@@ -50,6 +50,7 @@ local function add_device(row, serving)
   row.ttft_s, row.tpot_s, row.e2e_s = of_histogram(serving.ttft), of_histogram(serving.tpot), of_histogram(serving.e2e)
   row.tbt_max_s, row.preemptions = serving.server.tbt_max_us / 1e6, serving.server.preemptions
   row.kv_peak_tokens = serving.server:kv_peak()
+  row.has_tpot = serving.tpot.count > 0 -- somebody's answer had more than one token
   return row
 end
 

@@ -96,19 +96,30 @@ end
 function Slo:of(source)
   local rule = source.class and self.by_class[source.class] or self.plain
   if not rule then return own_us(self, source) end
+  rule.is_used = true
   if rule.meets then return -rule.number end
   if rule.asks_outputs and source.output < 0 then
     error(("%s asks for output_tokens, and there are arrivals without: a trace that has them is needed, or output=... "
       .. "of --arrivals"):format(rule.flag), 0)
   end
   local seconds = rule.seconds(ceil(source.cost), source.output, source.priority)
-  if seconds <= 0 or seconds ~= seconds then bad(rule, seconds, source) end
+  if not (seconds > 0 and seconds < huge) then bad(rule, seconds, source) end
   return 1e6 * seconds
 end
 
 --- Is an answer good by a rule of an answer? @param number number  of the rule
 function Slo:is_met(number, ttft_s, tpot_s, e2e_s, tokens, output, priority)
   return self.rules[number].meets(ttft_s, tpot_s, e2e_s, tokens, output, priority)
+end
+
+--- The names of the classes that no record was of so far, sorted.
+function Slo:unused_classes()
+  local out = {}
+  for name, rule in pairs(self.by_class or {}) do
+    if not rule.is_used then out[#out + 1] = name end
+  end
+  table.sort(out)
+  return out
 end
 
 --- Do all records have a time that is known when they come?

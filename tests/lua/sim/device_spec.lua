@@ -2,6 +2,7 @@
 -- client sees; jumps come to the same as steps, and the whole to what real servers did.
 
 local made_up = require "tokenbatcher.sim.arrivals"
+local compare = require "tokenbatcher.sim.compare"
 local devices = require "tokenbatcher.sim.device"
 local experiment = require "tokenbatcher.sim.experiment"
 local fit = require "tokenbatcher.sim.device.fit"
@@ -232,6 +233,24 @@ describe("a batcher before a device", function()
     assert.are.same({ 0, 3 }, { row.completed, row.failed })
     assert.are.equal(0, row.ttft_s.max)
   end)
+
+  it("says nothing of what nobody has seen: times of tokens where each answer is one, of answers where there are none",
+    function()
+      local function cells(output, kv)
+        local row = assert(simulate { arrivals = "constant:rate=1,tokens=100,output=" .. output, limit = 3,
+          device = "continuous:a=10ms,b=0,c=0,d=0,kv=" .. kv, warn = function() end })
+        for _, block in ipairs(compare.blocks { row }) do
+          if block[1] == "device" then
+            local out = {}
+            for i, column in ipairs(block[2]) do out[i] = compare.cell(row, column) end
+            return table.concat(out, " ")
+          end
+        end
+      end
+      assert.equal("0.010 0.010 0.010 0.0100 0.0100 0.0100 0.020 0.020 0.010 0 112", cells(2, 1000))
+      assert.equal("0.010 0.010 0.010 - - - 0.010 0.010 - 0 112", cells(1, 1000))
+      assert.equal("- - - - - - - - - 0 0", cells(2, 16))
+    end)
 
   it("fails records that the cache can never hold, and says how many", function()
     local said = {}

@@ -54,6 +54,26 @@ describe("--slo", function()
     end)
   end)
 
+  it("that is no number of seconds for a record is an error, an endless one, too", function()
+    with_file(CSV, function(path)
+      for _, text in ipairs { "tokens/0", "0*tokens", "0.1 - tokens", "0/0*tokens" } do
+        local given = { trace = path, columns = COLUMNS, time_unit = "s", service = "0.001*tokens", slo = text }
+        local row, message = experiment.run(assert(new_job(given, ONE)), { settings = {} })
+        assert.is_nil(row)
+        assert.truthy(message:find("--slo '" .. text .. "' gives", 1, true), message)
+      end
+    end)
+  end)
+
+  it("of a class that no record is of is told", function()
+    with_file(CSV, function(path)
+      local job = assert(new_job({ trace = path, columns = COLUMNS, time_unit = "s", service = "0.001*tokens",
+        slo = 0.15, slo_class = { "batsh=0.25", "chat=1", "a=2" } }, ONE))
+      assert(experiment.run(job, { settings = {} }))
+      assert.same({ "a", "batsh" }, job.slo:unused_classes())
+    end)
+  end)
+
   it("of a class goes before it, and where there is no --slo the others are always good", function()
     with_file(CSV, function(path)
       assert.equal(0.25, goodput(path, { slo = 0.15, slo_class = { "batch=0.25" } }))

@@ -266,6 +266,39 @@ describe("a trace", function()
     end)
   end)
 
+  it("of any bytes, or of names in any script, does not write them to the screen as they are", function()
+    local function first(text)
+      local opened, message = trace.open(cli.file("t", text), {})
+      assert.is_nil(opened)
+      return message
+    end
+    assert.truthy(first("PK\3\27[2Jx,y\n1,2\n"):find("it has: PK??[2Jx, y", 1, true))
+    assert.truthy(first("\230\153\130,n\n1,2\n"):find("it has: \230\153\130, n", 1, true))
+    refuses("ti\27me,n\n1,2\n", { columns = "time=time,cost=n", unit = "s" }, "did you mean 'ti?me'?")
+  end)
+
+  it("that is compressed is read as if it were not", function()
+    local lines = { "TIMESTAMP,ContextTokens,GeneratedTokens" }
+    for i = 1, 20000 do -- more than one read of either
+      lines[i + 1] = ("2023-11-16 18:%02d:%02d.%03d0000,%d,%d"):format(17 + i / 600, i / 10 % 60, i % 10,
+        i * 7919 % 8000, i * 31 % 500)
+    end
+    local text = table.concat(lines, "\n") .. "\n"
+    local plain, path = assert(rows_of(text)), cli.file("c", text)
+    assert.equal(0, os.execute("gzip -f '" .. path .. "'"))
+    local file = assert(io.open(path .. ".gz", "rb"))
+    local packed = file:read "*a"
+    file:close()
+    local rows, opened = rows_of(packed)
+    assert(rows, opened)
+    assert.equal(20000, #rows)
+    assert.same(plain, rows)
+    assert.is_nil((rows_of(packed:sub(1, -9) .. packed:sub(-7)))) -- what is left out is seen, wherever it is
+    refuses(packed:sub(1, 5000), {}, "the gzip data ends too early")
+    refuses(packed:sub(1, 20000) .. ("x"):rep(9) .. packed:sub(20010), {}, "corrupt gzip data")
+    refuses(packed:sub(1, 20), {}, "the gzip data ends too early")
+  end)
+
   it("most of whose rows are bad is an error", function()
     refuses('{"timestamp":0,"input_length":1}\n' .. ("x\n"):rep(2), nil, "2 of 3 rows are bad", "Mooncake")
     assert.equal(2, #assert(rows_of('{"timestamp":0,"input_length":1}\n{"timestamp":1,"input_length":1}\nx\nx\n')))

@@ -18,6 +18,7 @@ local MAX_COST = options.MAX_COST
 local MAX_TIME_S = 1e12
 local NO_OUTPUT = -1
 local DEPTH = 4 -- of the names that are shown of a row
+local SHOWN_BYTES, SHOWN_NAMES_BYTES = 160, 4000 -- of a value, of all names of columns
 
 --- For people: a row of LLMServingSim that is a session of an agent.
 M.SESSION = "a session of calls that wait for each other (sub_requests): they have no times of arrival of their own"
@@ -30,6 +31,18 @@ M.UNIT_NAMES = { "s", "ms", "us", "ns", "date" }
 
 local IS_ROLE = {}
 for _, role in ipairs(M.ROLES) do IS_ROLE[role] = true end
+
+--- What a file says may be any bytes, and long: as people may see it.
+function M.printable(text)
+  text = text:gsub("[%c\127-\255]", "?")
+  return #text > SHOWN_BYTES and text:sub(1, SHOWN_BYTES) .. "..." or text
+end
+
+--- Names of columns, which may be in any script, as people may see them. @param names string[]
+function M.printable_names(names)
+  local text = table.concat(names, ", "):gsub("%c", "?")
+  return #text > SHOWN_NAMES_BYTES and text:sub(1, SHOWN_NAMES_BYTES) .. "..." or text
+end
 
 --- "time=arrival_s,cost=body.tokens": a name may have commas in it. @return {role = name}, or nil and a message
 function M.parse(text)
@@ -168,8 +181,8 @@ end
 
 local function unknown(role, name, known)
   local near = errors.nearest(name, known)
-  return ("--columns %s=%s: there is no such column%s"):format(role, name, near and "; did you mean '" .. near .. "'?"
-    or "")
+  return ("--columns %s=%s: there is no such column%s"):format(role, name, near and "; did you mean '"
+    .. M.printable_names { near } .. "'?" or "")
 end
 
 -- Of optional columns that no row had: what is wrong, or nil.

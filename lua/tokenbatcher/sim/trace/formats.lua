@@ -207,7 +207,7 @@ local function no_times(names)
       return "has lengths and no times of arrival: make them up, with --arrivals poisson:rate=...,tokens=@FILE"
     end
   end
-  return UNKNOWN .. "; it has: " .. table.concat(names, ", ")
+  return UNKNOWN .. "; it has: " .. columns.printable_names(names)
 end
 
 local function detect_csv(line, given)

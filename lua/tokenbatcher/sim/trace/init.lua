@@ -9,6 +9,7 @@
 -- will be no more. Of a part of a trace, from_s says how long after the trace it begins.
 
 local blocks = require "tokenbatcher.sim.trace.blocks"
+local columns = require "tokenbatcher.sim.trace.columns"
 local formats = require "tokenbatcher.sim.trace.formats"
 local lines_of = require "tokenbatcher.sim.trace.lines"
 
@@ -19,7 +20,6 @@ local Trace = {}
 Trace.__index = Trace
 
 local NAMED_BAD_ROWS = 5 -- more are only counted
-local SHOWN_BYTES = 160
 
 -- --- the trace --------------------------------------------------------------------
 
@@ -102,15 +102,9 @@ function M.open(path, options)
   return self
 end
 
--- What a row says may be any bytes, and long.
-local function printable(text)
-  text = text:gsub("[%c\127-\255]", "?")
-  return #text > SHOWN_BYTES and text:sub(1, SHOWN_BYTES) .. "..." or text
-end
-
 local function bad_row(reader, what)
   local trace = reader.trace
-  local text = ("%s:%d: %s"):format(describe(trace.path), reader.lines.number, printable(what))
+  local text = ("%s:%d: %s"):format(describe(trace.path), reader.lines.number, columns.printable(what))
   if trace.strict then error(text .. " (--strict)", 0) end
   if trace.is_known then return end
   trace.bad = trace.bad + 1

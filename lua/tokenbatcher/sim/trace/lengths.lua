@@ -2,6 +2,7 @@
 -- That is a trace of any format (its times are not looked at, and need not be there), one of vLLM's benchmarks, or
 -- a number a line, or two with a comma between: cost,output.
 
+local columns = require "tokenbatcher.sim.trace.columns"
 local formats = require "tokenbatcher.sim.trace.formats"
 local lines_of = require "tokenbatcher.sim.trace.lines"
 local options = require "tokenbatcher.core.options"
@@ -47,7 +48,7 @@ local function read_lines(lines, format)
       n = n + 1
       cost[n], output[n] = row.cost, row.output
     elseif is_row == nil and text:sub(from, to):find "%S" then
-      bad, first_bad = bad + 1, first_bad or ("line %d: %s"):format(lines.number, message)
+      bad, first_bad = bad + 1, first_bad or ("line %d: %s"):format(lines.number, columns.printable(message))
     end
     text, from, to = lines:take(format.has_quotes)
   end

@@ -1,6 +1,8 @@
---- A file, or standard input, line by line, in memory that does not grow with it.
+--- A file, or standard input, line by line, in memory that does not grow with it. What begins as a gzip file is
+-- decompressed.
 
 local csv = require "tokenbatcher.sim.trace.csv"
+local gzip = require "tokenbatcher.base.gzip_ffi"
 
 local M = {}
 local Lines = {}
@@ -12,6 +14,32 @@ local WHOLE_BYTES = 256 * 1024 * 1024 -- of a file that is one value
 local GARBAGE_STEP = 200
 local BYTE_ORDER_MARK = "\239\187\191"
 
+-- A file that is decompressed as it is read, or nil and a message.
+local Compressed = {}
+Compressed.__index = Compressed
+
+local function compressed(file, first)
+  local inflater, message = gzip.new()
+  if not inflater then return nil, message end
+  inflater:feed(first)
+  return setmetatable({ file = file, inflater = inflater }, Compressed)
+end
+
+-- As file:read of a number of bytes; how many come is zlib's to say.
+function Compressed:read()
+  while true do
+    local bytes, message = self.inflater:read()
+    if not bytes then return nil, message end
+    if bytes ~= "" then return bytes end
+    bytes, message = self.file:read(CHUNK_BYTES)
+    if message then return nil, message end
+    if not bytes then return nil, not self.inflater:is_whole() and "the gzip data ends too early" or nil end
+    self.inflater:feed(bytes)
+  end
+end
+
+function Compressed:close() return self.file:close() end
+
 --- @param path string  "-": standard input
 -- @return lines (can_rewind: can it be opened once more?), or nil and a message
 function M.open(path)
@@ -21,6 +49,15 @@ function M.open(path)
   local can_rewind = path ~= "-" and file:seek "set" ~= nil
   local first, problem = file:read(CHUNK_BYTES)
   if not first and problem then return nil, ("%s: %s"):format(path, problem) end
+  if first and gzip.begins(first) then
+    local raw = file
+    file, problem = compressed(raw, first)
+    if file then first, problem = file:read() end
+    if problem then
+      if path ~= "-" then raw:close() end
+      return nil, ("%s: %s"):format(path, problem)
+    end
+  end
   first = first or ""
   if first:sub(1, 3) == BYTE_ORDER_MARK then first = first:sub(4) end
   return setmetatable({ path = path, file = file, chunk = first, at = 1, number = 0, can_rewind = can_rewind }, Lines)
