@@ -239,7 +239,7 @@ int tb_engine_stats(tb_engine *engine, tb_engine_numbers *out, size_t size);
  * Prometheus, /health, /ready, /stats.json and /events; nothing can be changed. `address` is
  * "127.0.0.1:9464", "[::1]:0" (0: any free port) or "unix:PATH" (of mode 0600); one that other
  * machines reach is refused. Until the engine has stopped, or is freed; once an engine. Readers
- * keep ev_run() no longer going than the engine does. Needs libtokenbatcher_listen.so beside the
+ * keep ev_run() going no longer than the engine does. Needs libtokenbatcher_listen.so beside the
  * library, and libmicrohttpd, which are loaded by this call. From the engine's thread, not from
  * beneath the script. `err` (of err_size bytes, may be NULL) and tb_engine_message() have the
  * sentence of a failure.

@@ -139,7 +139,8 @@ int tb_listen_abi(void);
 int tb_listen_open(tb_listen **out, const tb_listen_options *options, char *err, size_t err_size);
 
 /* Closes every connection, whatever it waits for, and the descriptor; removes the socket's file,
- * if it is still the one that was made. NULL is fine. */
+ * if it is still the one that was made. Streams are ended first, and an answer that its reader has
+ * room for is sent. NULL is fine. */
 void tb_listen_free(tb_listen *listen);
 
 /* Where it listens: "127.0.0.1:9464", "[::1]:9464" or "unix:PATH". Valid until tb_listen_free(). */

@@ -21,6 +21,7 @@ enum {
     AT_ONCE = 16,               /* connections that a turn takes */
     REQUEST_S = 15,             /* until a request has come whole */
     DEAF_US = 100000,           /* no descriptor is free: so long nobody is taken */
+    LAST_ROUNDS = 8,            /* a step of an answer each */
     LISTENER = 0, DAEMON = 1,   /* in the epoll set */
 };
 
@@ -228,10 +229,32 @@ static void run(tb_listen *listen)
     MHD_run(listen->daemon);
 }
 
+static bool has_more(tb_listen *listen)
+{
+    MHD_UNSIGNED_LONG_LONG ms;
+    return listen->has_resumed || (MHD_get_timeout(listen->daemon, &ms) == MHD_YES && ms == 0);
+}
+
+/* What is a stream ends as one, so far as its reader takes it at once. */
+static void end_streams(tb_listen *listen)
+{
+    for (struct tb__peer *peer = next_peer(listen, NULL); peer; peer = next_peer(listen, peer)) {
+        struct tb__exchange *exchange = peer->exchange;
+        if (exchange && exchange->is_stream) {
+            exchange->is_ended = true;
+            tb__exchange_resume(exchange);
+        }
+    }
+    for (int round = 0; round < LAST_ROUNDS && has_more(listen); round++) {
+        run(listen);
+    }
+}
+
 /* libmicrohttpd wants none suspended when it stops. */
 void tb__daemon_close(tb_listen *listen)
 {
     if (listen->daemon) {
+        end_streams(listen);
         for (struct tb__peer *peer = next_peer(listen, NULL); peer; peer = next_peer(listen, peer)) {
             end(peer);
         }
@@ -241,12 +264,6 @@ void tb__daemon_close(tb_listen *listen)
     if (listen->epoll_fd >= 0) {
         close(listen->epoll_fd);
     }
-}
-
-static bool has_more(tb_listen *listen)
-{
-    MHD_UNSIGNED_LONG_LONG ms;
-    return listen->has_resumed || (MHD_get_timeout(listen->daemon, &ms) == MHD_YES && ms == 0);
 }
 
 void tb__daemon_turn(tb_listen *listen)
