@@ -14,6 +14,7 @@
 --   lua [with NAME]      a program; NAME: tests/lua/guides/NAME.lua, with the block in the place of "-- here"
 --   busted               a spec
 --   c with NAME          the same of tests/lua/guides/NAME.c, compiled, linked and run; a line of dots is left out
+--   c++ with NAME        the same of tests/lua/guides/NAME.cc
 --   nginx with NAME      the same of tests/lua/guides/NAME.conf, taken by nginx -t
 --   redis                a configuration that redis-server starts with
 --   usage                the flags of "tokenbatcher COMMAND [SCRIPT]", or of a start.sh, are those of its --help
@@ -298,6 +299,12 @@ function KINDS.c(block)
   local text = filled({ how = block.how, text = block.text:gsub("\n%.%.%.\n", "\n") }, "c")
   cli.file("block.c", text)
   block.printed = must("cc -std=c11 -Wall -Werror -Iinclude -pthread block.c -o block -Wl,-E -Lbuild "
+    .. "-ltokenbatcher_script -ltokenbatcher -Wl,-rpath,build -lev $(pkg-config --libs luajit) && timeout 60 ./block")
+end
+
+KINDS["c++"] = function(block)
+  cli.file("block.cc", filled(block, "cc"))
+  block.printed = must("c++ -std=c++17 -Wall -Werror -Iinclude -pthread block.cc -o block -Wl,-E -Lbuild "
     .. "-ltokenbatcher_script -ltokenbatcher -Wl,-rpath,build -lev $(pkg-config --libs luajit) && timeout 60 ./block")
 end
 
