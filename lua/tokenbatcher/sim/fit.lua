@@ -10,6 +10,7 @@
 
 local formats = require "tokenbatcher.sim.trace.formats"
 local json = require "tokenbatcher.base.json"
+local lines_of = require "tokenbatcher.sim.trace.lines"
 
 local abs, ceil, log, max, sqrt = math.abs, math.ceil, math.log, math.max, math.sqrt
 
@@ -35,19 +36,16 @@ local function is_whole(value)
     and is_number(value.service_s) and is_number(value.at)
 end
 
+-- Its lines but for the first, or nil and a message.
 local function open(path)
-  local file, message = io.open(path, "rb")
-  if not file then return nil, "cannot open the recording: " .. message end
-  local first, problem = file:read "*l"
-  if not first then
-    file:close()
-    return nil, problem and ("cannot read the recording %s: %s"):format(path, problem)
-      or ("the recording %s is empty"):format(path)
-  end
+  local lines, message = lines_of.open(path)
+  if not lines then return nil, "cannot open the recording: " .. message end
+  local first = lines:next_text()
   local format
-  format, message = formats.detect((first:gsub("\r$", "")))
-  if format == formats.recording then return file end
-  file:close()
+  if first then format, message = formats.detect(first) end
+  if format == formats.recording then return lines end
+  lines:close()
+  if not first then return nil, ("the recording %s is empty"):format(path) end
   return nil, format and ("%s is no recording, but %s"):format(path, format.name) or path .. " " .. message
 end
 
@@ -73,13 +71,11 @@ local function by_start(batches)
   return batches
 end
 
--- @return the batches that ran whole, in columns: {n, at_s, tokens, padded, seconds (lists), left_out (how many did
--- not), first_at_s (when the first record arrived, or nil)}; or nil and a message
-local function read(path)
-  local file, message = open(path)
-  if not file then return nil, message end
+-- The batches that ran whole, in columns: {n, at_s, tokens, padded, seconds (lists), left_out (how many did
+-- not), first_at_s (when the first record arrived, or nil)}. Raises where it cannot be read.
+local function batches_of(lines)
   local out, n = { at_s = {}, tokens = {}, padded = {}, seconds = {}, left_out = 0 }, 0
-  for line in file:lines() do
+  for line in lines.next_text, lines do
     local is_batch = line:find '"batch"' ~= nil
     local value = (is_batch or not out.first_at_s) and json.decode(line)
     if type(value) == "table" and value.batch == nil then
@@ -91,9 +87,19 @@ local function read(path)
       out.left_out = out.left_out + 1
     end
   end
-  file:close()
   out.n = n
   return by_start(out)
+end
+
+-- @return see batches_of; or nil and a message
+local function read(path)
+  local ok, lines, message = pcall(open, path)
+  if not (ok and lines) then return nil, ok and message or lines end
+  local out
+  ok, out = pcall(batches_of, lines)
+  lines:close()
+  if not ok then return nil, out end
+  return out
 end
 
 -- --- least squares ------------------------------------------------------------------

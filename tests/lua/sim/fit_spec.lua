@@ -116,6 +116,23 @@ describe("fit", function()
     end
   end)
 
+  it("reads a recording that is compressed, and says what one is that cannot be read", function()
+    local path = recording("packed.jsonl", 50, function(tokens) return 0.01 + 1e-5 * tokens end)
+    local plain = assert(fit.of_recording(path))
+    assert.equal(0, os.execute("gzip -f '" .. path .. "'"))
+    assert.equal(plain.text, assert(fit.of_recording(path .. ".gz")).text)
+    assert.equal(plain.text, assert(service.parse("@" .. path .. ".gz")).text)
+    local file = assert(io.open(path .. ".gz", "rb"))
+    local torn = cli.file("torn.gz", file:read(300))
+    file:close()
+    for given, said in pairs { [torn] = "torn.gz: the gzip data ends too early", [cli.file("empty", "")] = "is empty",
+      [cli.file("none", "")  .. "x"] = "nonex: No such file", [cli.file("odd", "a,b\n")] = "it has: a, b" } do
+      local fitted, message = fit.of_recording(given)
+      assert.is_nil(fitted)
+      assert.truthy(message:find(said, 1, true), message)
+    end
+  end)
+
   it("prints how slowness goes on, and what is too short", function()
     local path = recording("plain.jsonl", 60, function(tokens) return 1e-3 + 1e-5 * tokens end)
     local out = cli.command({ "fit", path }).out
