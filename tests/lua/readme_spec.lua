@@ -73,6 +73,16 @@ describe("the guides:", function()
     assert.is_true(n > 50)
   end)
 
+  it("that of examples/ names every example", function()
+    local guide = cli.read "examples/README.md"
+    for _, path in ipairs(lines "git ls-files examples 2>/dev/null || find examples -type f") do
+      local name, folder = path:match "^examples/(.*)$", path:match "^examples/([%w]+)/"
+      local is_there = guide:find("(" .. name .. ")", 1, true) or folder and guide:find("](" .. folder .. "/", 1, true)
+      local is_data = name == "README.md" or name:find "%.svg$" or name:find "%.jsonl$"
+      assert.truthy(is_there or is_data, name)
+    end
+  end)
+
   it("every file that they name without a folder is somewhere in the tree", function()
     local is_there = {}
     for _, path in ipairs(lines "find src lua include tests examples -type f") do
