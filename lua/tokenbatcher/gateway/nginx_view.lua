@@ -18,11 +18,18 @@ function M.start(gateway, dict, board)
   return view
 end
 
+-- By loopback, or by an address of its own; one of IPv4 may have come to a socket of IPv6.
+local function is_of_this_machine(from, to)
+  local number = from:lower():gsub("^::ffff:", "")
+  return number:find "^127%." ~= nil or from == "::1" or from:find "^unix:" ~= nil or from == to
+end
+
 -- Who asks from this machine asks by a number or as localhost: a page of somebody else's, whose name was made to point
 -- here, does not read along.
 local function is_of_another_name()
-  local from, host = ngx.var.remote_addr or "", (ngx.var.http_host or ""):gsub(":%d+$", "")
-  if not (from:find "^127%." or from == "::1" or from:find "^unix:") then return false end
+  local var = ngx.var
+  if not is_of_this_machine(var.remote_addr or "", var.server_addr) then return false end
+  local host = (var.http_host or ""):lower():gsub(":%d*$", "")
   return not (host == "localhost" or host:find "^[%d.]+$" or host:find "^%[[%x:.]+%]$")
 end
 

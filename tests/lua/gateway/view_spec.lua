@@ -258,9 +258,11 @@ describe("the live page in nginx:", function()
   test("is for this machine alone, and for no name that was made to point at it", {}, function(gateway)
     for _, path in ipairs { "/tb/", "/tb/stats.json", "/tb/events" } do
       assert.matches("^HTTP/1.1 403", whole(gateway, path, "--interface 127.0.0.2"))
-      assert.matches("^HTTP/1.1 403", whole(gateway, path, "-H 'Host: evil.example'"))
+      for _, name in ipairs { "evil.example", "localhost.evil.example:80", "localhost." } do
+        assert.matches("^HTTP/1.1 403", whole(gateway, path, "-H 'Host: " .. name .. "'"))
+      end
     end
-    for _, name in ipairs { "localhost", "localhost:80", "127.0.0.1", "[::1]:8080" } do
+    for _, name in ipairs { "localhost", "localhost:80", "LOCALHOST:",  "127.0.0.1", "[::1]:8080" } do
       assert.matches("^HTTP/1.1 200", whole(gateway, "/tb/stats.json", "-H 'Host: " .. name .. "'"))
     end
   end)
