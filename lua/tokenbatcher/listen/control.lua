@@ -18,7 +18,7 @@ Control.__index = Control
 
 local function names_of(batchers)
   local names = {}
-  for i, batcher in ipairs(batchers) do names[i] = tostring(batcher:option "name") end
+  for i, batcher in ipairs(batchers) do names[i] = shown.text(batcher:option "name" or "(one without a name)") end
   return table.concat(names, ", ")
 end
 
@@ -42,7 +42,10 @@ local function value_of(name, value)
   if entry and entry.kind == "function" then
     return nil, ("set: option '%s' is a function: a script sets it, and SIGHUP loads it again"):format(name)
   end
-  if value == json.null then return false end
+  if value == json.null then
+    if entry and entry.default ~= nil then return nil, ("set: option '%s' cannot be none"):format(name) end
+    return false
+  end
   if type(value) == "string" then return options.parse(name, value, "set") end
   return value
 end
@@ -70,19 +73,30 @@ local function without_place(message)
   return (message:gsub("^[^\n]-:%d+: (%a+Batcher)", "%1"))
 end
 
+-- Figures are told apart by name. @return nil, or a message
+local function name_taken(self, batcher, given)
+  local name = given.name
+  for _, it in ipairs(name ~= nil and self.batchers or {}) do
+    if it ~= batcher and (it:option "name" or "") == (name or "") then
+      return ("set: option 'name': another batcher has the name %s"):format(errors.show(name or ""))
+    end
+  end
+end
+
 local function set(self, request)
   local batcher, message = find(self, request.path:match "^/set/?(.*)$")
   if not batcher then return replies.refusal(404, message) end
   if request.is_too_large then return replies.refusal(413, "set: the body is too large") end
   local given
   given, message = read(request.body)
-  if not given then return replies.refusal(400, message) end
+  message = message or name_taken(self, batcher, given)
+  if message then return replies.refusal(400, message) end
   if self.complete then self.complete(given) end
   local before = shown.options(batcher)
   local ok, err = pcall(batcher.set, batcher, given)
   if not ok then return replies.refusal(400, without_place(errors.message_of(err))) end
   local changes = json.list(shown.changes(before, shown.options(batcher), given))
-  for _, text in ipairs(changes) do self.log("info", ("%s: set: %s"):format(tostring(batcher), text)) end
+  for _, text in ipairs(changes) do self.log("info", ("%s: set: %s"):format(shown.text(tostring(batcher)), text)) end
   return replies.json(200, { changed = changes })
 end
 

@@ -91,6 +91,29 @@ describe("listen: control", function()
     end)
   end)
 
+  it("says what cannot be none", function()
+    controlled(nil, function(_, _, set)
+      for _, name in ipairs { "max_batch_size", "policy", "batch_timeout_s" } do
+        refuses(set, ('{"%s":null}'):format(name), ("set: option '%s' cannot be none"):format(name))
+      end
+    end)
+  end)
+
+  it("leaves each batcher a name of its own, and logs any name on one line", function()
+    local first, second = L.batcher { name = "first" }, tb.TokenBatcher { inference_fn = L.echo(), default_cost = 1 }
+    controlled({ batchers = { first, second } }, function(listener, _, set)
+      refuses(set, '{"max_batch_size":3}',
+        "there are several batchers: POST to /set/NAME, one of: first, (one without a name)", 404)
+      local status, answer = set('{"name":null}', "/set/first")
+      assert.equal(400, status)
+      assert.equal("set: option 'name': another batcher has the name \"\"", answer.error.message)
+      assert.equal(200, (set('{"name":"x\\n\\u001b[31m<b>"}', "/set/first")))
+      assert.equal(200, L.get(listener.address, "/metrics").status)
+      assert.equal(1, #said)
+      assert.is_nil(said[1]:find "%c")
+    end)
+  end)
+
   it("is asked by POST, and serves nothing else", function()
     controlled(nil, function(listener)
       assert.equal(405, L.get(listener.control, "/set").status)
