@@ -13,7 +13,7 @@ end
 --- @return table {host, port} or {path}, or nil and a message
 function M.parse(text)
   local path = text:match "^unix:(.+)$"
-  if path then return { path = path } end
+  if path and not path:find "%z" then return { path = path } end
   local host, port = text:match "^%[([%x:.]+)%]:(%d+)$"
   if not host then host, port = text:match "^([%d.]+):(%d+)$" end
   if not host and text:lower():match "^localhost:%d+$" then host, port = "127.0.0.1", text:match "%d+$" end

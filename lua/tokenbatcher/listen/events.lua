@@ -68,6 +68,12 @@ local function send(self, handle, made, id, reader)
   if refusal == 0 then reader.seen = made.now end
 end
 
+--- No state can be made: readers are let go, and learn why when they ask again.
+function Events:let_go(handle)
+  for id in pairs(self.readers) do C.tb_listen_end(handle, id) end
+  self.readers, self.n, self.at = {}, 0, nil
+end
+
 --- @return boolean  was anything sent?
 function Events:turn(now, handle)
   if not self.at or now < self.at then return false end

@@ -43,9 +43,15 @@ local REMOTE = "%s: %s can be reached from other machines, and nobody is asked w
 -- --- what is given ------------------------------------------------------------------------
 
 local function batchers_of(given)
-  local list = batcher_class.is_batcher(given) and { given } or given
+  local list, by_name = batcher_class.is_batcher(given) and { given } or given, {}
   for i, it in ipairs(list) do
     if not batcher_class.is_batcher(it) then errors.misuse(("listen: batchers[%d] is no batcher"):format(i)) end
+    local name = it:option "name" or ""
+    if by_name[name] then
+      errors.misuse(("listen: batchers[%d] and [%d] are both named '%s'; give each a name of its own (option name)")
+        :format(by_name[name], i, errors.text(name)))
+    end
+    by_name[name] = i
   end
   if #list == 0 then errors.misuse "listen: batchers must be a batcher or a list of them" end
   return list

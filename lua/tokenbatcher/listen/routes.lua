@@ -54,7 +54,7 @@ end
 pages["/ready"] = function(self)
   local is_any_running = false
   for _, batcher in ipairs(self.batchers) do
-    if batcher.is_running then
+    if batcher:state() == "running" then
       if has_upstream(batcher) then return replies.json(200, { status = "ready" }) end
       is_any_running = true
     end

@@ -53,10 +53,21 @@ local function rest(self, now, spent_us)
   self.pump.detach(self.fd)
 end
 
+-- Whatever goes wrong with what readers see, the run goes on.
+local function send_events(self, now)
+  local streams = self.streams
+  if not streams then return false end
+  local ok, has_sent = pcall(streams.turn, streams, now, self.handle)
+  if ok then return has_sent end
+  self.log("warn", "listen: events failed: " .. errors.text(has_sent))
+  streams:let_go(self.handle)
+  return true
+end
+
 local function look(self, now)
   local n = C.tb_listen_turn(self.handle, ids, AT_ONCE)
   if n > 0 then answer_all(self, n) end
-  local has_sent = self.streams and self.streams:turn(now, self.handle)
+  local has_sent = send_events(self, now)
   if n > 0 or has_sent then C.tb_listen_turn(self.handle, ids, 0) end -- it goes out at once
   return n > 0 or has_sent
 end
@@ -81,7 +92,7 @@ end
 function Server:next_us()
   local at, due = self.at, self.streams and self.streams.at
   if due and (not at or due < at) then at = due end
-  if self.is_resting and not (at and at > self.rested_at) then return self.rested_at end
+  if self.is_resting then return self.rested_at end -- to be told again: nobody else would wake the loop
   return at and max(at, self.rested_at)
 end
 

@@ -34,9 +34,15 @@ local function parameters_text(parameters)
   return table.concat(out, ",")
 end
 
+--- The name of a policy; of a file its own alone, for where it lies is nobody's business.
+function M.policy(name)
+  name = errors.text(name)
+  return M.text(name:match "[^/]+$" or name)
+end
+
 --- The name of a batcher's policy, without its parameters.
 function M.policy_name(batcher)
-  return M.text(batcher:option("resolved_policy").name)
+  return M.policy(batcher:option("resolved_policy").name)
 end
 
 -- The policy as it would be written: name, or name:parameter=value,...

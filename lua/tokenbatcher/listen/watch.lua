@@ -108,6 +108,13 @@ local function tally_keys(self, run)
   self.keys.is_partial = true
 end
 
+-- The name of the policy that made a decision, as it may be shown.
+local function name_of(self, decision)
+  local name = decision.name
+  if name ~= self.named then self.named, self.named_text = name, shown.policy(name) end
+  return self.named_text
+end
+
 -- Write a batch down.
 local function note(self, run, now_us)
   local n, decision = self.n, run.decision
@@ -117,7 +124,8 @@ local function note(self, run, now_us)
   entry.size, entry.cost, entry.tokens, entry.padded = run.size, run.cost, run.tokens, run.padded
   entry.reason, entry.calls, entry.depth = run.reason, run.attempt or 1, run.depth or 0
   entry.failed, entry.group = run.failed, run.group
-  entry.policy = decision and decision.name or run.started_us < self.policy_us and self.former_policy or self.policy
+  entry.policy = decision and name_of(self, decision)
+    or run.started_us < self.policy_us and self.former_policy or self.policy
   entry.code, entry.keys = nil, nil
   if run.failed > 0 then
     note_failure(self, entry, run, now_us)

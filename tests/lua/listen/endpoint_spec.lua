@@ -67,6 +67,15 @@ describe("listen: its pages", function()
     end
   end))
 
+  -- After a look the loop is not told of what comes for a while; the next one must not wait for a silent client's end.
+  it("are served soon beside a client who says nothing", listening(nil, function(listener)
+    local silent, server = L.client(listener.address), listener.servers[1]
+    repeat assert.equal(200, get(listener.address, "/ready").status) until server.is_resting
+    assert.truthy(server.at)
+    assert.equal(server.rested_at, server:next_us())
+    silent.close()
+  end))
+
   it("are served when the loop waits for as many descriptors as it can", listening(nil, function(listener)
     assert.equal(200, get(listener.address, "/ready").status)
     local pump, asked = require("tokenbatcher.runtime.clock").pump, 0
@@ -175,6 +184,27 @@ describe("listen: health", function()
       assert.equal(503, get(listener.address, "/ready").status)
     end, "real")
   end)
+
+  it("ends with the first record that is refused: who is stopping is not ready", function()
+    H.run(function()
+      local is_let_go = false
+      local batcher = L.batcher { inference_fn = function(records)
+        repeat tb.sleep(0.001) until is_let_go
+        return records
+      end }
+      batcher:start()
+      local listener = assert(tb.listen { address = "127.0.0.1:0", batchers = batcher })
+      local future = batcher:submit "x"
+      local stopped = tb.spawn(function() batcher:stop() end)
+      repeat tb.sleep(0) until batcher:state() == "draining"
+      local answer = get(listener.address, "/ready")
+      assert.equal(503, answer.status)
+      assert.equal('{"status":"not running"}\n', answer.body)
+      is_let_go = true
+      assert.equal("x", future:await())
+      stopped:await()
+    end, "real")
+  end)
 end)
 
 describe("listen: events", function()
@@ -217,6 +247,25 @@ describe("listen: events", function()
     assert.truthy(client.got:find("retry: 1000\n\n", 1, true))
     client.close()
   end))
+
+  it("that cannot be made end, are logged once, and what runs goes on", function()
+    local said = {}
+    listening({ log = function(_, text) said[#said + 1] = text end }, function(listener, batcher)
+      local clients = {}
+      for i = 1, 3 do
+        clients[i] = L.client(listener.address)
+        clients[i].say(ASK)
+        clients[i].hear "event: state"
+      end
+      listener.servers[1].streams.make = function() error("it is broken", 0) end
+      for _, client in ipairs(clients) do client.hear "\r\n0\r\n\r\n" end
+      assert.same({ "listen: events failed: it is broken" }, said)
+      assert.equal("re:x", batcher:submit("x"):await())
+      assert.equal(500, get(listener.address, "/events").status)
+      assert.equal(200, get(listener.address, "/ready").status)
+      for _, client in ipairs(clients) do client.close() end
+    end)()
+  end)
 
   it("are for so many readers, of whom those that leave make room", listening(nil, function(listener)
     local clients = {}
@@ -306,6 +355,20 @@ describe("listen: opening", function()
     refuses({ address = "0.0.0.0:0" }, "0.0.0.0:0 can be reached from other machines, and nobody is asked who he is: "
       .. "whoever reaches it reads the figures. Say remote = true if that is meant")
     assert.is_true(opening { address = "0.0.0.0:0", remote = true })
+  end)
+
+  it("refuses batchers whose figures nobody could tell apart", function()
+    local one, nameless = L.batcher(), { name = false }
+    refuses({ address = "127.0.0.1:0", batchers = { one, L.batcher() } },
+      "batchers[1] and [2] are both named 'a'; give each a name of its own")
+    refuses({ address = "127.0.0.1:0", batchers = { one, one } }, "batchers[1] and [2] are both named 'a'")
+    refuses({ address = "127.0.0.1:0", batchers = { L.batcher(nameless), one, L.batcher(nameless) } },
+      "batchers[1] and [3] are both named ''")
+  end)
+
+  it("refuses a path with a NUL, which would end before its end", function()
+    refuses({ address = "unix:/tmp/a\0b" }, "got ")
+    refuses({ control = "unix:/tmp/a\0b" }, "got ")
   end)
 
   it("refuses other mistakes", function()

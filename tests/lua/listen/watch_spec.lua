@@ -115,6 +115,20 @@ describe("a watched batcher", function()
     batcher:stop()
   end))
 
+  it("takes names of any bytes, and tells of a policy's file its name alone", H.virtually(function()
+    local function form(queue, taken)
+      for i = 1, queue.size do taken:add(i) end
+    end
+    local batcher, w = watched { name = "b\255\0", policy = { name = "/home/somebody/p\255.lua", form = form } }
+    batcher:submit("a", { key = "k\255", group = "g\255" }):await()
+    local it = look({ w }).batchers[1]
+    assert.equal("p\239\191\189.lua", it.batches[1][FIELD.policy])
+    local shown = {}
+    for _, option in ipairs(it.options) do shown[option[1]] = option[2] end
+    assert.equal("p\239\191\189.lua", shown.policy)
+    batcher:stop()
+  end))
+
   it("splits latency into wait and service, over the last minutes", H.virtually(function()
     local batcher, w = watched { takes = 0.2, max_batch_size = 10, batch_timeout_s = 0.1 }
     for _ = 1, 20 do batcher:submit("a"):await() end
