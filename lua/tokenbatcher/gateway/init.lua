@@ -58,7 +58,7 @@ local function new_lines(self, list)
       join = self.config.join, secrets = secrets, shows_key_words = self.credentials:are_the_clients(),
       new_id = function() return self.ids:new() end }
     self.lines[i].queue = it.queue and Queue.new { name = it.name, config = it.queue, upstream = it.upstream,
-      log = self.complaints.log } or nil
+      log = self.complaints.log, on_change = function() self.on_change() end } or nil
   end
 end
 

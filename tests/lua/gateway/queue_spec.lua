@@ -376,6 +376,17 @@ describe("a slot is given back:", function()
     end)
   end)
 
+  it("and that is told when it is so: the last who hears of a change finds nobody", function()
+    run({ slots = 2 }, function(gateway, queue)
+      local held
+      gateway.on_change = function() held = queue.book.held end
+      local order = {}
+      tb.gather(several(5, function() return stream(gateway, order, "a", 1) end))
+      tb.sleep(0)
+      assert.same({ 0, 0 }, { held, queue.book.held })
+    end)
+  end)
+
   it("by a client that leaves while it waits: those behind it move up, and it counts as 499", function()
     run({ slots = 1 }, function(gateway, queue)
       local order, leave = {}, nil

@@ -136,12 +136,12 @@ local function batcher_options(self, p)
   return given
 end
 
---- @param given table  name (of the upstream), config (of options.lua), upstream, log
+--- @param given table  name (of the upstream), config (of options.lua), upstream, log, on_change() (a slot is free)
 function M.new(given)
   local p = given.config
   local self = setmetatable({ config = p, name = given.name, label = given.name .. " queue", slots = p.slots,
-    reserve = p.reserve, rate_s = 0, rate_n = 0, n_held = 0,
-    sum_since_us = 0, refused = {}, left = 0, log = given.log }, Queue)
+    reserve = p.reserve, rate_s = 0, rate_n = 0, n_held = 0, sum_since_us = 0, refused = {},
+    left = 0, log = given.log, on_change = given.on_change }, Queue)
   self.book = setmetatable({ keys = {}, n = 0, weight = 0, queued = 0, held = 0, on_idle = function()
     if self.shares then self.shares:reset() end
   end }, Book)
@@ -242,6 +242,7 @@ local function settled(ticket, place)
   if self.book:over(ticket) == "holding" then learn(self, ticket, clock.now_us()) end
   Future.settle(ticket.entrance, nil, err or errors.new("cancelled", "it was given back"))
   Future.settle(ticket.exit, true)
+  self.on_change() -- only now its slot is free
 end
 
 -- Nobody fills the queue: a key may have as many waiting as there are places left. And many keys together do not fill
