@@ -128,6 +128,8 @@ local function add_curve(out, plots, i, n, row, look, slo_s, range)
     gnuplot.quote(compare.label(row)))
 end
 
+local KIND_NAMES = { seeds = "seeds", pieces = "pieces of the trace", draws = "draws" }
+
 local function distribution(out, rows, looks, slo_s)
   local plots, range = {}, { M.range_of(rows, slo_s) }
   for i, row in ipairs(rows) do add_curve(out, plots, i, #rows, row, looks[row], slo_s, range) end
@@ -139,7 +141,8 @@ set logscale x
 set format x '%%g'
 set xrange [%.9g:%.9g]
 set yrange [0:100]
-]]):format(rows[1].per_seed and (": mean and range of %d seeds"):format(#rows[1].per_seed) or "", range[1], range[2])
+]]):format(rows[1].per_seed and (": mean and range of %d %s"):format(#rows[1].per_seed,
+    KIND_NAMES[rows[1].seeds.kind]) or "", range[1], range[2])
   if slo_s then
     out[#out + 1] = ("set arrow 1 from %.9g,graph 0 to %.9g,graph 1 nohead dt 2 lc rgb '#888888'\n"
       .. "set label 1 ' slo' at %.9g,graph 0.04 tc rgb '#666666'"):format(slo_s, slo_s, slo_s)

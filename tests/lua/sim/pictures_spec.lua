@@ -114,10 +114,12 @@ describe("a distribution of latency", function()
       if point[1] == 0.777 then at_slo = point[2] end
     end
     assert.near(20, at_slo, 1e-9)
-    local script = plot.script({ row_of("fifo", "", { per_seed = seeds }) }, nil)
+    local script = plot.script({ row_of("fifo", "", { per_seed = seeds, seeds = { kind = "seeds" } }) }, nil)
     assert.truthy(script:find("with filledcurves fs transparent", 1, true))
     assert.truthy(script:find("with yerrorbars", 1, true))
     assert.truthy(script:find("range of 2 seeds", 1, true))
+    script = plot.script({ row_of("fifo", "", { per_seed = seeds, seeds = { kind = "pieces" } }) }, nil)
+    assert.truthy(script:find("range of 2 pieces of the trace'", 1, true))
   end)
 end)
 

@@ -277,6 +277,22 @@ describe("a trace", function()
     refuses("ti\27me,n\n1,2\n", { columns = "time=time,cost=n", unit = "s" }, "did you mean 'ti?me'?")
   end)
 
+  it("that is one JSON list, on a line or on many, is told how to be one", function()
+    local options = { columns = "time=t,cost=n", unit = "s" }
+    for _, text in ipairs { '[{"t":1,"n":2},{"t":2,"n":3}]\n', '[\n {"t":1,"n":2},\n {"t":2,"n":3}\n]\n',
+      '[{"timestamp":1,"input_length":2}]' } do
+      refuses(text, options, "is one JSON list", "jq -c '.[]'")
+      refuses(text, {}, "is one JSON list")
+    end
+    refuses("[1,2]\n", {}, "is no trace of a known format")
+    refuses('{\n"t":1,\n"n":2}\n', {}, "is no trace of a known format")
+  end)
+
+  it("with two columns of a name that is needed is refused", function()
+    refuses("t,n,n\n1,2,3\n", { columns = "time=t,cost=n", unit = "s" }, "cost=n: more than one column has this name")
+    assert(rows_of("t,x,n,x\n1,2,3,4\n", { columns = "time=t,cost=n", unit = "s" }))
+  end)
+
   it("that is compressed is read as if it were not", function()
     local lines = { "TIMESTAMP,ContextTokens,GeneratedTokens" }
     for i = 1, 20000 do -- more than one read of either

@@ -205,11 +205,15 @@ end
 
 -- Where each column is. @return {role = number}, or nil and a message
 local function places(layout, header)
-  local at, out = {}, {}
-  for i, name in ipairs(header) do at[name] = at[name] or i end
+  local at, out, is_twice = {}, {}, {}
+  for i, name in ipairs(header) do
+    is_twice[name] = at[name] ~= nil
+    at[name] = at[name] or i
+  end
   for role, name in pairs(layout.columns) do
     out[role] = at[name]
     if not out[role] then return nil, unknown(role, name, header) end
+    if is_twice[name] then return nil, ("%s=%s: more than one column has this name"):format(role, name) end
   end
   out.failed = layout.failed and at[layout.failed]
   return out

@@ -200,6 +200,8 @@ end
 local UNKNOWN = "is no trace of a known format (" .. M.KNOWN .. "): say which columns it has with --columns "
   .. "time=NAME,cost=NAME,... and --time-unit"
 
+local A_LIST = "is one JSON list: one object a line is needed (jq -c '.[]' makes them of it)"
+
 local function no_times(names)
   for _, name in ipairs(names) do
     if name == "sub_requests" then return "begins with " .. columns.SESSION end
@@ -274,7 +276,9 @@ function M.detect(line, given, rest)
     end
     return vllm_bench.format(vllm_bench.is(value) and value or whole, given.has_no_times)
   end
-  if type(value) ~= "table" then return nil, UNKNOWN end
+  if value == nil then value = whole end
+  if type(value) == "table" and type(value[1]) == "table" then return nil, A_LIST end
+  if type(value) ~= "table" or value == whole then return nil, UNKNOWN end
   if value.tokenbatcher_recording ~= nil then return detect_recording(value, given) end
   return detect_json(value, given)
 end
