@@ -135,6 +135,18 @@ async function fits(page, name) {
   fact("it fits 1,600 and 400 pixels, by day and by night, and no text has less contrast than 4.5");
 }
 
+// Figures of a million a second have room at an axis, and what was left out is told.
+async function fast(page) {
+  const ink = await page.value(`(() => { drawLevel("queue", [9e6], null, "Records:", short); const c = byId("c-queue");
+    const d = c.getContext("2d").getImageData(0, 0, 2, c.height).data; return d.filter((v, i) => i % 4 === 3 && v).length; })()`);
+  assert.equal(ink, 0, "a label is cut off");
+  assert.equal(await text(page, "#left"), "");
+  await page.value(`(() => { const { last } = chosen(); for (const [worker, n] of last) last.set(worker, n - 1234); })()`);
+  await page.until(`/^1,23\\d came too fast to be shown$|^2,46\\d came/.test(byId("left").textContent)`);
+  await page.value("chosen().missed = 0");
+  fact("large figures have room; what came too fast to be shown is said");
+}
+
 async function calm(page) {
   await page.look(1200, 900, { "prefers-reduced-motion": "reduce" });
   await page.value("window.draws = 0; { const draw = drawBatches; window.drawBatches = () => { draws++; draw(); }; } 0");
@@ -224,7 +236,7 @@ async function ofProgram(page) {
   try {
     page.logged.length = 0;
     await page.visit(`http://${address}/`, READY(3));
-    for (const step of [moves, reads]) await step(page);
+    for (const step of [moves, reads, fast]) await step(page);
     await page.until("chosen().it.changes.length >= 4");
     assert.match(await text(page, "#t-changes tr"), /(max_batch_size|batch_timeout_s): [\d.]+ to [\d.]+/);
     fact("changes of options are told: " + await text(page, "#t-changes tr"));

@@ -57,7 +57,9 @@ function drawLevel(id, list, limit, about, text) {
   const most = Math.max(...list, 0), shows = limit !== null && limit <= most * 4;
   const top = Math.max(most, shows ? limit : 0) * 1.08 || 1;
   const x = s => box.right + s / 120 * (box.right - box.left), y = v => box.bottom - v / top * (box.bottom - box.top);
-  axis(g, "y", ticks(0, top, 3), y, box, "");
+  const marks = ticks(0, top, 3);
+  box.left = Math.max(LEFT, ...marks.map(value => g.measureText(short(value)).width + 8));
+  axis(g, "y", marks, y, box, "");
   g.textBaseline = "top";
   [[-120, "left"], [-60, "center"], [0, "right"]].forEach(([s, side]) => {
     g.textAlign = side;

@@ -22,7 +22,7 @@ return [==[
 <figure><figcaption id=cap-oldest></figcaption><canvas id=c-oldest role=img></canvas></figure>
 </div></section>
 <section aria-labelledby=h-batches>
-<div class=bar><h2 id=h-batches>Batches as they happen</h2>
+<div class=bar><h2 id=h-batches>Batches as they happen <small id=left></small></h2>
 <ul class=keys>REASONS<li><i class=padding></i>padding<li><i class=failed></i>failed</ul>
 <span class="bar push"><label>show <select id=span><option value=10>10 s<option value=30 selected>30 s
 <option value=120>2 min</select></label><button id=pause aria-pressed=false>Pause</button></span></div>

@@ -100,6 +100,9 @@ function fillLists(it) {
 }
 
 function fillBatches() {
+  const { missed, batches } = chosen();
+  byId("left").textContent = [missed ? short(missed) + " came too fast to be shown" : "",
+    batches.length < MOST ? "" : "the last " + short(MOST)].filter(Boolean).join("; ");
   if (!byId("as-table").open) return;
   fill("batches", chosen().batches.slice(-20).reverse().map(b => [b.n, { text: b.worker, is: "left" },
     { text: clock(b.end), is: "left" }, time(b.s), short(b.size), short(b.cost), percent(b.padding),
