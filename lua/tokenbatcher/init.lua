@@ -183,8 +183,8 @@ end)
 --- tb.metrics.prometheus(batcher, ...): a metrics page.
 M.metrics = require "tokenbatcher.batching.metrics"
 
--- tb.http needs libcurl, tb.listen libmicrohttpd, tb.json a library of its own: loaded on first use. A name that
--- is not there is a slip of the pen.
+-- tb.http and tb.otel need libcurl, tb.listen libmicrohttpd, tb.json a library of its own: loaded on first use. A name
+-- that is not there is a slip of the pen.
 return setmetatable(M, errors.strict("tokenbatcher", function(self, name)
   if name == "http" then
     self.http = require "tokenbatcher.backend.http"
@@ -192,6 +192,8 @@ return setmetatable(M, errors.strict("tokenbatcher", function(self, name)
     self.json = require "tokenbatcher.base.json"
   elseif name == "listen" then
     self.listen = require("tokenbatcher.listen").listen
+  elseif name == "otel" then
+    self.otel = require("tokenbatcher.listen.otel").otel
   end
   return rawget(self, name)
 end))

@@ -50,6 +50,9 @@ local CLASSES = {
       { "address", "string|nil", "Where it listens, with the port that it got." },
       { "control", "string|nil", "unix:PATH, where options can be set." } },
     "close()" },
+  { class = "tokenbatcher.Traces", var = "Traces", from = "listen/otel.lua", fields = {
+      { "stats", "table", "A snapshot: {sent, dropped, kept (spans), requests}." } },
+    "close()" },
   { class = "tokenbatcher.testing.Queue", var = "TestingQueue", from = "testing/init.lua", code = "Queue", fields = {
       { "now", "number", "The policy's clock, seconds." }, { "size", "integer", "Records that are queued." },
       { "warnings", "string[]", "What the engine would log of the policy, beside errors, which are raised." } },
@@ -68,6 +71,7 @@ local MODULE = { from = "init.lua",
   { from = "batching/prompt.lua", "Prompt(text: string): table" },
   { from = "listen/init.lua",
     "listen(given: tokenbatcher.listen.Options): tokenbatcher.Listener|nil, tokenbatcher.Err|nil" },
+  { from = "listen/otel.lua", "otel(given: tokenbatcher.otel.Options): tokenbatcher.Traces" },
   { from = "runtime/future.lua", "gather(futures: tokenbatcher.Future[]): table, table" },
 }
 
@@ -95,6 +99,7 @@ local SUBMIT = {
   timeout_s = { "number", "Seconds, above 0: not handed to inference_fn by then, it fails (deadline)." },
   batch_timeout_s = { "number", "How long it may linger for others, seconds, in place of the option; fails nothing." },
   key = { "string", "Who it is of: fairness and blame." },
+  trace = { "string", "Its trace context, a W3C traceparent: the batch's span is linked to it." },
   group = { "string", "What it may share a call with: equal groups only." },
 }
 
@@ -106,6 +111,7 @@ local INFO = {
   { "attempt", "integer", "1; more where a failed batch is halved and tried again." },
   { "deadline", "number|nil", "The earliest of its records, on tb.now()'s clock." },
   { "timeout_at", "number|nil", "When inference_timeout_s is over, likewise." },
+  { "traceparent", "string|nil", "The batch's trace context, to be sent along, where there is one." },
 }
 local INFO_SET = {
   { "usage", "table|nil", "To be set by the function: {total_tokens = n}, for policies and estimators." },
@@ -446,6 +452,7 @@ local function main()
   put_functions(MODULE, "tb", ".", "M")
   put_class("tokenbatcher.http.Options", parameter_fields(require("tokenbatcher.backend.http").options))
   put_class("tokenbatcher.listen.Options", parameter_fields(require("tokenbatcher.listen").parameters))
+  put_class("tokenbatcher.otel.Options", parameter_fields(require("tokenbatcher.listen.otel").parameters))
   for _, module in ipairs(MODULES) do put_module(module, true) end
   for _, module in ipairs(TESTING) do put_module(module, false) end
   put_shelf("policy", policies.names, about_policy, "tokenbatcher.Policy")

@@ -14,10 +14,11 @@
 -- The embedding of a text is {bytes, sum of its bytes, 0.5}, a completion "re:" .. text.
 
 local cjson = require "cjson"
+local collector = dofile "tests/http/collector.lua"
 local models = dofile "tests/http/models.lua"
 local socket = require "socket"
 
-local stats = { requests = 0, connections = 0, aborted = 0 } -- aborted: the client left before its answer
+local stats = { requests = 0, connections = 0, aborted = 0, spans = 0 } -- aborted: the client left before its answer
 local log, seen = {}, {} -- requests in order; path -> how many came
 local threads = {} -- connections: {co, sock, wants = "read" | "write" | "time", at}
 
@@ -378,6 +379,16 @@ function steps.drip(c) -- a body whose end never comes
   return false
 end
 
+function steps.collect(c, request) -- a collector of traces; what it has taken: GET /spans
+  local problem = collector.take(request)
+  stats.spans = #collector.spans
+  return c:respond(problem and 400 or 200, problem and refusal(problem) or "{}")
+end
+
+function steps.partial(c, _, n) -- takes all but n of them
+  return c:respond(200, ('{"partialSuccess":{"rejectedSpans":"%d","errorMessage":"no"}}'):format(n))
+end
+
 -- "429", "429@1", "503@date2": a status, with Retry-After in seconds or as a date.
 local function status_step(c, step)
   local status, kind, s = step:match "^(%d%d%d)@?(%a*)([%d.]*)$"
@@ -400,6 +411,9 @@ end
 
 local function serve(c, request)
   if request.path == "/stats" then return tell_stats(c) end
+  if request.path == "/spans" then
+    return c:respond(200, { spans = collector.spans, bodies = collector.bodies, problems = collector.problems })
+  end
   local least, counter = request.path:match "^/wait/(%d+)/(%w+)"
   if least then
     while stats[counter] < tonumber(least) do
@@ -411,7 +425,7 @@ local function serve(c, request)
   seen[request.path] = (seen[request.path] or 0) + 1
   local ok, inputs = pcall(inputs_of, request)
   log[#log + 1] = { path = request.path, inputs = ok and inputs and #inputs or nil,
-    authorization = request.headers.authorization, connection = c.number,
+    authorization = request.headers.authorization, traceparent = request.headers.traceparent, connection = c.number,
     body = #request.body < 1000 and request.body or nil, at = socket.gettime() }
   if #log > 1000 then table.remove(log, 1) end
   local plan = {}

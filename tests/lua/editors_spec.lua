@@ -6,6 +6,7 @@ local options = require "tokenbatcher.core.options"
 local submit_options = require "tokenbatcher.batching.submit_options"
 local tb = require "tokenbatcher"
 
+local TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 local META
 
 -- Names that a pattern finds, as a sorted list, each once.
@@ -59,7 +60,7 @@ describe("the file for editors", function()
 
   it("has what the module has, and no more", function()
     local there = loadstring(META)()
-    assert.is_truthy(tb.http and tb.json and tb.listen) -- loaded when they are asked for
+    assert.is_truthy(tb.http and tb.json and tb.listen and tb.otel) -- loaded when they are asked for
     for name, value in pairs(tb) do
       if name ~= "_VERSION" then
         assert.is_true(there[name] ~= nil, "not in it: " .. name)
@@ -129,8 +130,8 @@ describe("the file for editors", function()
         on_error = "bisect", inference_timeout_s = 1, log = function() end,
       }
       tb.with(batcher, function()
-        local futures = { batcher:submit("a", { key = "k", group = "g", timeout_s = 9 }),
-          batcher:submit("b", { key = "k", group = "g", timeout_s = 9 }) }
+        local futures = { batcher:submit("a", { key = "k", group = "g", timeout_s = 9, trace = TRACE }),
+          batcher:submit("b", { key = "k", group = "g", timeout_s = 9, trace = TRACE }) }
         tb.gather(futures)
         stats = batcher.stats
       end)

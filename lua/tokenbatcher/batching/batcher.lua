@@ -26,6 +26,7 @@ local submission = require "tokenbatcher.batching.submission"
 local suspects = require "tokenbatcher.batching.suspects"
 local tasks = require "tokenbatcher.runtime.tasks"
 local turn = require "tokenbatcher.batching.turn"
+local tracing = require "tokenbatcher.batching.tracing"
 local watching = require "tokenbatcher.batching.watching"
 local tbffi = require "tokenbatcher.core.ffi"
 
@@ -145,7 +146,8 @@ local function new(class, given)
     _drained = false, unsettled = 0,
     _keys = Keys.new(), _groups = Keys.new(), _joining = joining.new(handle), _joined = 0,
     _policy = { errors = 0, overruled = 0, disabled = 0 }, _recording = false, _watcher = false, _is_timed = false,
-    _is_keyed = false, _is_grouped = false, _slos = {}, _may_have_unwanted = false, _is_plain = false,
+    _tracer = false, _is_traced = false, _is_keyed = false, _is_grouped = false, _slos = {},
+    _may_have_unwanted = false, _is_plain = false,
     _gate = false, _max_record_cost = math.huge,
     submit = submission.submit, ask = submission.ask, settle = turn.settle, -- found without a call of __index
   }, meta)
@@ -363,6 +365,7 @@ Batcher.submit, Batcher.try_submit = submission.submit, submission.try_submit
 Batcher.submit_batch, Batcher.ask = submission.submit_batch, submission.ask
 Batcher.settle, Batcher.cancel_record, Batcher.cancel_queued = turn.settle, turn.cancel_record, turn.cancel_queued
 Batcher.turn, Batcher.abandon, Batcher.forget_calls = turn.turn, turn.abandon, turn.forget_calls
+Batcher.trace = tracing.trace
 Batcher.watch, Batcher.running, Batcher.state = watching.watch, watching.running, watching.state
 Batcher.distribution, Batcher.fill_stats = watching.distribution, watching.fill_stats
 

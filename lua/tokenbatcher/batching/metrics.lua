@@ -33,6 +33,12 @@ local COUNTERS = {
   { "policy_overruled_total", "policy_overruled", "Decisions taken in the policy's place." },
 }
 
+-- The same of a batcher that is traced; of others there is nothing to say.
+local TRACES = {
+  { "trace_spans_sent_total", "trace_spans_sent", "Spans that a collector has taken." },
+  { "trace_spans_dropped_total", "trace_spans_dropped", "Spans that no collector was sent, or that it refused." },
+}
+
 -- name, field, help, and how those of several batchers that are one to the reader become one (the sum, if not said).
 local GAUGES = {
   { "queue_records", "queue_size", "Records queued." },
@@ -99,6 +105,8 @@ function M.snapshot(b)
   for _, row in ipairs(LIMITS) do out.values[row[2]] = b._values[row[2]] end
   for _, row in ipairs(COUNTERS) do out.values[row[2]] = stats[row[2]] end
   for _, row in ipairs(GAUGES) do out.values[row[2]] = stats[row[2]] end
+  local spans = b._tracer and b._tracer.counts
+  if spans then out.values.trace_spans_sent, out.values.trace_spans_dropped = spans.sent, spans.dropped end
   for _, reason in ipairs(REASONS) do out.dispatched[reason] = stats.dispatched[reason] end
   for _, row in ipairs(HISTOGRAMS) do
     out.histograms[row[2]] = histogram_of(handle, row[3], row[4], row[5], stats[row[2]].count)
@@ -127,6 +135,9 @@ end
 function M.add(into, from, is_over)
   for _, part in ipairs { "values", "dispatched", "histograms" } do into[part] = into[part] or {} end
   for _, row in ipairs(COUNTERS) do add_gauge(into.values, from.values, row[2]) end
+  for _, row in ipairs(TRACES) do
+    if from.values[row[2]] then add_gauge(into.values, from.values, row[2]) end
+  end
   if not is_over then
     into.policy = from.policy
     for _, row in ipairs(GAUGES) do add_gauge(into.values, from.values, row[2], row[4]) end
@@ -156,6 +167,17 @@ local function plain(out, rows, kind, sources)
     for _, source in ipairs(sources) do
       sample(out, row[1], source.label, source.snapshot.values[row[2]] or 0)
     end
+  end
+end
+
+local function traces(out, sources)
+  for _, row in ipairs(TRACES) do
+    local samples = {}
+    for _, source in ipairs(sources) do
+      local value = source.snapshot.values[row[2]]
+      if value then samples[#samples + 1] = { source.label, value } end
+    end
+    M.family(out, { name = row[1], kind = "counter", help = row[3], samples = samples })
   end
 end
 
@@ -205,6 +227,7 @@ function M.text(out, sources)
   plain(out, GAUGES, "gauge", sources)
   plain(out, LIMITS, "gauge", sources)
   dispatched(out, sources)
+  traces(out, sources)
   for _, row in ipairs(HISTOGRAMS) do
     local samples = {}
     for i, source in ipairs(sources) do samples[i] = { source.label, source.snapshot.histograms[row[2]] } end

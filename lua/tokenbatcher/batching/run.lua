@@ -157,7 +157,7 @@ end
 local function make_info(run, attempt, records, costs, cost, deadline, keys)
   run.info = {
     id = run.id, size = #records, cost = cost, costs = costs, keys = keys, group = run.group, reason = run.reason,
-    attempt = attempt, deadline = deadline,
+    attempt = attempt, deadline = deadline, traceparent = run.traceparent,
     timeout_at = run.timeout_s > 0 and clock.now_us() / 1e6 + run.timeout_s or nil,
   }
   return run.info

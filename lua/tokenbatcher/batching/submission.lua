@@ -14,11 +14,11 @@ local slos = require "tokenbatcher.batching.slo"
 local submit_options = require "tokenbatcher.batching.submit_options"
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
+local mark = require("tokenbatcher.batching.tracing").mark
 
 local C, SLOTS = tbffi.lib, tbffi.SLOTS
 local RUNNING, MAY_WAIT, MORE = tonumber(C.TB_RUNNING), tonumber(C.TB_MAY_WAIT), tonumber(C.TB_MORE)
-local here, is_open, plain_cost = tasks.here, quick.is_open, quick.cost_of
-local hand_in_plain, ask_plain = quick.hand_in, quick.ask
+local here, is_open, plain_cost, hand_in_plain = tasks.here, quick.is_open, quick.cost_of, quick.hand_in
 
 local M = {}
 local submission, culprit = tbffi.new "tb_submission", tbffi.new "uint32_t[1]"
@@ -116,7 +116,7 @@ local function hand_to_core(self, record, cost_value, opts, flags, now, submitte
   local future = enlist(self, record, id)
   if key ~= 0 then future.key_number, self._is_keyed = key, true end
   if group ~= 0 then future.group_number, self._is_grouped = group, true end
-  return future
+  return opts and mark(self, future, opts) or future
 end
 
 -- The same, recorded: last, since a recording that fails tells a user's log function.
@@ -165,13 +165,13 @@ local function join(self, text, opts, now)
   if not record then return nil end
   self._joined = self._joined + 1
   local timeout_us = submit_options.timeout_us(opts)
-  return joining.join(record, self, timeout_us > 0 and now + timeout_us or nil)
+  return mark(self, joining.join(record, self, timeout_us > 0 and now + timeout_us or nil), opts)
 end
 
 -- What its producer gets for a record that has entered: others may join it, unless it may expire.
 local function shared(self, future, text, opts, now)
   if not text or submit_options.timeout_us(opts) > 0 then return future end
-  return self._joining:open(future, self, text, opts and opts.group, own_linger_us(opts), now)
+  return mark(self, self._joining:open(future, self, text, opts and opts.group, own_linger_us(opts), now), opts)
 end
 
 -- --- one record -----------------------------------------------------------------
@@ -211,7 +211,7 @@ end
 
 --- Hand in a record.
 -- @param record any  any value but nil
--- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, batch_timeout_s, key, group
+-- @param opts table|nil  estimated_tokens, estimated_cost, priority, timeout_s, batch_timeout_s, key, group, trace
 -- @return future, or nil and an err (queue_full, oversize, stopped). Raises bad_cost, bad_join, not_running.
 function M.submit(self, record, opts)
   local value = nil
@@ -232,7 +232,7 @@ function M.ask(self, record, opts)
   if task and is_open(self, record) then
     value = plain_cost(self, record, opts)
     if value then
-      local is_in, result, err = ask_plain(self, task, record, value)
+      local is_in, result, err = quick.ask(self, task, record, value)
       if is_in then return result, err end
     end
   end

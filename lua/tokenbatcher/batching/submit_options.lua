@@ -4,14 +4,16 @@
 local clock = require "tokenbatcher.runtime.clock"
 local errors = require "tokenbatcher.base.errors"
 local tbffi = require "tokenbatcher.core.ffi"
+local traceparent = require "tokenbatcher.base.traceparent"
 
 local AT_ONCE = tonumber(tbffi.lib.TB_AT_ONCE)
 
 local M = {}
 
 local OPTIONS = {
-  TokenBatcher = { "estimated_tokens", "estimated_cost", "priority", "timeout_s", "batch_timeout_s", "key", "group" },
-  DynamicBatcher = { "estimated_cost", "priority", "timeout_s", "batch_timeout_s", "key", "group" },
+  TokenBatcher = { "estimated_tokens", "estimated_cost", "priority", "timeout_s", "batch_timeout_s", "key", "group",
+    "trace" },
+  DynamicBatcher = { "estimated_cost", "priority", "timeout_s", "batch_timeout_s", "key", "group", "trace" },
 }
 local IS_OPTION = {}
 for class, names in pairs(OPTIONS) do
@@ -36,6 +38,12 @@ local function check_string(name, value)
   errors.misuse(("submit: %s must be a string, got %s"):format(name, errors.show(value)))
 end
 
+local function check_trace(value)
+  if type(value) == "string" and traceparent.parse(value) then return end
+  errors.misuse("submit: trace must be a W3C traceparent such as "
+    .. "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01, got " .. errors.show(value))
+end
+
 -- Raises unless all that a call gives is known and of its kind.
 --- @param class string  of the batcher
 function M.check(class, opts)
@@ -50,6 +58,7 @@ function M.check(class, opts)
   end
   if opts.key ~= nil then check_string("key", opts.key) end
   if opts.group ~= nil then check_string("group", opts.group) end
+  if opts.trace ~= nil then check_trace(opts.trace) end
   if timeout_s ~= nil and not (type(timeout_s) == "number" and timeout_s > 0) then
     errors.misuse("submit: timeout_s must be a number of seconds above 0, got " .. errors.show(timeout_s))
   end

@@ -16,6 +16,7 @@ local loop = require "tokenbatcher.runtime.loop"
 local REASONS = require("tokenbatcher.core.stats").REASONS
 local tasks = require "tokenbatcher.runtime.tasks"
 local tbffi = require "tokenbatcher.core.ffi"
+local tracing = require "tokenbatcher.batching.tracing"
 
 local new_table = require "table.new"
 
@@ -56,6 +57,10 @@ local function later(self, fn, a, b)
   list[#list + 1] = { fn, a, b }
 end
 M.later = later
+
+local function tell_drained(self)
+  if self._tracer then self._tracer:drained() end
+end
 
 -- What was put off; it may put off more.
 local function do_later(self)
@@ -134,6 +139,7 @@ end
 local function report(self, run, now)
   if self._recording then self._recording:ended(run, now) end
   if self._watcher then self._watcher:ended(run, now) end
+  if self._tracer then self._tracer:ended(run, now) end
   local usage, requests, limits = runs.totals(run)
   local decision, estimator = run.decision, run.estimator
   if decision and decision.on_complete then
@@ -231,6 +237,7 @@ end
 local function dispatch(self, id)
   local run = read_run(self, id)
   self._runs[id] = run
+  if self._is_traced then tracing.begin(self, run) end
   if run.timeout_s > 0 then self._is_timed = true end
   local task = tasks.start(runs.body, { n = 1, run }, call_ended, self)
   task.run, run.task = run, task
@@ -285,6 +292,7 @@ local handlers = {
     if self._recording then self._recording:close() end
     loop.detach(self)
     later(self, M.tell_rest, self._fn)
+    if self._tracer then later(self, tell_drained) end
     settle_future(self._drained, true)
   end,
 }

@@ -11,6 +11,7 @@ if not has_argparse then
 end
 local help = require "tokenbatcher.cli.help"
 local listen_flags = require "tokenbatcher.cli.listen_flags"
+local otel_flags = require "tokenbatcher.cli.otel_flags"
 local options = require "tokenbatcher.core.options"
 local redis_flags = require "tokenbatcher.cli.redis_flags"
 local run_flags = require "tokenbatcher.cli.run_flags"
@@ -201,6 +202,7 @@ function M.parser(definition)
   add_common(run, definition)
   run_flags.declare(run)
   listen_flags.declare(run)
+  otel_flags.declare(run)
   local check = parser:command("check", CHECK_HELP):summary("Load a script, try it on one record, say what is missing.")
   add_common(check, definition)
   run_flags.declare_records(check)

@@ -53,7 +53,8 @@ function M.declare(command)
     parse_control)
 end
 
-M.GROUP = { "To be looked at", "--listen", "--listen-remote", "--listen-host", "--listen-health", "--listen-control" }
+M.GROUP = { "To be looked at", "--listen", "--listen-remote", "--listen-host", "--listen-health", "--listen-control",
+  "--otel-endpoint" }
 
 local function given_of(job, complete)
   local args, health = job.args, {}

@@ -1,6 +1,7 @@
 --- The commands that have to do with Redis, as argparse knows them: work, send, queue, dead.
 
 local listen_flags = require "tokenbatcher.cli.listen_flags"
+local otel_flags = require "tokenbatcher.cli.otel_flags"
 local run_flags = require "tokenbatcher.cli.run_flags"
 local urls = require "tokenbatcher.backend.redis.url"
 
@@ -80,6 +81,7 @@ local function declare_work(parser, help, definition)
   option(command, "--max-record-bytes", "<n>", "Larger records become dead letters (default: 1048576).",
     number("--max-record-bytes", 1, true)):default(1048576):show_default(false)
   listen_flags.declare(command)
+  otel_flags.declare(command)
 end
 
 local function declare_send(parser, help)

@@ -12,6 +12,7 @@ local flags = require "tokenbatcher.cli.run_flags"
 local Future = require "tokenbatcher.runtime.future"
 local input = require "tokenbatcher.cli.input"
 local listen_flags = require "tokenbatcher.cli.listen_flags"
+local otel_flags = require "tokenbatcher.cli.otel_flags"
 local per_record = require "tokenbatcher.cli.per_record"
 local recording = require "tokenbatcher.batching.recording"
 local reload_script = require "tokenbatcher.cli.reload"
@@ -207,6 +208,7 @@ end
 
 local function work(job)
   local ok, message = pcall(job.batcher.start, job.batcher) -- makes the policy, which may raise
+  if ok then ok, message = otel_flags.open(job) end
   if ok then ok, message = listen(job) end
   if ok then
     signals.install(job, { reload = reload })

@@ -6,6 +6,7 @@ local decode = require "tokenbatcher.cli.decode"
 local errors = require "tokenbatcher.base.errors"
 local figures = require "tokenbatcher.backend.redis.figures"
 local listen_flags = require "tokenbatcher.cli.listen_flags"
+local otel_flags = require "tokenbatcher.cli.otel_flags"
 local reload_script = require "tokenbatcher.cli.reload"
 local script = require "tokenbatcher.script.load"
 local signals = require "tokenbatcher.cli.signals"
@@ -104,7 +105,8 @@ local function work(job)
   job.batcher:start()
   local source = job.source
   function job.metrics() return figures.text(source) end
-  local ok, problem = listen_flags.open(job)
+  local ok, problem = otel_flags.open(job)
+  if ok then ok, problem = listen_flags.open(job) end
   if ok then
     local err
     ok, err = source:connect()

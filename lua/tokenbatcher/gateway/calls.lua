@@ -42,10 +42,11 @@ local function problem_of(self, response, inputs)
   return problem
 end
 
-local function headers_of(self, inputs)
+local function headers_of(self, inputs, info)
   local asked = inputs[1].record.asked
   local headers = { ["content-type"] = "application/json", accept = "application/json" }
   for name, value in pairs(asked.credential.headers) do headers[name] = value end
+  headers.traceparent = info.traceparent
   headers["x-request-id"] = is_of_one(inputs) and asked.id or self.new_id()
   return headers
 end
@@ -94,9 +95,9 @@ local function ask(self, inputs, info)
   info.requests = (info.requests or 0) + 1
   local since_us = clock.now_us()
   local response, err = self.upstream:call { method = "POST", path = protocol.upstream_path,
-    body = protocol.request(asked.head, texts), headers = headers_of(self, inputs), credential = asked.credential.id,
-    inputs = n, batch = info.id, group = info.group or "", deadline = info.timeout_at,
-    retry_until = retry_until(inputs) }
+    body = protocol.request(asked.head, texts), headers = headers_of(self, inputs, info),
+    credential = asked.credential.id, inputs = n, batch = info.id, group = info.group or "",
+    deadline = info.timeout_at, retry_until = retry_until(inputs) }
   count_call(self, n, response and response.status or err.code, since_us)
   if err and err.may_be_input and n > 1 then self.counts.bisections = self.counts.bisections + 1 end
   if not response then

@@ -3,6 +3,7 @@
 
 local errors = require "tokenbatcher.base.errors"
 local fairness = require "tokenbatcher.gateway.fairness"
+local otel = require "tokenbatcher.listen.otel"
 local parameters = require "tokenbatcher.base.parameters"
 local policies = require "tokenbatcher.policy"
 local queues = require "tokenbatcher.gateway.queue.options"
@@ -23,8 +24,9 @@ local TOP = {
   { name = "join", kind = "boolean", default = false }, -- identical inputs in flight go once
   { name = "shm", kind = "string", default = "tokenbatcher" }, -- the shared dict of the workers (nginx)
 }
--- Read by hand: auth, fairness_key, cors; queue: see queue/options.lua.
-local BY_HAND = { auth = true, fairness_key = true, cors = true, retry = true, breaker = true, queue = true }
+-- Read by hand: auth, fairness_key, cors; queue: see queue/options.lua; otel: see listen/otel.lua.
+local BY_HAND = { auth = true, fairness_key = true, cors = true, retry = true, breaker = true, queue = true,
+  otel = true }
 
 local BATCH = {
   { name = "max_wait_ms", kind = "number", default = 5, min = 0, max = 3.6e6, unit = "milliseconds" },
@@ -118,6 +120,11 @@ local function cors_of(cors)
   return out
 end
 
+local function otel_of(given)
+  if type(given) ~= "table" then fail '"otel" must be false or a table {endpoint = ...}' end
+  return otel.check(WHO .. ": otel", otel.COMMON, given)
+end
+
 local function batch_of(who, given, common)
   local merged = {}
   for name, value in pairs(common or {}) do merged[name] = value end
@@ -173,6 +180,7 @@ function M.read(given, workers)
   config.health = read(WHO .. ": health", HEALTH, config.health)
   config.models = set_of('"models"', config.models)
   config.cors, config.auth = cors_of(own.cors), own.auth
+  config.otel = own.otel and otel_of(own.otel) or nil
   config.fairness_key = fairness_key_of(own.fairness_key)
   if #config.upstreams == 0 then fail '"upstreams" must be a list of at least one {url = ...}' end
   local list = {}

@@ -149,7 +149,7 @@ end
 local function submit(asked)
   local batcher, inputs = asked.line.batcher, asked.inputs
   if not batcher.is_running then return nil, problems.new(503, "stopped", "the gateway is shutting down") end
-  local options = { key = asked.key, group = asked.group, timeout_s = asked.timeout_s }
+  local options = { key = asked.key, group = asked.group, timeout_s = asked.timeout_s, trace = asked.trace }
   asked.line:count_inputs(asked.costs)
   local futures, err
   if #inputs == 1 then

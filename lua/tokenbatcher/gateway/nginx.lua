@@ -5,6 +5,7 @@ local Board = require "tokenbatcher.gateway.board"
 local errors = require "tokenbatcher.base.errors"
 local host = require "tokenbatcher.runtime.host"
 local gateways = require "tokenbatcher.gateway"
+local nginx_traces = require "tokenbatcher.gateway.nginx_traces"
 local nginx_view = require "tokenbatcher.gateway.nginx_view"
 local pages = require "tokenbatcher.gateway.pages"
 local passed = require "tokenbatcher.gateway.nginx_passed"
@@ -50,6 +51,7 @@ function Host:init_worker()
   board:join()
   gateway.on_change = function() board:touch() end
   self.view = nginx_view.start(gateway, self.dict, board)
+  nginx_traces.start(gateway)
   if id == 0 then spawn.spawn(gateway.probe, gateway) end
 end
 

@@ -6,6 +6,7 @@ local json = require "tokenbatcher.base.json"
 local problems = require "tokenbatcher.gateway.problems"
 local protocols = require "tokenbatcher.gateway.protocols"
 local support = require "tokenbatcher.gateway.protocols.support"
+local traceparent = require "tokenbatcher.base.traceparent"
 
 local M = {}
 
@@ -124,7 +125,8 @@ local function method_problem()
   return problem
 end
 
---- What the headers ask for. @return {id, protocol, credential, max_wait_s}; or nil and a problem or support.PASS
+--- What the headers ask for.
+-- @return {id, protocol, credential, max_wait_s, trace}; or nil and a problem or support.PASS
 function M.head(gateway, request, protocol, id)
   if request.method ~= "POST" then return nil, method_problem() end
   local headers = request.headers
@@ -136,7 +138,8 @@ function M.head(gateway, request, protocol, id)
   local max_wait_s
   max_wait_s, problem = M.max_wait_of(headers)
   if problem then return nil, problem end
-  return { id = id, protocol = protocol, credential = credential, max_wait_s = max_wait_s }
+  return { id = id, protocol = protocol, credential = credential, max_wait_s = max_wait_s,
+    trace = traceparent.of_header(headers.traceparent) }
 end
 
 --- What the body asks for, put into what head() has returned.

@@ -2,12 +2,14 @@
 
 local errors = require "tokenbatcher.base.errors"
 local tasks = require "tokenbatcher.runtime.tasks"
+local traceparent = require "tokenbatcher.base.traceparent"
 
 local M = {}
 
 local function above_zero(value) return value > 0 end
 local function not_below_zero(value) return value >= 0 end
 local function any() return true end
+local function is_context(value) return traceparent.parse(value) ~= nil end
 
 --- name -> {kind, what it must be, fits(value) for numbers}.
 M.KNOWN = {
@@ -16,8 +18,9 @@ M.KNOWN = {
   priority = { kind = "number", what = "a number", fits = any },
   timeout_s = { kind = "number", what = "a number of seconds above 0", fits = above_zero },
   batch_timeout_s = { kind = "number", what = "a number of seconds >= 0", fits = not_below_zero },
+  trace = { kind = "string", what = "a W3C traceparent (00-TRACE-SPAN-FLAGS)", fits = is_context },
 }
-local NAMES = { "batch_timeout_s", "group", "key", "priority", "timeout_s" }
+local NAMES = { "batch_timeout_s", "group", "key", "priority", "timeout_s", "trace" }
 
 --- Does a value do for what is known as `known`?
 function M.fits(known, value)

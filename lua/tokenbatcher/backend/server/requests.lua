@@ -20,7 +20,10 @@ function M.new(who, p)
   local headers, key = options.headers(who, p)
   http.check_url(who, p.base_url)
   http.load()
-  return setmetatable({ p = p, headers = headers, words = words.new(p.headers, p.base_url, key),
+  local has_context = false
+  for name in pairs(headers) do has_context = has_context or name:lower() == "traceparent" end
+  return setmetatable({ p = p, headers = headers, has_context = has_context,
+    words = words.new(p.headers, p.base_url, key),
     calls = calls.new(options.policy(who, p), p) }, Requests)
 end
 
@@ -81,9 +84,18 @@ end
 
 -- --- requests -----------------------------------------------------------------------------------
 
-local function request_of(self, body, n)
+-- With the batch's own trace context, but where the user has set another.
+local function headers_of(self, context)
+  if not context or self.has_context then return self.headers end
+  local headers = { traceparent = context }
+  for name, value in pairs(self.headers) do headers[name] = value end
+  return headers
+end
+
+local function request_of(self, body, n, context)
   local p = self.p
-  return { body = body, headers = self.headers, timeout_s = p.timeout_s, connect_timeout_s = p.connect_timeout_s,
+  return { body = body, headers = headers_of(self, context), timeout_s = p.timeout_s,
+    connect_timeout_s = p.connect_timeout_s,
     max_response_bytes = p.max_response_bytes or RESPONSE_BYTES + n * RESPONSE_BYTES_EACH,
     unix_socket = p.unix_socket, tls_verify = p.tls_verify, ca_file = p.ca_file }
 end
@@ -98,7 +110,7 @@ end
 --- POST a body; what is counted goes into info.
 -- @param texts table  what the request holds of records  @return response of status 2xx, or nil, err
 function Requests:post(url, body, texts, info)
-  local request = request_of(self, body, #texts)
+  local request = request_of(self, body, #texts, info.traceparent)
   local response, failed, why = self.calls:run(function()
     local answer, err = http.post(url, request)
     if answer or err.was_sent then
