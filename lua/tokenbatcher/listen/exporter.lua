@@ -162,12 +162,16 @@ function Exporter:tick(now_us)
   if at and at <= now_us then begin(self, false) end
 end
 
---- One more span; waits for nothing.
+--- Is there room for one more span? If not, it is counted as dropped. @param counts table  of its tracer
+function Exporter:has_room(counts)
+  if self.kept < M.MOST and not self.is_closed then return true end
+  counts.dropped = counts.dropped + 1
+  tell(self, "more spans than it takes")
+  return false
+end
+
+--- One more span, for which there is room; waits for nothing.
 function Exporter:add(span)
-  if self.kept >= M.MOST or self.is_closed then
-    span.of.counts.dropped = span.of.counts.dropped + 1
-    return tell(self, "more spans than it takes")
-  end
   local now = clock.now_us()
   if self.n == 0 then self.due_us = now + M.PERIOD_S * 1e6 end
   self.n, self.kept = self.n + 1, self.kept + 1

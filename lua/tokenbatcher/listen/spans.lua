@@ -64,7 +64,7 @@ end
 --- A batch is over: nothing of its records is kept.
 function Tracer:ended(run, now_us)
   local span = run.span
-  if not span then return end
+  if not span or not self.exporter:has_room(self.counts) then return end
   span.of, span.links, span.dropped_links = self, run.links, run.links.dropped
   span.end_us = wall.now_us() - math.max(0, clock.now_us() - now_us)
   span.start_us = span.end_us - (now_us - run.started_us)
