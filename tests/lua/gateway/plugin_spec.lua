@@ -106,6 +106,8 @@ describe("what a plugin may be given", function()
       ["'api_key' must be printable"] = with { upstream = { api_key = "hidden\n" } },
       ["headers: 'a b' is not"] = with { upstream = { headers = { ["a b"] = "hidden" } } },
       ["upstream: name must be"] = with { upstream = { name = "a b" } },
+      ["queue: gate: stale_s = 5 is below"] = with { queue = { slots = 2, gate = { every_s = 10 } } },
+      ["weights would do nothing"] = with { queue = { slots = 2, weights = { hidden = 2 } }, fairness_key = "ip" },
       ["reserve = 2 leaves no slot"] = with { queue = { slots = 2, reserve = 2 } },
       ["would never be used"] = with { auth = "passthrough", upstream = { api_key = "hidden" } },
     } do

@@ -787,6 +787,9 @@ describe("its configuration:", function()
       ["queue: gate: parameter 'every_s' must be"] = { slots = 1, gate = { every_s = 0 } },
       ["queue: priority is for a policy that goes by it"] = { slots = 1, priority = function() return 1 end },
       ["queue: weights are for shares"] = { slots = 1, policy = "fifo", weights = { secret = 2 } },
+      ["queue: gate: path must begin with /"] = { slots = 1, gate = { path = "metrics" } },
+      ["queue: gate: metric must be the name of one"] = { slots = 1, gate = { metric = 'm{model="x"}' } },
+      ["queue: gate: stale_s = 5 is below twice every_s = 10"] = { slots = 1, gate = { every_s = 10 } },
       ["there is no policy 'fare'; did you mean 'fair'"] = { slots = 1, policy = "fare" },
     } do
       local message = message_of { queue = queue }

@@ -76,6 +76,19 @@ local function check_options(who, given)
   end
 end
 
+local function gate_of(who, given)
+  local gate = parameters.read(who, GATE, given)
+  if not gate.path:find "^/[%g]*$" then errors.misuse(who .. ": path must begin with /, and have no spaces") end
+  if not gate.metric:find "^[%a_:][%w_:]*$" then
+    errors.misuse(who .. ": metric must be the name of one, without labels: the sum of all its series counts")
+  end
+  if gate.stale_s < 2 * gate.every_s then
+    errors.misuse(("%s: stale_s = %g is below twice every_s = %g: between two looks the gate would be open"):format(who,
+      gate.stale_s, gate.every_s))
+  end
+  return gate
+end
+
 -- What would be taken, and do nothing.
 local function check_use(who, p)
   if p.priority and not p.policy then
@@ -123,7 +136,7 @@ function M.read(who, given, common, workers)
   check_use(who, p)
   local slots, problem = M.share(p, { workers = workers or 1, worker = 0 })
   if not slots then errors.misuse(who .. ": " .. problem) end
-  if p.gate then p.gate = parameters.read(who .. ": gate", GATE, p.gate) end
+  if p.gate then p.gate = gate_of(who .. ": gate", p.gate) end
   return p
 end
 
