@@ -38,9 +38,10 @@ local function start(configs, given)
   return nginx.start { own_path = true, workers = given.workers,
     http = plugin.path .. ([[
       client_max_body_size 16m; lua_shared_dict tokenbatcher 1m;
-      init_by_lua_block { Host = require "kong.runtime" Host.init({ "tokenbatcher" }, { %s }) }
+      init_by_lua_block { Host = require "kong.runtime" Host.init({ "tokenbatcher" }, { %s }) %s }
       init_worker_by_lua_block { Host.init_worker(%s) }
-    ]]):format(OTHERS, list_of(configs)),
+    ]]):format(OTHERS, given.is_old and "require('kong.plugins.tokenbatcher.handler').configure = nil" or "",
+      list_of(configs)),
     server = ([[
       location / {
         client_body_buffer_size 8k; %s
@@ -268,13 +269,23 @@ describe("the plugin in Kong", function()
     end)
   end)
 
-  test("a Kong that does not call configure() has its gateway with the first request", function()
-    with_kong({ p = config() }, nil, function(kong)
-      assert.equal("200", kong:drive("require('kong.plugins.tokenbatcher.handler').configure = nil Host.configure("
-        .. list_of { p = config { join = true }, other = config() } .. ") return (ask 'x')"))
-      assert.equal("200", kong:drive "return (ask 'y')")
+  test("a Kong that does not call configure() has its gateway with the first request, and a new one with new ones",
+    function()
+      with_kong({ p = config() }, { is_old = true }, function(kong)
+        assert.equal(0, kong:gateways())
+        assert.equal("200", kong:drive "return (ask 'x')")
+        local join = CURRENT .. "return tostring(current.p.entry.gateway.config.join)"
+        local before = kong:gateways()
+        assert.equal("false", kong:drive(join))
+        assert.equal("200", kong:drive("Host.configure(" .. list_of { p = config { join = true } }
+          .. ") return (ask 'y')"))
+        assert.equal("true", kong:drive(join))
+        assert.equal(before, kong:gateways())
+        assert.equal("200", kong:drive("Host.configure(" .. list_of { p = config { join = true } }
+          .. ") return (ask 'z')")) -- other tables that say the same
+        assert.equal(before, kong:gateways())
+      end)
     end)
-  end)
 
   test("a secret that is rotated in its vault is the one that goes upstream", function()
     local more = { upstream = { url = upstream:url(), api_key = "{vault://env/first}", headers = { ["x-a"] = "one" } } }

@@ -3,8 +3,8 @@
 -- Nothing of a protocol is here. It knows all rooms that the gateway knows.
 --
 -- Kong calls configure() with all configurations whenever one of them has changed, and, where it is too old for that
--- (before 3.5), not at all: then the first request starts a gateway. A secret that is a reference (a vault) changes in
--- the configuration itself, without a call.
+-- (before 3.5), not at all: then the first request that brings a configuration starts its gateway. A secret that is a
+-- reference (a vault) changes in the configuration itself, without a call.
 
 local fleets = require "tokenbatcher.gateway.plugin.fleet"
 local options = require "tokenbatcher.gateway.plugin.options"
@@ -16,14 +16,15 @@ local kong, ngx = kong, ngx -- luacheck: ignore
 local Plugin = { PRIORITY = 769, VERSION = version }
 
 local fleet = fleets.new()
-local current = {} -- by plugin id: {name (id and digest), entry, api_key, headers}
+local current = {} -- by plugin id: {name (id and digest), entry, conf, api_key, headers}
+local is_told = false -- has configure() been called?
 
 local function id_of(conf) return conf.__plugin_id or "-" end
 
 local function use(conf)
   local id = id_of(conf)
   local name = id .. "\n" .. options.digest(conf)
-  local it = { name = name, entry = fleet:use(name, conf), api_key = conf.upstream.api_key, headers = {} }
+  local it = { name = name, entry = fleet:use(name, conf), conf = conf, api_key = conf.upstream.api_key, headers = {} }
   for header, value in pairs(conf.upstream.headers or {}) do it.headers[header] = value end
   current[id] = it
   return it
@@ -37,7 +38,7 @@ end
 
 --- In each worker, in init_worker or in a timer. @param configs table|nil  a list; nil: there are none
 function Plugin.configure(_, configs)
-  current = {}
+  current, is_told = {}, true
   for _, conf in ipairs(configs or {}) do use(conf) end
   keep_current()
 end
@@ -49,10 +50,11 @@ local function has_its_secrets(it, upstream)
   return it.api_key == upstream.api_key
 end
 
--- The one that runs; where requests with the former configuration still come, that of the new one.
+-- The one that runs; where requests with the former configuration still come, that of the new one. A Kong that tells
+-- of none brings it.
 local function entry_of(conf)
   local it = current[id_of(conf)]
-  if it and has_its_secrets(it, conf.upstream) then return it.entry end
+  if it and (is_told or it.conf == conf) and has_its_secrets(it, conf.upstream) then return it.entry end
   it = use(conf)
   keep_current()
   return it.entry
