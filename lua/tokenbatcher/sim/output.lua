@@ -39,7 +39,7 @@ local function figures_json(row, fields)
   for _, field in ipairs(fields) do
     if type(field) ~= "string" then
       local inner = {}
-      for k, name in ipairs(field[2]) do inner[k] = ('"%s":%s'):format(name, number(row[field[1]][name])) end
+      for k, name in ipairs(field[2]) do inner[k] = ('"%s":%s'):format(name, value_json(name, row[field[1]][name])) end
       parts[#parts + 1] = ('"%s":{%s}'):format(field[1], table.concat(inner, ","))
     elseif not IS_NAME[field] then
       parts[#parts + 1] = ('"%s":%s'):format(field, value_json(field, row[field]))

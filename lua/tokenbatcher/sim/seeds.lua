@@ -44,13 +44,35 @@ end
 
 -- --- rows -------------------------------------------------------------------------
 
-local function values_of(rows, name, part)
+-- What a figure rests on: a run in which there was none of it has 0 there, which is no figure.
+local RESTS_ON = { latency_s = "completed", ttft_s = "completed", e2e_s = "completed", wait_s = "batches",
+  batch_size = "batches", batch_cost = "batches", padding_ratio = "batches" }
+local OF_FURTHER_TOKENS = { tpot_s = true, tbt_max_s = true }
+
+local function is_measured(row, name)
+  if OF_FURTHER_TOKENS[name] then return row.has_tpot ~= false end
+  return not RESTS_ON[name] or row[RESTS_ON[name]] ~= 0
+end
+
+-- A figure of a run, or nil: it has none.
+local function value_of(row, name, part)
+  local value = row[name]
+  if part and value then value = value[part] end
+  return type(value) == "number" and value or nil
+end
+
+-- Of the runs that have measured it.
+local function measured_of(rows, name, part)
   local out = {}
-  for _, row in ipairs(rows) do
-    local value = row[name]
-    if part and value then value = value[part] end
-    if type(value) == "number" then out[#out + 1] = value end
-  end
+  for _, row in ipairs(rows) do out[#out + 1] = is_measured(row, name) and value_of(row, name, part) or nil end
+  return out
+end
+
+-- The same; where no run has, what they say all the same.
+local function values_of(rows, name, part)
+  local out = measured_of(rows, name, part)
+  if #out > 0 then return out end
+  for _, row in ipairs(rows) do out[#out + 1] = value_of(row, name, part) end
   return out
 end
 
@@ -74,7 +96,9 @@ local function mean_row(rows)
     if out[name] == nil and type(value) ~= "number" then out[name] = value end
   end
   out.arrivals_span_s, out.arrivals = rows[1].arrivals_span_s, rows[1].arrivals
-  for _, row in ipairs(rows) do out.policy_disabled = out.policy_disabled or row.policy_disabled end
+  for _, row in ipairs(rows) do
+    out.policy_disabled, out.has_tpot = out.policy_disabled or row.policy_disabled, out.has_tpot or row.has_tpot
+  end
   return out
 end
 
@@ -148,6 +172,7 @@ end
 local function interval_text(values, factor)
   local mean, half = M.interval(values)
   if not mean then return "-" end
+  if not half then return ("%.3f (one run)"):format(mean * factor) end
   local form = "%." .. places_for(half * factor) .. "f"
   return (form .. " +-" .. form):format(mean * factor, half * factor)
 end
@@ -155,7 +180,7 @@ end
 -- The difference is sure if its interval does not hold 0.
 local function difference_text(values, factor)
   local mean, half = M.interval(values)
-  if not mean then return "-" end
+  if not half then return "-" end
   local form = places_for(half * factor)
   return ("%+." .. form .. "f +-%." .. form .. "f%s"):format(mean * factor, half * factor,
     math.abs(mean) > half and "*" or " ")
@@ -178,12 +203,17 @@ local function line(label, width, cells)
 end
 
 local function of_row(row, column)
-  return values_of(row.per_seed, column[2], column[3])
+  return measured_of(row.per_seed, column[2], column[3])
 end
 
 local function differences(row, base, column)
-  local a, b, out = of_row(row, column), of_row(base, column), {}
-  for i = 1, #a == #b and #a or 0 do out[i] = a[i] - b[i] end
+  local name, part, out = column[2], column[3], {}
+  for i, one in ipairs(row.per_seed) do
+    local other = base.per_seed[i]
+    local is_pair = other and is_measured(one, name) and is_measured(other, name)
+    local a, b = is_pair and value_of(one, name, part), is_pair and value_of(other, name, part)
+    if a and b then out[#out + 1] = a - b end
+  end
   return out
 end
 

@@ -119,6 +119,30 @@ describe("seeds", function()
     assert.truthy(seeds.notes { calm, busy, long }[1]:find("(2 of 3 rows)", 1, true))
   end)
 
+  it("count a figure of those runs alone that have measured it, pair by pair", function()
+    local rows = { "arrived_at,num_prefill_tokens,num_decode_tokens" }
+    for i = 0, 29 do rows[#rows + 1] = ("%d,100,%d"):format(i, i < 10 and 1 or i < 20 and 5 or 9) end
+    local function told(path, ...)
+      local json_path, csv_path = cli.path "some.json", cli.path "some.csv"
+      local result = cli.command { "simulate", "--trace", path, "--device", "continuous:a=10ms,b=0,c=0,d=0",
+        "--policy", "fifo", "--policy", "eager", "--json", json_path, "--csv", csv_path, ... }
+      assert.equal(0, result.status, result.err)
+      local header, first = cli.read(csv_path):match "^([^\n]+)\n([^\n]+)\n"
+      assert.equal(select(2, header:gsub(",", "")), select(2, first:gsub(",", "")))
+      return result.out, json.decode(cli.read(json_path))
+    end
+    local path = cli.file("some.csv_trace", table.concat(rows, "\n") .. "\n")
+    local text, out = told(path, "--seeds", "3") -- the first piece has nothing between tokens
+    assert.truthy(text:find("fifo[^\n]+ 0.010 %+%-0.000\n"), text)
+    assert.truthy(text:find("eager[^\n]+ %+0.000 %+%-0.000\n"), text)
+    assert.equal(0, out[1].seeds.half_width.tpot_s.mean)
+    for i = 12, #rows do rows[i] = rows[i]:gsub("%d+$", i > 21 and "9" or "1") end
+    text, out = told(cli.file("one.csv_trace", table.concat(rows, "\n") .. "\n"), "--seeds", "3") -- the last alone has
+    assert.truthy(text:find("fifo[^\n]+ 0.010 %(one run%)\n"), text)
+    assert.truthy(text:find("eager[^\n]+ %-\n"), text)
+    assert.equal(json.null, out[1].seeds.half_width.tpot_s.mean)
+  end)
+
   it("print intervals, differences and notes, and write every run with where it came from", function()
     local path = cli.file("m.jsonl", '{"timestamp": 0, "input_length": 40}\n{"timestamp": 900, "input_length": 60}\n'
       .. '{"timestamp": 1000, "input_length": 40}\n{"timestamp": 1900, "input_length": 60}\n')
