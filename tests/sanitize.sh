@@ -41,7 +41,7 @@ export TOKENBATCHER_LIB="$PWD/$B/asan/libtokenbatcher.so"
 asan=$(gcc -print-file-name=libasan.so) ubsan=$(gcc -print-file-name=libubsan.so)
 for spec in $(find tests/lua -name "*_spec.lua" | sort); do
   case $spec in # these start other programs, or time the JIT
-    *cli*|*install*|*trees*|*lint/*|*compile*|*examples*|*nginx*|*gateway*|*library*) continue ;;
+    *cli*|*install*|*trees*|*guides*|*mutate*|*lint/*|*compile*|*examples*|*nginx*|*gateway*|*library*) continue ;;
   esac
   run env LD_PRELOAD="$asan $ubsan" ASAN_OPTIONS=detect_leaks=0 luajit \
     -e "package.path = 'lua/?.lua;lua/?/init.lua;' .. package.path" /usr/bin/busted --ignore-lua \
