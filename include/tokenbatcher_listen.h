@@ -92,8 +92,9 @@ typedef struct tb_listen_options tb_listen_options;
  * is answered or the next tb_listen_turn().
  *
  * method: "GET" and the like; at most 15 bytes, what is longer is cut.
- * path: unescaped, without the query; at most 255 bytes, what is longer is cut.
- * host: of the Host header; "": there was none, or one of more than 255 bytes.
+ * path: unescaped (as it was written, where it has a NUL), without the query; at most 255 bytes,
+ *     what is longer is cut.
+ * host: of the Host header; "": there was none, or several, or one of more than 255 bytes.
  * local: the number of the address that the client has reached, without port; "": a unix socket.
  * body, body_size: may hold NUL; NULL when there is none.
  * is_too_large: 1: a body above TB_LISTEN_BODY_BYTES, which was dropped. */

@@ -116,6 +116,14 @@ static void on_completed(void *user, struct MHD_Connection *connection, void **c
     }
 }
 
+/* A NUL would end a text before its end: what has one stays as it was written. */
+static size_t unescape(void *user, struct MHD_Connection *connection, char *text)
+{
+    (void)user;
+    (void)connection;
+    return strstr(text, "%00") ? strlen(text) : MHD_http_unescape(text);
+}
+
 /* --- connections ---------------------------------------------------------------- */
 
 static bool watch(tb_listen *listen, int fd, uint64_t what)
@@ -208,7 +216,8 @@ static bool start(tb_listen *listen)
         MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, listen,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)TB_LISTEN_CONNECTIONS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)PEER_MEMORY, MHD_OPTION_NOTIFY_CONNECTION, on_connection, listen, MHD_OPTION_NOTIFY_COMPLETED,
-        on_completed, listen, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+        on_completed, listen, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
+        MHD_OPTION_END);
     return listen->daemon != NULL;
 }
 

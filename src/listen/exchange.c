@@ -20,6 +20,30 @@ static void copy_text(char *out, size_t size, const char *text)
 
 /* --- asking -------------------------------------------------------------------- */
 
+struct hosts {
+    const char *value;
+    int n;
+};
+
+static enum MHD_Result on_header(void *user, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    struct hosts *hosts = user;
+    (void)kind;
+    if (strcasecmp(name, MHD_HTTP_HEADER_HOST) == 0) {
+        *hosts = (struct hosts){value, hosts->n + 1};
+    }
+    return MHD_YES;
+}
+
+/* Who says it twice has said none: others may take the other one. */
+static void read_host(struct tb__exchange *exchange)
+{
+    struct hosts hosts = {0};
+    MHD_get_connection_values(exchange->connection, MHD_HEADER_KIND, on_header, &hosts);
+    bool is_one = hosts.n == 1 && hosts.value && strlen(hosts.value) < sizeof exchange->host;
+    copy_text(exchange->host, sizeof exchange->host, is_one ? hosts.value : "");
+}
+
 struct tb__exchange *tb__exchange_begin(tb_listen *listen, struct MHD_Connection *connection, struct tb__peer *peer)
 {
     struct tb__exchange *exchange = tb__slots_take(&listen->exchanges);
@@ -29,8 +53,7 @@ struct tb__exchange *tb__exchange_begin(tb_listen *listen, struct MHD_Connection
     struct tb__slot taking = exchange->taking;
     *exchange = (struct tb__exchange){
         .taking = taking, .listen = listen, .connection = connection, .peer = peer, .state = TB__READING};
-    const char *host = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_HOST);
-    copy_text(exchange->host, sizeof exchange->host, host && strlen(host) < sizeof exchange->host ? host : "");
+    read_host(exchange);
     peer->exchange = exchange;
     return exchange;
 }

@@ -91,11 +91,13 @@ describe("listen: control", function()
     end)
   end)
 
-  it("says what cannot be none", function()
+  it("says what cannot be none, and what is no path of its own", function()
     controlled(nil, function(_, _, set)
       for _, name in ipairs { "max_batch_size", "policy", "batch_timeout_s" } do
         refuses(set, ('{"%s":null}'):format(name), ("set: option '%s' cannot be none"):format(name))
       end
+      local status = L.get("unix:" .. path, "/set/%00", { body = '{"max_batch_size": 3}' }).status
+      assert.equal(404, status)
     end)
   end)
 

@@ -127,6 +127,15 @@ describe("listen: a Host", function()
       client.close()
     end))
 
+  it("is said once", listening(nil, function(listener)
+    for _, lines in ipairs { "Host: localhost\r\nHost: evil.example", "Host: evil.example\r\nHost: localhost" } do
+      local client = L.client(listener.address)
+      client.say("GET /health HTTP/1.1\r\n" .. lines .. "\r\n\r\n")
+      assert.truthy(client.hear("\r\n\r\n"):find "^HTTP/1.%d 403 ", lines)
+      client.close()
+    end
+  end))
+
   it("is not asked for at a unix socket, where no browser comes", function()
     local path = os.tmpname()
     os.remove(path)

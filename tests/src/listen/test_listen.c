@@ -32,6 +32,34 @@ static void a_request_comes_whole_and_its_answer_goes_out(void **state)
     close(fd);
 }
 
+static void a_host_that_is_said_twice_is_none(void **state)
+{
+    static const char *const SAID[] = {"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n",
+                                       "GET / HTTP/1.1\r\nHost: evil\r\nhOST: localhost\r\n\r\n"};
+    struct rig *rig = *state;
+    for (size_t i = 0; i < sizeof SAID / sizeof SAID[0]; i++) {
+        int fd = join(rig);
+        say(fd, SAID[i]);
+        double id = await_request(rig);
+        assert_string_equal(read_request(rig, id).host, "");
+        answer(rig, id, "text");
+        hear(rig, fd, "text");
+        close(fd);
+    }
+}
+
+static void a_nul_in_a_path_ends_nothing(void **state)
+{
+    struct rig *rig = *state;
+    int fd = join(rig);
+    say(fd, "GET /a%00b?after=1%00 HTTP/1.1\r\nHost: x\r\n\r\n");
+    double id = await_request(rig);
+    assert_string_equal(read_request(rig, id).path, "/a%00b");
+    assert_string_equal(tb_listen_argument(rig->listen, id, "after"), "1%00");
+    answer(rig, id, "text");
+    close(fd);
+}
+
 static void the_same_connection_asks_again_under_another_id(void **state)
 {
     struct rig *rig = *state;
@@ -292,6 +320,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_request_comes_whole_and_its_answer_goes_out),
+        TEST(a_host_that_is_said_twice_is_none),
+        TEST(a_nul_in_a_path_ends_nothing),
         TEST(the_same_connection_asks_again_under_another_id),
         TEST(requests_that_came_at_once_are_answered_in_their_order),
         TEST(a_body_comes_whole_and_one_that_is_too_large_is_dropped),

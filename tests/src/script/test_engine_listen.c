@@ -82,6 +82,23 @@ static void readers_keep_no_loop_going(void **state)
     tb_engine_free(engine);
 }
 
+static void it_may_be_freed_before_its_readers_leave(void **state)
+{
+    struct rig *rig = *state;
+    tb_engine *engine = engine_on(rig->loop, ECHO);
+    assert_int_equal(tb_engine_listen(engine, "127.0.0.1:0", NULL, 0), TB_OK);
+    int reader = join(engine), silent = join(engine), half = join(engine);
+    ask(reader, "/events");
+    hear(rig->loop, reader, "event: state");
+    assert_int_equal(send(half, "GET /sta", 8, MSG_NOSIGNAL), 8);
+    ev_run(rig->loop, EVRUN_NOWAIT);
+    tb_engine_free(engine);
+    hear(rig->loop, reader, "never");
+    close(reader);
+    close(silent);
+    close(half);
+}
+
 static void refused(tb_engine *engine, const char *address, int expected, const char *sentence)
 {
     char err[TEXT] = "";
@@ -135,6 +152,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_RIG(it_serves_what_the_engine_does),
         WITH_RIG(readers_keep_no_loop_going),
+        WITH_RIG(it_may_be_freed_before_its_readers_leave),
         WITH_RIG(what_is_wrong_with_an_address_is_said),
         WITH_RIG(a_script_cannot_make_it_listen),
     };
