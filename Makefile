@@ -37,7 +37,7 @@ DEPS      = $(RUN_DEPS) $(if $(filter-out run all deps install dist deb,$(MAKECM
             $(if $(filter sanitize fuzz,$(MAKECMDGOALS)),"libclang-rt-14-dev|libclang-rt-19-dev") \
             $(if $(filter sanitize,$(MAKECMDGOALS)),valgrind) \
             $(if $(filter coverage,$(MAKECMDGOALS)),gcovr) \
-            $(if $(filter deb,$(MAKECMDGOALS)),debhelper fakeroot libhiredis-dev libmicrohttpd-dev) \
+            $(if $(filter deb,$(MAKECMDGOALS)),build-essential debhelper fakeroot libhiredis-dev libmicrohttpd-dev) \
             $(if $(filter test-extra,$(MAKECMDGOALS)),$(EXTRA_DEPS))
 
 CORE_SRC = $(wildcard src/core/*.c)
