@@ -70,7 +70,7 @@ function Quarantine:failed(group, role, call)
   if not known then return end
   local is_known = call.is_cut and known.bodies[call.body]
   if is_known and role ~= "probe" then return end
-  if call.is_cut then known.bodies[call.body] = true end
+  if call.is_cut and role ~= "probe" then known.bodies[call.body] = true end -- no more than open the circuit
   known.circuit:failed(role, { is_away = false, is_final = true, why = call.why })
 end
 
