@@ -1,6 +1,8 @@
 --- A real nginx for a spec: in a folder of its own, on a free port of the loopback, with
 -- the modules of this checkout. Stop every one that you start.
 
+local json = require "tokenbatcher.base.json"
+
 local M = {}
 
 local MODULES = os.getenv "NGINX_MODULES" or "/usr/lib/nginx/modules"
@@ -286,6 +288,17 @@ function M.gateway(given)
     if not read(self.folder .. "/out"):find "Address already in use" then break end
   end
   error("the gateway does not start: " .. read(self.folder .. "/out"))
+end
+
+--- Of a gateway's only queue: {slots, used, waiting}, all workers together.
+function M.queue_of(gateway)
+  local out = { slots = 0, used = 0, waiting = 0 }
+  for _, worker in ipairs(json.decode((gateway:get "/status")).workers) do
+    for _, upstream in pairs(worker.upstreams) do
+      for name, n in pairs(upstream.queue or {}) do out[name] = out[name] + n end
+    end
+  end
+  return out
 end
 
 --- A spec's body beside a gateway of its own; what it raises has the gateway's log with it.

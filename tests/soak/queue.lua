@@ -147,16 +147,6 @@ end
 
 -- --- clients that leave -----------------------------------------------------------------------
 
-local function queue_of(gateway)
-  local out = { slots = 0, used = 0, waiting = 0 }
-  for _, worker in ipairs(json.decode((gateway:get "/status")).workers) do
-    for _, upstream in pairs(worker.upstreams) do
-      for name, n in pairs(upstream.queue or {}) do out[name] = out[name] + n end
-    end
-  end
-  return out
-end
-
 local function leaving(shared)
   with_gateway({ config = queue_config(), workers = shared == "yes" and 4 or 1, shared = shared }, function(gateway)
     set "as=held"
@@ -172,7 +162,7 @@ local function leaving(shared)
       end
     ]]):format(math.ceil(ABORTS / 200))))
     nginx.wait_until("all to be gone", function()
-      local queue = queue_of(gateway)
+      local queue = nginx.queue_of(gateway)
       return queue.used == 0 and queue.waiting == 0 and stats().now == 0
     end)
     local came = stats().came
@@ -184,12 +174,12 @@ local function leaving(shared)
       return whole
     ]]):format(PLACES + 1)), LONGEST_S)
     nginx.wait_until("all slots in use, and one who waits", function()
-      return stats().came == came + PLACES and queue_of(gateway).waiting == 1
+      return stats().came == came + PLACES and nginx.queue_of(gateway).waiting == 1
     end)
     places:get "/release?streams=1000"
     assert(wait() == tostring(PLACES + 1))
-    nginx.wait_until("all slots free", function() return queue_of(gateway).used == 0 end)
-    local queue = queue_of(gateway)
+    nginx.wait_until("all slots free", function() return nginx.queue_of(gateway).used == 0 end)
+    local queue = nginx.queue_of(gateway)
     print(("%d clients that left%s (%d of them while they streamed): %d of %d slots free"):format(ABORTS,
       shared == "yes" and ", behind four workers" or "", came, queue.slots - queue.used, PLACES))
   end)
@@ -226,7 +216,7 @@ local function reloads()
         end)
         return whole
       ]]), LONGEST_S)
-      nginx.wait_until("32 who wait", function() return queue_of(gateway).waiting == 40 - PLACES end)
+      nginx.wait_until("32 who wait", function() return nginx.queue_of(gateway).waiting == 40 - PLACES end)
       gateway:signal "QUIT"
       places:get "/release?streams=1000"
       local whole = wait()
@@ -277,7 +267,7 @@ local function shares()
         proxy_pass http://batching; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
       }]] }
     local gold, base = share_of({ gold = gateway.port, base = front.port }, function()
-      return queue_of(gateway).waiting
+      return nginx.queue_of(gateway).waiting
     end)
     front:stop()
     print(("weights 4 : 1, four workers before one that batches, gold by one of them, base by the others: %d : %d")
@@ -288,7 +278,7 @@ local function shares()
   with_gateway({ config = half }, function(first)
     with_gateway({ config = half }, function(second)
       local gold, base = share_of({ gold = first.port, base = second.port }, function()
-        return queue_of(first).waiting + queue_of(second).waiting
+        return nginx.queue_of(first).waiting + nginx.queue_of(second).waiting
       end)
       print(("the same with two queues, half of the slots in each: %d : %d"):format(gold, base))
     end)

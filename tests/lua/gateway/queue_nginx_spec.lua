@@ -44,19 +44,8 @@ local function streams(gateway, key, n)
   ]]):format(n, key, key)), 120)
 end
 
--- Of the only queue: {slots, used, waiting}, all workers together.
-local function queue_of(gateway)
-  local out = { slots = 0, used = 0, waiting = 0 }
-  for _, worker in ipairs(json.decode((gateway:get "/status")).workers) do
-    for _, upstream in pairs(worker.upstreams) do
-      for name, n in pairs(upstream.queue or {}) do out[name] = out[name] + n end
-    end
-  end
-  return out
-end
-
 local function wait_for(gateway, what, n)
-  nginx.wait_until(n .. " " .. what, function() return queue_of(gateway)[what] == n end)
+  nginx.wait_until(n .. " " .. what, function() return nginx.queue_of(gateway)[what] == n end)
 end
 
 local function count(list, key, first, last)
@@ -218,7 +207,7 @@ describe("the queue before chat in nginx:", function()
         return (gateway:get "/metrics"):find "tokenbatcher_queue_gate_open{[^}]*} 0"
       end)
       local others = streams(gateway, "b", 5)
-      nginx.wait_until("five who wait", function() return queue_of(gateway).waiting >= 5 end)
+      nginx.wait_until("five who wait", function() return nginx.queue_of(gateway).waiting >= 5 end)
       assert.is_true(stats().came <= 1)
       places:get "/waiting?n=0"
       assert.same({ "whole 1", "whole 5" }, { first(), others() })
@@ -277,7 +266,7 @@ describe("the queue before chat in nginx:", function()
         assert.equal("whole 8", all())
         assert.equal(2, stats().most)
         nginx.wait_until("the worker to leave", function() return not nginx.is_alive(worker) end)
-        if signal == "HUP" then assert.equal(0, queue_of(gateway).used) end
+        if signal == "HUP" then assert.equal(0, nginx.queue_of(gateway).used) end
       end)
   end
 end)

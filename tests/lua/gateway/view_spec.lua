@@ -68,14 +68,25 @@ local function twin(of)
   return gateway
 end
 
+-- Run fn(views, dict, first, second) with two gateways that run, the second of which is stopped at the end.
+local function with_two(fn)
+  local second
+  with_workers(function(views, dict, first)
+    fn(views, dict, first, second)
+    for _, line in ipairs(second.lines) do line.batcher:stop() end
+  end, { second = function(first)
+    second = twin(first)
+    return second
+  end })
+end
+
 local function look(view, after)
   return json.decode((view:text(after, tb.sleep)))
 end
 
 describe("the live page of a gateway:", function()
   it("one worker tells of all, by pseudonyms that are the same in each", function()
-    local second
-    with_workers(function(views, _, first)
+    with_two(function(views, _, first, second)
       local jobs = {}
       for i = 1, 6 do
         jobs[i] = tb.spawn(function() helper.handle(i % 2 == 0 and first or second, ask("t" .. i, "Bearer sk-ann")) end)
@@ -96,16 +107,11 @@ describe("the live page of a gateway:", function()
       local seen = {}
       for _, row in ipairs(it.batches) do seen[row[FIELD.worker]] = (seen[row[FIELD.worker]] or 0) + row[FIELD.size] end
       assert.same({ ["0"] = 3, ["1"] = 3 }, seen)
-      for _, line in ipairs(second.lines) do line.batcher:stop() end
-    end, { second = function(first)
-      second = twin(first)
-      return second
-    end })
+    end)
   end)
 
   it("nobody puts anything down while nobody looks, nor where there is no room", function()
-    local second
-    with_workers(function(views, dict)
+    with_two(function(views, dict)
       views[2]:put()
       assert.is_nil(dict:get "v:1")
       look(views[1])
@@ -119,27 +125,18 @@ describe("the live page of a gateway:", function()
       views[2]:put() -- nobody has looked for five seconds
       tb.sleep(5)
       assert.is_nil(dict:get "v:1")
-      for _, line in ipairs(second.lines) do line.batcher:stop() end
-    end, { second = function(first)
-      second = twin(first)
-      return second
-    end })
+    end)
   end)
 
   it("a worker that does not answer is waited for once, and then no more", function()
-    local second
-    with_workers(function(views)
+    with_two(function(views)
       local before = tb.now()
       look(views[1])
       assert.is_true(tb.now() - before >= 1 and tb.now() - before < 2)
       before = tb.now()
       look(views[1])
       assert.equal(before, tb.now())
-      for _, line in ipairs(second.lines) do line.batcher:stop() end
-    end, { second = function(first)
-      second = twin(first)
-      return second
-    end })
+    end)
   end)
 
   it("what is put down takes no more of the dict than its share", function()
